@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make test`. Each makes what it needs in .venv and is quick the second time.
+#   PYTHON=python3.12      another interpreter (3.11 or newer)
+#   TORCH=torch==2.12.0    another build of PyTorch; TORCH_INDEX_URL=… takes it from another index
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX_URL ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test lint format bench clean install
+
+demo: install
+	@$(BIN)/palimpsest demo $(if $(DOC),--doc "$(DOC)") $(if $(ASK),--ask "$(ASK)") $(if $(POLICY),--policy "$(POLICY)") $(if $(TOKENS),--tokens "$(TOKENS)")
+
+test: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+
+install: $(VENV)/.installed
+
+# torch goes first and alone: any looser requirement lets pip choose a build of several gigabytes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "==> Python environment in $(VENV) (first time only: about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit("Palimpsest needs Python 3.11 or newer; choose one with PYTHON=…") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> $(TORCH)"
+	@$(PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
+	@echo "==> Palimpsest and its pinned dependencies"
+	@$(BIN)/python -m pip freeze | grep '^torch==' > $(VENV)/torch.txt
+	@grep -v '^torch==' constraints.txt | cat - $(VENV)/torch.txt > $(VENV)/constraints.txt
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[service,embedded,evolve,dev]'
+	@touch $@

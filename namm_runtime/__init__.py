@@ -1,0 +1,1 @@
+"""NAMM for any Hugging Face Llama: read a long document into a bounded memory, answer from it."""

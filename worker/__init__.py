@@ -1,0 +1,1 @@
+"""The Celery side: claims jobs, drives the engine, heartbeats, finishes; and the loops around it."""
