@@ -1,0 +1,68 @@
+"""What a document cost in time and memory, and what a full cache would have taken.
+
+kept      bytes of K and V after the last eviction, tail included, at the largest head of each layer
+resident  bytes allocated for K, V, positions and the policy's state
+peak      resident plus the largest measured scratch of attention
+dense     bytes of K and V that a full cache would hold for the tokens read so far
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from namm_runtime.memory import Memory
+
+PHASES = ("load", "count", "read", "score", "answer", "snapshot")
+
+
+@dataclass
+class Usage:
+    """Running account of one document. Bytes, tokens, seconds and byte-seconds."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    tokens_document: int = 0
+    tokens_prompt: int = 0
+    tokens_generated: int = 0
+    tokens_kept: float = 0.0
+    kept_bytes: int = 0
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+    dense_bytes: int = 0
+    kv_byte_seconds: float = 0.0
+    dense_byte_seconds: float = 0.0
+    positions: str = ""
+    regime_matches: bool = True
+
+    @property
+    def kept_fraction(self) -> float:
+        """Share of the document's tokens still in the cache: largest head of each layer, mean over layers."""
+        return self.tokens_kept / self.tokens_document if self.tokens_document else 0.0
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's wall time to a phase."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - begin
+
+    def observe(self, memory: Memory, elapsed: float, beside: Memory | None = None) -> None:
+        """Take the sizes after a step of `elapsed` seconds; `beside` is what `memory` was forked from."""
+        cache, dense = memory.cache, memory.clock * memory.model.dense_bytes_per_token
+        resident = cache.resident_bytes()
+        if beside is None:
+            self.tokens_kept = sum(layer.used for layer in cache.layers) / len(cache.layers)
+            self.kept_bytes = sum(layer.bytes_per_slot * layer.used for layer in cache.layers)
+            self.resident_bytes = resident
+            self.dense_bytes = dense
+        else:
+            resident += beside.cache.resident_bytes()
+        self.peak_bytes = max(self.peak_bytes, resident + memory.context.scratch_bytes)
+        self.kv_byte_seconds += resident * elapsed
+        self.dense_byte_seconds += dense * elapsed
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"kept_fraction": self.kept_fraction}

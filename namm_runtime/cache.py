@@ -1,0 +1,202 @@
+"""A KV cache layer of fixed capacity with its own length for every head.
+
+Slots of one head, in the order of the text:
+
+    0 ........ lengths[b, h] ........ start ............ start + pending ........ capacity
+    |   what was kept   |   unused    |  tokens since the last eviction  |
+
+The pending tokens begin at the same slot for every head, so appending and the causal mask are uniform; only
+how much of [0, start) each head still uses is ragged. After an eviction `start` is the largest length.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+GROWTH = 4096  # slots added at a time where there is no budget
+
+
+class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
+    """Keys, values and the policy's state of one decoder layer.
+
+    Args:
+        budget: slots a head keeps at an eviction; None never evicts and grows by blocks.
+        interval: tokens between evictions; the capacity is budget + interval, allocated once.
+        state: name → floats a slot, what the policy remembers of a token.
+
+    Attributes:
+        keys, values: [B, Hkv, C, D], keys not rotated.
+        positions: [B, Hkv, C] int64, place of each token in the text.
+        lengths: [B, Hkv] int64, slots in use below `start`.
+        state: name → [B, Hkv, C, floats] fp32.
+        queries: [B, Hq, <16, D] rotated queries that no policy has seen yet.
+    """
+
+    def __init__(self, budget: int | None, interval: int, state: Mapping[str, int]) -> None:
+        super().__init__()
+        self.budget, self.interval, self.state_floats = budget, interval, dict(state)
+        self.start = self.pending = self.clock = 0
+        self.state: dict[str, Tensor] = {}
+        self.queries: Tensor | None = None
+
+    # -- what transformers calls ---------------------------------------------------------------------------
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate for the shapes [B, Hkv, T, D] of the first tokens."""
+        batch, heads, tokens, _ = key_states.shape
+        capacity = self.budget + self.interval if self.budget is not None else max(GROWTH, tokens)
+        self.keys = key_states.new_zeros(batch, heads, capacity, key_states.shape[-1])
+        self.values = value_states.new_zeros(batch, heads, capacity, value_states.shape[-1])
+        self.positions = torch.zeros(batch, heads, capacity, dtype=torch.int64, device=key_states.device)
+        self.lengths = torch.zeros(batch, heads, dtype=torch.int64, device=key_states.device)
+        self.state = {
+            name: torch.zeros(batch, heads, capacity, floats, device=key_states.device)
+            for name, floats in self.state_floats.items()
+        }
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append [B, Hkv, T, D] in place. Returns views of every slot up to the newest token."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        tokens = key_states.shape[-2]
+        begin, end = self.used, self.used + tokens
+        if end > self.capacity:
+            if self.budget is not None:
+                raise RuntimeError(f"{tokens} tokens do not fit: {self.pending} pending of {self.interval}")
+            self._grow(end)
+        self.keys[:, :, begin:end] = key_states
+        self.values[:, :, begin:end] = value_states
+        self.positions[:, :, begin:end] = torch.arange(
+            self.clock, self.clock + tokens, device=self.positions.device
+        )
+        for tensor in self.state.values():
+            tensor[:, :, begin:end] = 0
+        self.pending += tokens
+        self.clock += tokens
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Tokens seen: the absolute clock, not the slots in use."""
+        return self.clock
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.used + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1 if self.budget is None else self.budget + self.interval
+
+    # -- slots ---------------------------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        return int(self.keys.shape[-2])
+
+    @property
+    def used(self) -> int:
+        """Slots up to and including the newest token."""
+        return self.start + self.pending
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """K and V of one slot, all heads and rows."""
+        return self.keys[:, :, :1].nbytes + self.values[:, :, :1].nbytes
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some head leaves slots below `start` unused."""
+        return self.start > 0 and bool((self.lengths < self.start).any())
+
+    def unused(self) -> Tensor:
+        """[B, Hkv, used] bool: slots that hold no token."""
+        slots = torch.arange(self.used, device=self.lengths.device)
+        return (slots >= self.lengths.unsqueeze(-1)) & (slots < self.start)
+
+    def compact(self, scores: Tensor, threshold: float | None = None) -> None:
+        """Keep each head's best tokens, in the order of the text; the newest of equal scores wins.
+
+        Args:
+            scores: [B, Hkv, used], higher is kept. Slots without a token are ignored.
+            threshold: tokens scored below it go even where there is room.
+        """
+        if self.budget is None:
+            raise RuntimeError("a cache without a budget does not evict")
+        room = min(self.budget, self.used)
+        if self.ragged:
+            scores = scores.masked_fill(self.unused(), -torch.inf)
+        newest_first = scores.flip(-1).sort(dim=-1, descending=True, stable=True)
+        best = self.used - 1 - newest_first.indices[..., :room]
+        floor = -torch.inf if threshold is None else threshold
+        values = newest_first.values[..., :room]
+        kept = (values >= floor) & (values > -torch.inf)
+        # Dropped entries sort behind every slot, so that the kept ones are front-packed in text order.
+        order = best.masked_fill(~kept, self.used).sort(dim=-1).values
+        self.lengths = kept.sum(-1)
+        self.start = int(self.lengths.max())
+        order = order[..., : self.start].clamp(max=self.used - 1)
+        for tensor in (self.keys, self.values, self.positions, *self.state.values()):
+            _gather_to_front(tensor, order)
+        self.pending = 0
+
+    def check_integrity(self) -> None:
+        """Raise if the slots contradict each other."""
+        if not 0 <= self.pending <= (self.interval if self.budget is not None else self.clock):
+            raise RuntimeError(f"pending tokens out of range: {self.pending}")
+        if self.used > self.capacity or int(self.lengths.max()) != self.start:
+            raise RuntimeError(f"lengths do not match the first pending slot {self.start}")
+        in_use = self.positions[:, :, : self.used].masked_fill(self.unused(), -1)
+        previous = torch.cummax(in_use, dim=-1).values[..., :-1]
+        if ((in_use[..., 1:] >= 0) & (in_use[..., 1:] <= previous)).any():
+            raise RuntimeError("slots are not in the order of the text")
+        if self.used and int(in_use.max()) != self.clock - 1:
+            raise RuntimeError("the newest token is missing")
+
+    def _grow(self, needed: int) -> None:
+        extra = -(-(needed - self.capacity) // GROWTH) * GROWTH
+        self.keys, self.values = _pad(self.keys, extra), _pad(self.values, extra)
+        self.positions = _pad(self.positions, extra)
+        self.state = {name: _pad(tensor, extra) for name, tensor in self.state.items()}
+
+
+class BoundedCache(Cache):  # type: ignore[misc]
+    """One `BoundedLayer` a decoder layer."""
+
+    layers: list[BoundedLayer]
+
+    def __init__(self, layers: int, budget: int | None, interval: int, state: Mapping[str, int]) -> None:
+        super().__init__(layers=[BoundedLayer(budget, interval, state) for _ in range(layers)])
+
+    @property
+    def pending(self) -> int:
+        """Tokens since the last eviction."""
+        return self.layers[0].pending
+
+    def resident_bytes(self) -> int:
+        """Allocated for keys, values, positions, lengths and the policy's state."""
+        return sum(
+            tensor.nbytes
+            for layer in self.layers
+            if layer.is_initialized
+            for tensor in (layer.keys, layer.values, layer.positions, layer.lengths, *layer.state.values())
+        )
+
+
+def _gather_to_front(tensor: Tensor, order: Tensor, block: int = 4096) -> None:
+    """Move slots `order` [B, H, K] (ascending, order[j] >= j) of [B, H, C, …] to the front, in place.
+
+    Blocks go left to right and a source never lies left of its target, so scratch is one block, not a copy.
+    """
+    for begin in range(0, order.shape[-1], block):
+        index = order[..., begin : begin + block]
+        if tensor.dim() == 4:
+            index = index.unsqueeze(-1).expand(-1, -1, -1, tensor.shape[-1])
+        tensor[:, :, begin : begin + index.shape[2]] = tensor.gather(2, index)
+
+
+def _pad(tensor: Tensor, extra: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[2] = extra
+    return torch.cat((tensor, tensor.new_zeros(shape)), dim=2)

@@ -1,0 +1,199 @@
+"""A scorer on disk: a safetensors file and a JSON manifest that says everything needed to use it.
+
+scorer.safetensors   parameters [P], mean [17], variance [17], all fp32
+manifest.json        format, name, version, sha256 of the file, config, regime, provenance
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from namm_runtime.bam import Bam
+from namm_runtime.errors import Refusal
+from namm_runtime.spectrogram import BINS
+
+FORMAT = 1
+MAX_BYTES = 16 << 20
+BUNDLED = Path(__file__).parent / "bundled" / "scorers"
+
+
+@dataclass(frozen=True)
+class ScorerConfig:
+    """Hyper-parameters that the numbers mean nothing without. Defaults are the published ones."""
+
+    gamma: float = 0.99
+    width: int = 32
+    recency_floats: int = 8
+    recency_base: float = 50_000.0
+    recency_clip: int | None = None  # tokens; ages above it look alike
+    threshold: float | None = 0.0  # scores below it are dropped; None leaves it to the budget
+    key_input: bool = False  # one more feature: cosine of the key with the head's mean key
+    key_mean: float = 0.0
+    key_deviation: float = 1.0
+    spectrum_zeroed: bool = False  # control: the spectrum's features are always zero
+
+    @property
+    def bam(self) -> Bam:
+        return Bam(features=self.recency_floats + BINS + self.key_input, width=self.width)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Where a scorer was evolved; serving it elsewhere is allowed and flagged."""
+
+    mode: str = "budget"
+    budget: int | None = None  # slots a head
+    interval: int = 512  # tokens between evictions
+    positions: str = "cache-relative"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A scorer ready for use.
+
+    Attributes:
+        parameters: [P] fp32, flat in the reference order.
+        mean, variance: [17] fp32, normaliser of the spectrum.
+        sha256: of the safetensors bytes; empty for one that was never saved.
+    """
+
+    name: str
+    version: str
+    config: ScorerConfig
+    parameters: Tensor
+    mean: Tensor
+    variance: Tensor
+    regime: Regime = field(default_factory=Regime)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def deviation(self) -> Tensor:
+        return self.variance.sqrt().clamp(min=1e-7)
+
+    def save(self, directory: Path) -> str:
+        """Write both files. Returns the sha256 of the tensors."""
+        tensors = {"parameters": self.parameters, "mean": self.mean, "variance": self.variance}
+        payload = save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
+        digest = hashlib.sha256(payload).hexdigest()
+        manifest = {
+            "format": FORMAT,
+            "name": self.name,
+            "version": self.version,
+            "sha256": digest,
+            "config": asdict(self.config),
+            "regime": asdict(self.regime),
+            "provenance": self.provenance,
+        }
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "scorer.safetensors").write_bytes(payload)
+        (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        return digest
+
+
+@dataclass(frozen=True)
+class ScorerRef:
+    """Which scorer, without its numbers."""
+
+    name: str
+    version: str
+    sha256: str
+    path: Path
+
+
+def load(directory: Path) -> Scorer:
+    """Read and verify a scorer.
+
+    Raises:
+        Refusal: `scorer_unreadable` (missing, truncated or oversized file, bad manifest),
+            `scorer_hash_mismatch`, `scorer_wrong_shape`, `scorer_not_finite`.
+    """
+    manifest = _manifest(directory)
+    file = directory / "scorer.safetensors"
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise Refusal("scorer_unreadable", f"{file.name} is larger than {MAX_BYTES} bytes")
+        payload = file.read_bytes()
+        tensors = load_tensors(payload)
+    except (OSError, SafetensorError) as error:
+        raise Refusal("scorer_unreadable", f"{file} cannot be read as safetensors: {error}") from None
+    if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
+        raise Refusal("scorer_hash_mismatch", f"{file} is not the file its manifest was written for")
+    try:
+        config = ScorerConfig(**_known(ScorerConfig, manifest["config"]))
+        regime = Regime(**_known(Regime, manifest["regime"]))
+    except (KeyError, TypeError) as error:
+        raise Refusal(
+            "scorer_unreadable", f"the manifest of {directory.name} is incomplete: {error}"
+        ) from None
+    for name, shape in {"parameters": (config.bam.size,), "mean": (BINS,), "variance": (BINS,)}.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            raise Refusal("scorer_wrong_shape", f"'{name}' should have the shape {shape} in {file}")
+        if not torch.isfinite(tensors[name]).all():
+            raise Refusal("scorer_not_finite", f"'{name}' holds values that are not finite in {file}")
+    return Scorer(
+        name=manifest["name"],
+        version=manifest["version"],
+        config=config,
+        parameters=tensors["parameters"].float(),
+        mean=tensors["mean"].float(),
+        variance=tensors["variance"].float(),
+        regime=regime,
+        provenance=manifest.get("provenance", {}),
+        sha256=manifest["sha256"],
+    )
+
+
+def resolve(name: str) -> ScorerRef:
+    """Find a bundled scorer by name.
+
+    Raises:
+        Refusal: `unknown_scorer`, naming the ones there are.
+    """
+    wanted, _, version = name.partition("@")
+    for ref in bundled():
+        if ref.name == wanted and version in ("", ref.version):
+            return ref
+    known = ", ".join(f"{ref.name}@{ref.version}" for ref in bundled()) or "none"
+    raise Refusal("unknown_scorer", f"there is no scorer '{name}'; bundled: {known}")
+
+
+def bundled() -> list[ScorerRef]:
+    """The scorers that come with the package."""
+    found = []
+    for file in sorted(BUNDLED.glob("*/manifest.json")):
+        manifest = _manifest(file.parent)
+        found.append(ScorerRef(manifest["name"], manifest["version"], manifest["sha256"], file.parent))
+    return found
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise Refusal("scorer_unreadable", f"{directory} has no readable manifest.json: {error}") from None
+    if (
+        not isinstance(manifest, dict)
+        or not {"name", "version", "sha256", "config", "regime"} <= manifest.keys()
+    ):
+        raise Refusal("scorer_unreadable", f"the manifest in {directory} lacks required entries")
+    if manifest.get("format") != FORMAT:
+        raise Refusal(
+            "scorer_unreadable", f"format {manifest.get('format')} is not {FORMAT}, the one known here"
+        )
+    return manifest
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    unknown = values.keys() - {f.name for f in fields(kind)}
+    if unknown:
+        raise Refusal("scorer_unreadable", f"unknown manifest entries: {', '.join(sorted(unknown))}")
+    return values

@@ -1,0 +1,178 @@
+"""What is left of a document after reading it: a bounded cache that can be saved, forked and asked."""
+
+import hashlib
+import json
+import os
+import time
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from namm_runtime.attention import Context
+from namm_runtime.cache import BoundedCache
+from namm_runtime.errors import Refusal
+from namm_runtime.loading import LoadedModel
+from namm_runtime.policies.base import Policy
+
+CHUNK = 512  # tokens of one forward pass
+FORMAT = 1
+
+
+class Memory:
+    """The cache of one document and everything needed to go on reading or answering.
+
+    Args:
+        budget: slots a KV head keeps at an eviction (None: all).
+        interval: tokens between evictions, a multiple of 16.
+        by_slot: cache-relative positions; otherwise places in the text.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        policy: Policy,
+        budget: int | None,
+        interval: int = CHUNK,
+        by_slot: bool = True,
+    ) -> None:
+        if interval % 16:
+            raise Refusal("bad_interval", f"the eviction interval must be a multiple of 16, not {interval}")
+        self.model, self.policy = model, policy
+        self.budget = budget if policy.evicts else None
+        self.interval, self.by_slot = interval, by_slot
+        self.cache = BoundedCache(model.layers, self.budget, interval, policy.state)
+        self.context = Context(self.cache, policy, model.rotation, by_slot)
+        self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
+
+    @property
+    def clock(self) -> int:
+        """Tokens seen."""
+        return self.cache.layers[0].clock
+
+    @torch.inference_mode()
+    def feed(self, ids: Tensor) -> Tensor:
+        """Read ids [B, T], evicting whenever `interval` tokens have come. Returns the last logits [B, V]."""
+        while True:
+            room = CHUNK if self.budget is None else min(CHUNK, self.interval - self.cache.pending)
+            logits = self._forward(ids[:, :room])
+            if self.budget is not None and self.cache.pending == self.interval:
+                begun = time.perf_counter()
+                self.policy.evict(self.cache)
+                self.score_seconds += time.perf_counter() - begun
+            ids = ids[:, room:]
+            if not ids.shape[1]:
+                return logits
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        output = self.model.model(
+            input_ids=ids,
+            position_ids=torch.zeros_like(ids),  # the model's own rotation is the identity; see rope.py
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            context=self.context,
+        )
+        self.score_seconds += self.context.watch_seconds
+        self.context.watch_seconds = 0.0
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def fork(self) -> "Memory":
+        """An independent copy, so that many prompts can follow one document."""
+        twin = copy(self)
+        twin.cache = BoundedCache(self.model.layers, self.budget, self.interval, self.policy.state)
+        for mine, theirs in zip(self.cache.layers, twin.cache.layers, strict=True):
+            theirs.__dict__.update(
+                {
+                    name: value.clone() if isinstance(value, Tensor) else value
+                    for name, value in vars(mine).items()
+                }
+            )
+            theirs.state = {name: tensor.clone() for name, tensor in mine.state.items()}
+        twin.context = Context(twin.cache, self.policy, self.model.rotation, self.by_slot)
+        return twin
+
+    # -- on disk -------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """Hash of what must be the same for a saved memory to be read on: model, policy, scorer, settings."""
+        scorer = getattr(self.policy, "scorer", None)
+        parts = {
+            "format": FORMAT,
+            "model": [self.model.name, self.model.revision, str(self.model.model.dtype)],
+            "tokenizer": self.model.tokenizer_sha256,
+            "policy": self.policy.name,
+            "scorer": scorer.sha256 if scorer else None,
+            "settings": [self.budget, self.interval, self.by_slot],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: Path, extra: dict[str, Any] | None = None) -> None:
+        """Write one safetensors file, complete or not at all. `extra` is JSON that `load` gives back."""
+        tensors: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.cache.layers):
+            if not layer.is_initialized:
+                continue
+            used = layer.used
+            parts = {"keys": layer.keys, "values": layer.values, "positions": layer.positions}
+            parts |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
+            for name, tensor in parts.items():
+                tensors[f"{index}.{name}"] = tensor[:, :, :used].contiguous()
+            tensors[f"{index}.lengths"] = layer.lengths.clone()
+            if layer.queries is not None:
+                tensors[f"{index}.queries"] = layer.queries.contiguous()
+        first = self.cache.layers[0]
+        metadata = {
+            "fingerprint": self.fingerprint(),
+            "clocks": json.dumps([[layer.start, layer.pending, layer.clock] for layer in self.cache.layers]),
+            "budget": json.dumps(first.budget),
+            "extra": json.dumps(extra or {}),
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Take over a saved memory; returns its `extra`.
+
+        Raises:
+            Refusal: `snapshot_unreadable`, or `snapshot_mismatch` when it was saved by another model, scorer
+                or setting.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(self.model.device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != self.fingerprint():
+                    raise Refusal(
+                        "snapshot_mismatch", f"{path.name} was saved by another model, scorer or setting"
+                    )
+                clocks = json.loads(metadata["clocks"])
+                for index, layer in enumerate(self.cache.layers):
+                    names = [name for name in file.keys() if name.startswith(f"{index}.")]  # noqa: SIM118
+                    tensors = {name.split(".", 1)[1]: file.get_tensor(name) for name in names}
+                    if tensors:
+                        _restore_layer(layer, tensors, *clocks[index])
+                extra: dict[str, Any] = json.loads(metadata["extra"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise Refusal("snapshot_unreadable", f"{path.name} is not a readable snapshot: {error}") from None
+        return extra
+
+
+def _restore_layer(layer: Any, tensors: dict[str, Tensor], start: int, pending: int, clock: int) -> None:
+    layer.lazy_initialization(tensors["keys"], tensors["values"])
+    used = start + pending
+    for name in ("keys", "values", "positions"):
+        getattr(layer, name)[:, :, :used] = tensors[name]
+    for name in layer.state:
+        layer.state[name][:, :, :used] = tensors[f"state.{name}"]
+    layer.lengths = tensors["lengths"]
+    layer.queries = tensors.get("queries")
+    layer.start, layer.pending, layer.clock = start, pending, clock
+    layer.check_integrity()

@@ -1,0 +1,76 @@
+"""The contract of an eviction policy."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from namm_runtime.cache import BoundedCache, BoundedLayer
+from namm_runtime.checkpoint import Scorer
+from namm_runtime.errors import Refusal
+
+
+class Policy(ABC):
+    """Decides, per layer and head, which tokens stay.
+
+    A policy holds no memory of a document: what it needs between evictions are floats a slot, declared in
+    `state` and kept by the cache layer, which moves them with the slots.
+    """
+
+    name: ClassVar[str]
+    observes: ClassVar[bool] = False  # whether it wants attention columns
+    evicts: ClassVar[bool] = True
+    state: ClassVar[dict[str, int]] = {}
+    threshold: float | None = None  # a score below it is dropped even where there is room
+
+    def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
+        """Take in columns [B, Hkv, n, N]: attention of n (a multiple of 16) queries to the oldest N slots."""
+        raise NotImplementedError(f"{self.name} does not observe")
+
+    @abstractmethod
+    def scores(self, layer: BoundedLayer) -> Tensor:
+        """Score every slot in use → [B, Hkv, used]; higher is kept. Unused slots may hold anything."""
+
+    def evict(self, cache: BoundedCache) -> None:
+        """Keep the best tokens of every layer. Called when `pending` has reached the interval.
+
+        The newest token always stays, as in the reference implementation.
+        """
+        for layer in cache.layers:
+            scores = self.scores(layer).float()
+            scores[..., -1] = torch.inf
+            layer.compact(scores, self.threshold)
+
+
+def names() -> list[str]:
+    """Every policy a request may name."""
+    return ["namm", "namm-key", "keydiff", "h2o", "window", "full"]
+
+
+def make(name: str, budget: int | None, scorer: Scorer | None = None) -> Policy:
+    """Build a policy.
+
+    Raises:
+        Refusal: `unknown_policy`; `scorer_required` for the learned ones.
+    """
+    from namm_runtime.policies.full import Full
+    from namm_runtime.policies.h2o import H2O
+    from namm_runtime.policies.keydiff import KeyDiff
+    from namm_runtime.policies.namm import Namm
+    from namm_runtime.policies.window import Window
+
+    match name:
+        case "full":
+            return Full()
+        case "window":
+            return Window()
+        case "h2o":
+            return H2O(recent=(budget or 0) // 2)
+        case "keydiff":
+            return KeyDiff()
+        case "namm" | "namm-key":
+            if scorer is None:
+                raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")
+            return Namm(scorer)
+    raise Refusal("unknown_policy", f"there is no policy '{name}'; choose one of {', '.join(names())}")

@@ -1,0 +1,68 @@
+"""The learned policy: attention spectrogram and recency, scored by backward attention memory."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from namm_runtime.cache import BoundedLayer
+from namm_runtime.checkpoint import Scorer
+from namm_runtime.policies.base import Policy
+from namm_runtime.policies.keydiff import key_similarity
+from namm_runtime.spectrogram import Spectrogram
+
+
+class Namm(Policy):
+    """A neural attention memory model (arXiv 2410.13166).
+
+    Args:
+        scorer: parameters, normaliser and the regime they were evolved in.
+        parameters: [B, size] instead of the scorer's own, one vector a row: how a population is evaluated.
+    """
+
+    name = "namm"
+    observes = True
+    state: ClassVar[dict[str, int]] = Spectrogram.state
+
+    def __init__(self, scorer: Scorer, parameters: Tensor | None = None) -> None:
+        self.scorer = scorer
+        self.parameters = scorer.parameters if parameters is None else parameters
+        self.threshold = scorer.config.threshold
+        self.spectrogram = Spectrogram(scorer.config.gamma)
+        half = scorer.config.recency_floats // 2
+        self._frequencies = scorer.config.recency_base ** (-torch.arange(half).double() / half)
+
+    def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
+        slots = columns.shape[-1]
+        ema = layer.state["ema"][:, :, :slots]
+        self.spectrogram.fold(columns, ema, layer.state["carry"][:, :, :slots])
+        # Slots the block could not see were attended by nobody: their spectrum is zero and stays so.
+
+    def features(self, layer: BoundedLayer) -> Tensor:
+        """[B, Hkv, used, F]: recency first, then the normalised spectrum, then the optional inputs."""
+        config = self.scorer.config
+        ema = layer.state["ema"][:, :, : layer.used]
+        spectrum = (ema - self.scorer.mean) / self.scorer.deviation
+        parts = [self._recency(layer), spectrum * 0 if config.spectrum_zeroed else spectrum]
+        if config.key_input:
+            parts.append((key_similarity(layer).unsqueeze(-1) - config.key_mean) / config.key_deviation)
+        return torch.cat(parts, dim=-1)
+
+    def scores(self, layer: BoundedLayer) -> Tensor:
+        x = self.features(layer)
+        bam, parameters = self.scorer.config.bam, self.parameters.to(x.device)
+        if not layer.ragged:
+            return bam.score(parameters, x)
+        # Slots without a token must be the last thing newer tokens could look at: sort them before the text.
+        positions = layer.positions[:, :, : layer.used].masked_fill(layer.unused(), -1)
+        order = positions.argsort(dim=-1, stable=True)
+        packed = x.gather(2, order.unsqueeze(-1).expand_as(x))
+        return torch.empty_like(positions, dtype=x.dtype).scatter_(2, order, bam.score(parameters, packed))
+
+    def _recency(self, layer: BoundedLayer) -> Tensor:
+        """[B, Hkv, used, 8]: sines then cosines of the distance to the newest token, clipped if asked."""
+        age = layer.clock - 1 - layer.positions[:, :, : layer.used]
+        if self.scorer.config.recency_clip is not None:
+            age = age.clamp(max=self.scorer.config.recency_clip)
+        angle = age.unsqueeze(-1).double() * self._frequencies.to(age.device)
+        return torch.cat((angle.sin(), angle.cos()), dim=-1).float()

@@ -1,0 +1,20 @@
+"""Attention sinks and the most recent tokens (StreamingLLM, arXiv 2309.17453)."""
+
+import torch
+from torch import Tensor
+
+from namm_runtime.cache import BoundedLayer
+from namm_runtime.policies.base import Policy
+
+
+class Window(Policy):
+    """Args: sinks: first tokens of the document that always stay; the paper uses four."""
+
+    name = "window"
+
+    def __init__(self, sinks: int = 4) -> None:
+        self.sinks = sinks
+
+    def scores(self, layer: BoundedLayer) -> Tensor:
+        positions = layer.positions[:, :, : layer.used]
+        return positions.float().masked_fill(positions < self.sinks, torch.inf)
