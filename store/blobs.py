@@ -1,0 +1,130 @@
+"""Blobs: documents and snapshots, in a directory or behind any fsspec URL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from store.errors import NotFound
+from store.settings import Settings
+
+
+class Blobs:
+    """A blob is written whole or not at all: to a temporary file, synced, then given its name.
+
+    `location` is a local directory or an fsspec URL. `scratch` is a local directory for files on their way
+    to and from a remote store; a local store does not use it.
+    """
+
+    def __init__(self, location: str, scratch: Path) -> None:
+        self._files, self._root = fsspec.core.url_to_fs(location)
+        self._local = "file" in _protocols(self._files)
+        self._scratch = scratch
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[IO[bytes]]:
+        """A file to write; it becomes the blob `key` when the block ends, and vanishes if that raises."""
+        with self.create_path(key) as path, path.open("wb") as file:
+            yield file
+
+    @contextmanager
+    def create_path(self, key: str) -> Iterator[Path]:
+        """Like `create`, for writers that want a path. What lies there at the end becomes the blob."""
+        target = self._path(key)
+        folder = Path(target).parent if self._local else self._scratch
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{uuid.uuid4().hex}.partial"
+        try:
+            yield temporary
+            _sync(temporary)
+            if self._local:
+                temporary.replace(target)
+                _sync(folder)  # else a power cut may forget the new name
+            else:
+                self._files.put_file(str(temporary), target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        """The blob to read. Raises NotFound."""
+        try:
+            file = self._files.open(self._path(key), "rb")
+        except FileNotFoundError:
+            raise NotFound(f"The blob {key} is gone.") from None
+        with file:
+            yield file
+
+    @contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """A local path of the blob: its own in a local store, else a copy that lives as long as the block."""
+        if self._local:
+            path = Path(self._path(key))
+            if not path.is_file():
+                raise NotFound(f"The blob {key} is gone.")
+            yield path
+            return
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        copy = self._scratch / f"{uuid.uuid4().hex}.copy"
+        try:
+            with self.open(key) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def exists(self, key: str) -> bool:
+        """Whether the blob is there."""
+        return bool(self._files.exists(self._path(key)))
+
+    def delete(self, key: str) -> None:
+        """Removes the blob; nothing happens if it is gone already."""
+        try:
+            self._files.rm_file(self._path(key))
+        except FileNotFoundError:
+            return
+
+    def names(self, prefix: str) -> list[str]:
+        """The keys that lie under a folder, sorted."""
+        folder = self._path(prefix)
+        if not self._files.exists(folder):
+            return []
+        found = [str(path) for path in self._files.find(folder)]
+        return sorted(path[path.index(folder) + len(folder) + 1 :] for path in found)
+
+    def check(self) -> None:
+        """Writes and removes a small blob. Raises what the file system raises."""
+        key = f"checks/{uuid.uuid4().hex}"
+        with self.create(key) as file:
+            file.write(b"ok")
+        self.delete(key)
+
+    def _path(self, key: str) -> str:
+        parts = key.split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"not a blob key: {key!r}")
+        return f"{self._root.rstrip('/')}/{key}"
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def connect(config: Settings) -> Blobs:
+    """The blob store that the settings describe."""
+    return Blobs(config.blobs, config.scratch)

@@ -1,0 +1,63 @@
+"""Documents: a row for each upload; the text itself is a blob."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store.ids import new_id
+from store.models import Document
+from store.tenants import get_scoped, scoped
+
+
+def new_document_id() -> str:
+    """An id for a document about to be uploaded: its blob is named by it."""
+    return new_id("doc")
+
+
+def blob_key_of(tenant_id: str, document_id: str) -> str:
+    """Where the text of a document lies in the blob store."""
+    return f"documents/{tenant_id}/{document_id}"
+
+
+def create(
+    session: Session,
+    tenant_id: str,
+    document_id: str,
+    *,
+    sha256: str,
+    size: int,
+    media_type: str,
+    filename: str | None,
+) -> Document:
+    """The row of a document whose blob is already written. `size` in bytes."""
+    row = Document(
+        id=document_id,
+        tenant_id=tenant_id,
+        sha256=sha256,
+        bytes=size,
+        media_type=media_type,
+        filename=filename,
+        blob_key=blob_key_of(tenant_id, document_id),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def get(session: Session, tenant_id: str, document_id: str) -> Document:
+    """Raises NotFound."""
+    return get_scoped(session, Document, tenant_id, id=document_id)
+
+
+def list_documents(
+    session: Session, tenant_id: str, *, before: str | None = None, limit: int = 20
+) -> list[Document]:
+    """The tenant's documents, newest first; `before` is the id of the last one of the page before."""
+    query = scoped(Document, tenant_id).order_by(Document.id.desc()).limit(limit)
+    return list(session.scalars(query if before is None else query.where(Document.id < before)))
+
+
+def of_job(session: Session, document_id: str) -> Document:
+    """For the worker, which holds the job and so needs no tenant."""
+    return session.scalars(select(Document).where(Document.id == document_id)).one()

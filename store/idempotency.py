@@ -1,0 +1,69 @@
+"""Idempotency keys: a request that comes again with the same key gets the first answer, not a second job."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.errors import IdempotencyMismatch
+from store.models import IdempotencyKey
+
+
+class Answer(NamedTuple):
+    """The response that the first request with the key got."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def begin(
+    session: Session, tenant_id: str, route: str, key: str, fingerprint: str, hours: int
+) -> Answer | None:
+    """Takes the key for this transaction, or gives the answer that was given for it before.
+
+    A second request that comes while the first one's transaction is open waits for it to end. The caller
+    does its work and calls `complete` in the same transaction; if that rolls back the key is free again.
+    Raises IdempotencyMismatch when the key was used for another request.
+    """
+    row = {
+        "tenant_id": tenant_id,
+        "route": route,
+        "key": key,
+        "fingerprint": fingerprint,
+        "expires_at": func.now() + text(f"interval '{int(hours)} hours'"),
+    }
+    fresh = {"fingerprint": fingerprint, "status": None, "response": None, "created_at": func.now()}
+    taken = session.execute(
+        insert(IdempotencyKey)
+        .values(row)
+        .on_conflict_do_update(
+            index_elements=["tenant_id", "route", "key"],
+            set_={**fresh, "expires_at": row["expires_at"]},
+            where=IdempotencyKey.expires_at < func.now(),
+        )
+        .returning(IdempotencyKey.key)
+    ).one_or_none()
+    if taken is not None:
+        return None
+    found = session.scalars(select(IdempotencyKey).filter_by(tenant_id=tenant_id, route=route, key=key)).one()
+    if found.fingerprint != fingerprint:
+        raise IdempotencyMismatch(
+            "This Idempotency-Key was used for another request. Use a new key for this one."
+        )
+    assert found.status is not None, "committed without complete()"
+    assert found.response is not None, "committed without complete()"
+    return Answer(found.status, found.response)
+
+
+def complete(
+    session: Session, tenant_id: str, route: str, key: str, status: int, body: dict[str, Any]
+) -> None:
+    """Stores the response of the request that took the key."""
+    session.execute(
+        update(IdempotencyKey)
+        .filter_by(tenant_id=tenant_id, route=route, key=key)
+        .values(status=status, response=body)
+    )

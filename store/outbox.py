@@ -1,0 +1,70 @@
+"""The outbox: what a transaction wants sent, written with it, so that both happen or neither."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import psycopg
+from sqlalchemy import Engine, delete, insert, select, text
+from sqlalchemy.orm import Session
+
+from store.models import OutboxRow
+
+CHANNEL = "palimpsest_outbox"
+
+
+class Hint(NamedTuple):
+    """One wake-up call for the workers of a queue."""
+
+    id: int
+    queue: str
+    job_id: str | None
+
+
+def queue_of(model: str) -> str:
+    """The Celery queue of a model. Two names that clash only share wake-ups: claims go by the full name."""
+    return "jobs." + re.sub(r"[^A-Za-z0-9._-]", "_", model)
+
+
+def add_hint(session: Session, model: str, job_id: str | None = None) -> None:
+    """Asks the relay to wake the workers of `model` once this transaction has committed."""
+    session.execute(insert(OutboxRow).values(kind="hint", queue=queue_of(model), job_id=job_id))
+    # Delivered on commit; of the notifications of one transaction Postgres sends equal ones once.
+    session.execute(text(f"NOTIFY {CHANNEL}"))
+
+
+def add_event(session: Session, tenant_id: str, job_id: str, kind: str, payload: dict[str, Any]) -> None:
+    """Records that something happened to a job, for the notifier to tell the tenant."""
+    values = {"kind": "event", "tenant_id": tenant_id, "job_id": job_id, "payload": {"type": kind, **payload}}
+    session.execute(insert(OutboxRow).values(values))
+
+
+def lock_hints(session: Session, limit: int = 100) -> list[Hint]:
+    """The oldest hints, locked until the transaction ends; another relay passes over them."""
+    chosen = (
+        select(OutboxRow.id, OutboxRow.queue, OutboxRow.job_id)
+        .where(OutboxRow.kind == "hint")
+        .order_by(OutboxRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [Hint(row.id, row.queue or "", row.job_id) for row in session.execute(chosen)]
+
+
+def drop(session: Session, hints: list[Hint]) -> None:
+    """Removes hints that were sent."""
+    session.execute(delete(OutboxRow).where(OutboxRow.id.in_([hint.id for hint in hints])))
+
+
+def listen(engine: Engine) -> psycopg.Connection[Any]:
+    """A connection of its own that hears NOTIFY; the caller closes it."""
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg.connect(url, autocommit=True)
+    connection.execute(f"LISTEN {CHANNEL}")
+    return connection
+
+
+def wait(connection: psycopg.Connection[Any], seconds: float) -> bool:
+    """Waits until something was added to the outbox or the time is over; True if something was."""
+    return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))

@@ -1,0 +1,93 @@
+"""What must happen to a job when nobody is left to do it: lost workers, deadlines, lost hints."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import and_, delete, exists, func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from store import jobs, leases, outbox
+from store.models import IdempotencyKey, Job, OutboxRow, Worker
+from store.states import LEASED, State
+
+
+class Reaped(NamedTuple):
+    """How many jobs one sweep moved, and how many hints it sent again."""
+
+    requeued: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    hinted: int = 0
+
+
+def sweep(session: Session, *, hint_seconds: float, limit: int = 200) -> Reaped:
+    """One pass, in the caller's transaction. Several reapers may run: each passes over what another locks."""
+    moved = [_end_lease(session, job) for job in _expired_leases(session, limit)]
+    late = _late_in_queue(session, limit)
+    for job in late:
+        jobs.close(
+            session,
+            job,
+            State.EXPIRED,
+            "deadline_passed",
+            "The deadline passed before a worker took the job.",
+        )
+    session.flush()
+    return Reaped(
+        requeued=moved.count(State.QUEUED),
+        failed=moved.count(State.FAILED),
+        expired=moved.count(State.EXPIRED) + len(late),
+        cancelled=moved.count(State.CANCELLED),
+        hinted=_hint_again(session, hint_seconds),
+    )
+
+
+def _expired_leases(session: Session, limit: int) -> list[Job]:
+    query = select(Job).where(Job.state.in_(LEASED), Job.lease_expires_at < func.now()).limit(limit)
+    return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+
+def _end_lease(session: Session, job: Job) -> State:
+    leases.close_lost_attempt(session, job)
+    job.attempts_lost += 1
+    late = session.scalar(select(Job.deadline_at <= func.now()).where(Job.id == job.id))
+    if job.state == State.CANCELLING:
+        jobs.close(
+            session, job, State.CANCELLED, "cancelled", "The job was cancelled; its worker no longer answers."
+        )
+    elif late:
+        message = "The deadline passed and the worker no longer answers. Answers given before are kept."
+        jobs.close(session, job, State.EXPIRED, "deadline_passed", message)
+    elif job.attempts_lost >= job.max_attempts:
+        message = f"{job.attempts_lost} workers vanished during the job; it is not tried again."
+        jobs.close(session, job, State.FAILED, "worker_lost", message)
+    else:
+        jobs.requeue(session, job)
+    return State(job.state)
+
+
+def _late_in_queue(session: Session, limit: int) -> list[Job]:
+    query = select(Job).where(Job.state == State.QUEUED, Job.deadline_at <= func.now()).limit(limit)
+    return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+
+def _hint_again(session: Session, hint_seconds: float) -> int:
+    """One hint for each model that has jobs waiting unheard of; hints are anonymous, so one is enough."""
+    limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
+    pending = exists().where(OutboxRow.kind == "hint", OutboxRow.job_id == Job.id)
+    unheard = or_(Job.hinted_at < limit, and_(Job.hinted_at.is_(None), Job.queued_at < limit, ~pending))
+    waiting = select(Job.id).where(Job.state == State.QUEUED, unheard).with_for_update(skip_locked=True).cte()
+    statement = update(Job).where(Job.id == waiting.c.id).values(hinted_at=func.now()).returning(Job.model)
+    models = set(session.scalars(statement, execution_options={"synchronize_session": False}))
+    for model in sorted(models):
+        outbox.add_hint(session, model)
+    return len(models)
+
+
+def forget(session: Session) -> None:
+    """Drops what has no more use: idempotency keys past their time, and workers silent for a day."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now()))
+    silent = Worker.heartbeat_at < func.now() - text("interval '1 day'")
+    session.execute(delete(Worker).where(silent))

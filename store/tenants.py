@@ -1,0 +1,36 @@
+"""Tenants, and the one helper through which every query on a tenant's rows goes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.errors import NotFound
+from store.models import ApiKey, Attempt, Document, Job, Result, Tenant, UsageLine
+
+DEFAULT_TENANT = "ten_default"
+
+Row = TypeVar("Row", ApiKey, Attempt, Document, Job, Result, UsageLine)
+
+
+def scoped(row: type[Row], tenant_id: str) -> Select[Row]:
+    """A SELECT of `row` that sees the tenant's rows only. Every query in the name of a tenant starts here."""
+    return select(row).where(row.tenant_id == tenant_id)
+
+
+def get_scoped(session: Session, row: type[Row], tenant_id: str, **key: Any) -> Row:
+    """The tenant's row with these column values. Raises NotFound, also when it is another tenant's."""
+    found = session.scalars(scoped(row, tenant_id).filter_by(**key)).one_or_none()
+    if found is None:
+        described = ", ".join(str(value) for value in key.values())
+        raise NotFound(f"There is no {row.__name__.lower()} {described}.")
+    return found
+
+
+def ensure(session: Session, tenant_id: str = DEFAULT_TENANT, name: str = "default") -> str:
+    """Makes the tenant unless it is there; gives its id."""
+    session.execute(insert(Tenant).values(id=tenant_id, name=name).on_conflict_do_nothing())
+    return tenant_id

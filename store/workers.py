@@ -1,0 +1,116 @@
+"""Workers and the models they serve: what the API validates a job against, without ever loading a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.models import Worker, WorkerModel
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a worker says about a model. Fields are None until the worker has loaded it."""
+
+    name: str
+    revision: str | None = None
+    window: int | None = None  # positions it was trained on
+    vocab_size: int | None = None
+    dense_bytes_per_token: int | None = None
+    tokenizer_sha256: str | None = None
+    policies: list[str] | None = None
+    scorers: list[dict[str, str]] | None = None  # name, version, sha256
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model over all workers that serve it: the card of the one heard of last, and how many are live."""
+
+    card: ModelCard
+    workers_live: int
+    loaded: bool  # by at least one live worker
+    errors: list[str] = field(default_factory=list)  # why live workers could not load it
+
+
+def register(session: Session, worker_id: str, host: str, device_type: str) -> None:
+    """Makes the worker known."""
+    session.execute(insert(Worker).values(id=worker_id, host=host, device_type=device_type))
+
+
+def heartbeat(session: Session, worker_id: str) -> None:
+    """Says that the worker is alive."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat_at=func.now()))
+
+
+def advertise(session: Session, worker_id: str, card: ModelCard, *, loaded: bool) -> None:
+    """Says that the worker serves a model; what was said about it before is replaced, an error forgotten."""
+    values: dict[str, Any] = {**vars(card), "error": None}
+    if loaded:
+        values["loaded_at"] = func.now()
+    statement = insert(WorkerModel).values(worker_id=worker_id, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=["worker_id", "name"], set_=values))
+
+
+def record_error(session: Session, worker_id: str, name: str, error: str) -> None:
+    """Says that the worker could not load a model it is meant to serve."""
+    statement = insert(WorkerModel).values(worker_id=worker_id, name=name, error=error)
+    session.execute(
+        statement.on_conflict_do_update(index_elements=["worker_id", "name"], set_={"error": error})
+    )
+
+
+def request_stop(session: Session, worker_id: str) -> None:
+    """Tells the worker's task to give its jobs back and end: a warm shutdown waits for the task."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(stopping_at=func.now()))
+
+
+def is_stopping(session: Session, worker_id: str) -> bool:
+    """Whether the worker was told to stop."""
+    return bool(session.scalar(select(Worker.stopping_at.is_not(None)).where(Worker.id == worker_id)))
+
+
+def stopped(session: Session, worker_id: str) -> None:
+    """The worker has ended in good order."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=func.now()))
+
+
+def models(session: Session, live_seconds: float) -> list[ServedModel]:
+    """Every model a worker has registered, by name, whether or not one is live now."""
+    recent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, live_seconds)
+    live = (Worker.heartbeat_at > recent) & Worker.stopped_at.is_(None)
+    query = (
+        select(WorkerModel, live.label("live"))
+        .join(Worker, Worker.id == WorkerModel.worker_id)
+        # the card with the most in it first: a loaded one, then the freshest
+        .order_by(WorkerModel.name, live.desc(), WorkerModel.loaded_at.is_(None), Worker.heartbeat_at.desc())
+    )
+    by_name: dict[str, list[tuple[WorkerModel, bool]]] = {}
+    for row, is_live in session.execute(query):
+        by_name.setdefault(row.name, []).append((row, is_live))
+    return [_served(rows) for rows in by_name.values()]
+
+
+def _served(rows: list[tuple[WorkerModel, bool]]) -> ServedModel:
+    first = rows[0][0]
+    card = ModelCard(**{name: getattr(first, name) for name in ModelCard.__dataclass_fields__})
+    live = [row for row, is_live in rows if is_live]
+    return ServedModel(
+        card=card,
+        workers_live=len(live),
+        loaded=any(row.loaded_at is not None for row in live),
+        errors=[row.error for row in live if row.error is not None],
+    )
+
+
+def find_model(session: Session, name: str, live_seconds: float) -> ServedModel | None:
+    """The model of this name, or None when no worker has ever registered it."""
+    return next((model for model in models(session, live_seconds) if model.card.name == name), None)
+
+
+def forget_worker(session: Session, worker_id: str) -> None:
+    """Removes a worker and what it served."""
+    session.execute(delete(Worker).where(Worker.id == worker_id))

@@ -1,0 +1,54 @@
+"""A database of each test's own, and the few rows that most tests start from."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+
+import pytest
+
+from store import documents, jobs, tenants
+from store.database import Database
+from store.leases import Holder
+from store.models import Job
+
+HOLDER = Holder("wrk_one", "cpu", 8 * 1024**3, Decimal("0.36"), "USD")
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenant(db: Database) -> str:
+    with db.session() as session:
+        return tenants.ensure(session)
+
+
+@pytest.fixture
+def document(db: Database, tenant: str) -> str:
+    with db.session() as session:
+        key = documents.new_document_id()
+        row = documents.create(
+            session, tenant, key, sha256="0" * 64, size=9, media_type="text/plain", filename="a.txt"
+        )
+        return row.id
+
+
+@pytest.fixture
+def submit(db: Database, tenant: str, document: str) -> Callable[..., Job]:
+    """Creates a job; keyword arguments change what is asked."""
+
+    def create(**changes: object) -> Job:
+        asked: dict[str, object] = {
+            "document_id": document,
+            "task": "ask",
+            "prompts": ["Who?"],
+            "model": "small",
+            "policy": "window",
+        }
+        with db.session() as session:
+            return jobs.create(session, tenant, jobs.NewJob(**{**asked, **changes}))  # type: ignore[arg-type]
+
+    return create

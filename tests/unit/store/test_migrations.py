@@ -1,0 +1,60 @@
+"""The migrations lead to the models and back."""
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+import migrations
+from store import documents, jobs, leases, tenants
+from store.database import Database
+from store.states import State
+from tests.unit.store.conftest import HOLDER
+
+
+def tables(url: str) -> set[str]:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+        names = set(found) - {"alembic_version"}
+    engine.dispose()
+    return names
+
+
+def test_up_down_and_up_again(empty_database_url: str) -> None:
+    migrations.upgrade(empty_database_url)
+    first = tables(empty_database_url)
+    assert {"jobs", "usage_ledger", "outbox"} <= first
+    migrations.downgrade(empty_database_url, "base")
+    assert tables(empty_database_url) == set()
+    migrations.upgrade(empty_database_url)
+    assert tables(empty_database_url) == first
+
+
+def test_models_equal_migrations(database_url: str) -> None:
+    migrations.check(database_url)
+
+
+def test_migrating_twice_keeps_the_data(database_url: str) -> None:
+    database = Database(database_url)
+    with database.session() as session:
+        tenants.ensure(session, "ten_a", "a")
+    migrations.upgrade(database_url)
+    with database.session() as session:
+        assert session.scalar(text("SELECT name FROM tenants")) == "a"
+    database.close()
+
+
+@pytest.mark.parametrize("change", ["UPDATE usage_ledger SET quantity = 0", "DELETE FROM usage_ledger"])
+def test_ledger_is_append_only(database_url: str, change: str) -> None:
+    database = Database(database_url)
+    with database.session() as session:
+        tenant = tenants.ensure(session)
+        key = documents.new_document_id()
+        documents.create(session, tenant, key, sha256="", size=1, media_type="text/plain", filename=None)
+        jobs.create(session, tenant, jobs.NewJob(key, "ask", ["?"], "small", "window"))
+        [job] = leases.claim(session, ["small"], HOLDER, limit=1, lease_seconds=30)
+        assert job.lease_token is not None
+        leases.finish(session, job.id, job.lease_token, State.FAILED, usage={"seconds": {"read": 1.5}})
+    with pytest.raises(DBAPIError, match="append-only"), database.session() as session:
+        session.execute(text(change))
+    database.close()
