@@ -34,9 +34,9 @@ class Bam:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Views [..., *shape] of a flat vector [..., size]."""
-        parts = flat.split([torch.Size(shape).numel() for shape in self.shapes.values()], dim=-1)
+        parts = torch.split(flat, [torch.Size(shape).numel() for shape in self.shapes.values()], dim=-1)
         return {
-            name: part.unflatten(-1, shape)
+            name: part.view(*part.shape[:-1], *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
@@ -51,10 +51,10 @@ class Bam:
         p = {name: part.unsqueeze(1) for name, part in self.split(flat).items()}
         newest_first = x.flip(-2)
         qkv = newest_first @ p["attn.qkv.weight"] + p["attn.qkv.bias"].unsqueeze(-2)
-        q, k, v = qkv.split(self.width, dim=-1)
+        q, k, v = qkv.chunk(3, dim=-1)
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         update = attended @ p["attn.out.weight"] + p["attn.out.bias"].unsqueeze(-2)
-        residual, multiplier = update.split(self.features, dim=-1)
+        residual, multiplier = update.chunk(2, dim=-1)
         y = newest_first * (1 + multiplier) + residual
-        score = y @ p["head.weight"] + p["head.bias"].unsqueeze(-2)
+        score: Tensor = y @ p["head.weight"] + p["head.bias"].unsqueeze(-2)
         return score.squeeze(-1).flip(-1)

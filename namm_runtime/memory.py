@@ -59,7 +59,7 @@ class Memory:
         """Read ids [B, T], evicting whenever `interval` tokens have come. Returns the last logits [B, V]."""
         while True:
             room = CHUNK if self.budget is None else min(CHUNK, self.interval - self.cache.pending)
-            logits = self._forward(ids[:, :room])
+            logits = self._forward(ids[:, :room], 1)[:, -1]
             if self.budget is not None and self.cache.pending == self.interval:
                 begun = time.perf_counter()
                 self.policy.evict(self.cache)
@@ -68,18 +68,23 @@ class Memory:
             if not ids.shape[1]:
                 return logits
 
-    def _forward(self, ids: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def logits(self, ids: Tensor) -> Tensor:
+        """Read ids [B, T] that fit before the next eviction → logits [B, T, vocab] at every token."""
+        return self._forward(ids, 0)
+
+    def _forward(self, ids: Tensor, logits_to_keep: int) -> Tensor:
         output = self.model.model(
             input_ids=ids,
             position_ids=torch.zeros_like(ids),  # the model's own rotation is the identity; see rope.py
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=logits_to_keep,
             context=self.context,
         )
         self.score_seconds += self.context.watch_seconds
         self.context.watch_seconds = 0.0
-        logits: Tensor = output.logits[:, -1].float()
+        logits: Tensor = output.logits.float()
         return logits
 
     def fork(self) -> "Memory":

@@ -1,0 +1,159 @@
+"""`namm`: the runtime on the command line, without the service."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from namm_runtime import checkpoint, policies
+from namm_runtime.errors import Refusal
+
+if TYPE_CHECKING:
+    from namm_runtime.accounting import Usage
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Read long documents into a bounded KV cache."
+)
+console = Console()
+
+
+@app.command()
+def read(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
+    ask: Annotated[list[str], typer.Option(help="A question; may be given several times.")],
+    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    policy: Annotated[str, typer.Option(help=", ".join(policies.names()))] = "namm-key",
+    budget: Annotated[int | None, typer.Option(help="Slots a KV head keeps.")] = None,
+    scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
+    max_output_tokens: int = 64,
+    temperature: float = 0.0,
+    device: str = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Answers and usage as JSON.")] = False,
+) -> None:
+    """Read FILE once and answer every question from what was kept of it."""
+    from namm_runtime.engine import Engine, Request, Run
+    from namm_runtime.loading import load_model
+
+    request = Request(
+        document=file,
+        prompts=tuple(ask),
+        policy=policy,
+        budget=budget,
+        scorer=scorer,
+        max_output_tokens=max_output_tokens,
+        temperature=temperature,
+    )
+    try:
+        engine = Engine(load_model(model, device=device))
+        run: Run = engine.admit(request)
+        with _progress() as progress:
+            task = progress.add_task("counting tokens", total=None)
+            while run.phase != "done":
+                engine.step()
+                progress.update(
+                    task, description=run.phase, completed=run.tokens_read, total=run.tokens_total or None
+                )
+        if run.error:
+            raise run.error
+    except Refusal as refusal:
+        _fail(refusal)
+    if as_json:
+        report = {"answers": [asdict(answer) for answer in run.answers], "usage": run.usage.to_dict()}
+        console.print_json(json.dumps(report))
+        return
+    for answer in run.answers:
+        console.print(f"[bold]{answer.prompt}[/] {answer.text}", highlight=False)
+    _print_usage(run.usage)
+
+
+@app.command()
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="Scorer checkpoint, or a bundled scorer's name.")],
+) -> None:
+    """Verify a scorer checkpoint and print its manifest."""
+    try:
+        if not directory.exists():
+            directory = checkpoint.resolve(str(directory)).path
+        scorer = checkpoint.load(directory)
+    except Refusal as refusal:
+        _fail(refusal)
+    console.print_json((directory / "manifest.json").read_text())
+    console.print(f"{scorer.parameters.numel():,} parameters, all finite, sha256 verified")
+
+
+@app.command()
+def scorers() -> None:
+    """List the bundled scorers."""
+    table = Table("scorer", "parameters", "sha256", "evolved in")
+    for ref in checkpoint.bundled():
+        scorer = checkpoint.load(ref.path)
+        regime = (
+            f"{scorer.regime.budget} slots, every {scorer.regime.interval} tokens, {scorer.regime.positions}"
+        )
+        table.add_row(f"{ref.name}@{ref.version}", f"{scorer.parameters.numel():,}", ref.sha256[:12], regime)
+    console.print(table)
+
+
+@app.command()
+def evolve(
+    config: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="TOML; see namm_runtime/bundled.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
+    work: Annotated[Path | None, typer.Option(help="Where the run's state goes; resumed if there.")] = None,
+) -> None:
+    """Evolve a scorer; interrupted runs go on where they stopped."""
+    from namm_runtime.evolve.config import EvolutionConfig
+    from namm_runtime.evolve.search import Search
+    from namm_runtime.loading import load_model
+
+    try:
+        settings = EvolutionConfig.read(config)
+        search = Search(load_model(settings.model), settings, work or out / "run")
+    except Refusal as refusal:
+        _fail(refusal)
+    console.print(f"start: log-probability {search.start[0]:.4f}, exact {search.start[1]:.3f} (validation)")
+    with _progress() as progress:
+        task = progress.add_task("evolving", total=settings.generations, completed=search.generation)
+        for report in search.run():
+            progress.update(task, completed=report.number, description=f"best {report.best:.4f}")
+            if report.validation is not None:
+                console.print(
+                    f"generation {report.number}: mean {report.mean:.4f}, {report.seconds:.1f} s, "
+                    f"validation {report.validation:.4f}, exact {report.validation_exact:.3f}"
+                )
+    search.result().save(out)
+    console.print(f"{out}: generation {search.best_generation}, validation {search.best[0]:.4f}")
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _print_usage(usage: "Usage") -> None:
+    spent = usage.seconds
+    table = Table(show_header=False, box=None)
+    table.add_row("tokens read", f"{usage.tokens_document:,}")
+    table.add_row("kept", f"{usage.kept_fraction:.2%} of them, {usage.positions} positions")
+    table.add_row(
+        "KV cache", f"{usage.resident_bytes / 2**20:.1f} MiB resident, {usage.peak_bytes / 2**20:.1f} peak"
+    )
+    table.add_row("full cache", f"{usage.dense_bytes / 2**20:.1f} MiB (derived)")
+    speed = usage.tokens_document / max(spent["read"] + spent["score"], 1e-9)
+    table.add_row("speed", f"{speed:,.0f} tokens/s, {spent['score'] / sum(spent.values()):.0%} of it scoring")
+    console.print(table)
+
+
+def _fail(refusal: Refusal) -> None:
+    Console(stderr=True).print(f"[red]{refusal.code}[/]: {refusal.message}", highlight=False)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,117 @@
+"""Attention over the bounded cache is the model's own attention wherever nothing was evicted."""
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from namm_runtime import attention, policies
+from namm_runtime.attention import block_length
+from namm_runtime.memory import Memory
+
+POLICIES = ["full", "window", "h2o", "keydiff", "namm"]
+
+
+@pytest.mark.parametrize("by_slot", [False, True])
+@pytest.mark.parametrize("name", POLICIES)
+def test_without_eviction_logits_equal_plain_transformers(plain, model, make_scorer, ids, name, by_slot):
+    with torch.no_grad():
+        expected = plain(ids).logits[:, -1]
+    memory = Memory(model, policies.make(name, 2048, make_scorer()), 2048, 512, by_slot)
+    assert torch.allclose(memory.feed(ids), expected, atol=2e-5)
+
+
+def test_the_comparison_above_can_fail(plain: LlamaForCausalLM, model, ids):
+    memory = Memory(model, policies.make("window", 256), 256, 512)
+    with torch.no_grad():
+        expected = plain(ids).logits[:, -1]
+    assert not torch.allclose(memory.feed(ids), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["h2o", "namm"])
+@pytest.mark.parametrize("steps", [(512,), (128,) * 4, (16,) * 32, (1,) * 512, (37, 100, 375), (300, 1, 1, 210)])
+def test_chunking_changes_neither_state_nor_output(model, make_scorer, ids, policy, steps):
+    """The policy sees the same columns however the queries come: 1×512 = 4×128 = 32×16 = one by one."""
+    whole = Memory(model, policies.make(policy, 256, make_scorer()), 256, 1024)
+    pieces = Memory(model, policies.make(policy, 256, make_scorer()), 256, 1024)
+    expected = whole.feed(ids[:, :512])
+    for piece in ids[:, :512].split(list(steps), dim=1):
+        logits = pieces.feed(piece)
+    assert torch.allclose(logits, expected, atol=1e-4)
+    for one, other in zip(whole.cache.layers, pieces.cache.layers, strict=True):
+        assert other.queries is None
+        for name in one.state:
+            assert torch.allclose(one.state[name], other.state[name], atol=1e-5), name
+
+
+def test_chunking_changes_no_eviction(model, make_scorer, ids):
+    by_chunk = Memory(model, policies.make("namm", 96, make_scorer()), 96, 128)
+    by_piece = Memory(model, policies.make("namm", 96, make_scorer()), 96, 128)
+    by_chunk.feed(ids)
+    for piece in ids.split([7, 121, 1, 500, 651], dim=1):
+        by_piece.feed(piece)
+    for one, other in zip(by_chunk.cache.layers, by_piece.cache.layers, strict=True):
+        assert torch.equal(one.positions[:, :, : one.used], other.positions[:, :, : other.used])
+
+
+@pytest.mark.parametrize("by_slot", [False, True])
+def test_ragged_heads_equal_a_loop_over_heads(model, make_scorer, ids, by_slot):
+    """Heads of different lengths attend exactly as if each had a cache of its own length."""
+    scorer = make_scorer(threshold=0.0)
+    memory = Memory(model, policies.make("namm", 700, scorer), 700, 256, by_slot)
+    memory.feed(ids[:, :768])
+    layer = memory.cache.layers[0]
+    assert layer.ragged, "the threshold should have left heads of different lengths"
+    seen = []
+    original = attention._attend
+
+    def spy(query, key, value, layer, context, scaling, output, watch):
+        original(query, key, value, layer, context, scaling, output, watch)
+        if layer is memory.cache.layers[0]:
+            seen.append((query, key, value, output.clone(), scaling))
+
+    attention._attend = spy
+    try:
+        memory.feed(ids[:, 768:800])
+    finally:
+        attention._attend = original
+    query, key, value, output, scaling = seen[0]
+    for head in range(4):
+        kv = head // 2
+        used = torch.cat((torch.arange(int(layer.lengths[0, kv])), torch.arange(layer.start, key.shape[2])))
+        k, v = key[0, kv, used], value[0, kv, used]
+        scores = query[0, head] @ k.T * scaling
+        scores = scores.masked_fill(torch.ones_like(scores).tril(len(used) - 32) == 0, -torch.inf)
+        assert torch.allclose(scores.softmax(-1) @ v, output[0, head], atol=1e-5)
+
+
+def test_scratch_is_bounded_by_the_tile_not_by_the_document(model, make_scorer, ids, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_BYTES", 64 << 10)
+    memory = Memory(model, policies.make("namm", 128, make_scorer()), 128, 256)
+    memory.feed(ids[:, :512])
+    early = memory.context.scratch_bytes
+    memory.feed(ids.repeat(1, 4))
+    assert memory.context.scratch_bytes == early
+    assert early <= 4 * (64 << 10) + 2 * 384 * 64 * 4
+
+
+def test_block_length_is_a_multiple_of_sixteen():
+    assert block_length(1 << 30, 512) == 16
+    assert block_length(attention.TILE_BYTES // 100, 512) == 96
+    assert block_length(1, 512) == 512
+
+
+def test_transformers_builds_no_mask(model, make_scorer, ids, monkeypatch):
+    masks = []
+    original = attention.bounded_attention
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def spy(module, query, key, value, mask, **kwargs):
+        masks.append(mask)
+        return original(module, query, key, value, mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "bounded", spy)
+    Memory(model, policies.make("window", 128), 128, 256).feed(ids)
+    assert masks
+    assert all(mask is None for mask in masks)
+
+
