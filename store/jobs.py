@@ -58,6 +58,8 @@ def list_jobs(
     states: Sequence[str] = (),
     model: str | None = None,
     document_id: str | None = None,
+    created_from: datetime | None = None,
+    created_before: datetime | None = None,
     before: str | None = None,
     limit: int = 20,
 ) -> list[Job]:
@@ -69,6 +71,10 @@ def list_jobs(
         query = query.where(Job.model == model)
     if document_id is not None:
         query = query.where(Job.document_id == document_id)
+    if created_from is not None:
+        query = query.where(Job.created_at >= created_from)
+    if created_before is not None:
+        query = query.where(Job.created_at < created_before)
     if before is not None:
         query = query.where(Job.id < before)
     return list(session.scalars(query))
