@@ -1,6 +1,5 @@
 """Real servers for every test: one embedded PostgreSQL and Redis a session, a fresh database a test."""
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -10,12 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from alembic import command
-from alembic.config import Config
 
+import migrations
 from palimpsest.embedded import EmbeddedServers
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TEMPLATE = "palimpsest_template"
 
 
@@ -35,7 +32,7 @@ def servers() -> Iterator[EmbeddedServers]:
 def template_database(servers: EmbeddedServers) -> str:
     """A migrated database without connections, which the databases of the tests are copied from."""
     _administer(servers, f'CREATE DATABASE "{TEMPLATE}"')
-    migrate(servers.url_of(TEMPLATE))
+    migrations.upgrade(servers.url_of(TEMPLATE))
     return TEMPLATE
 
 
@@ -68,22 +65,6 @@ def redis_url(servers: EmbeddedServers) -> Iterator[str]:
         client.flushall()
         yield servers.redis_url
         client.flushall()
-
-
-def migrate(database_url: str) -> None:
-    """Bring a database to the newest revision."""
-    config = Config()
-    config.set_main_option("script_location", str(REPOSITORY / "migrations"))
-    config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
-    before = os.environ.get("DATABASE_URL")
-    os.environ["DATABASE_URL"] = database_url
-    try:
-        command.upgrade(config, "head")
-    finally:
-        if before is None:
-            del os.environ["DATABASE_URL"]
-        else:
-            os.environ["DATABASE_URL"] = before
 
 
 def _administer(servers: EmbeddedServers, statement: str) -> None:
