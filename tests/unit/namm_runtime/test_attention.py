@@ -28,7 +28,9 @@ def test_the_comparison_above_can_fail(plain: LlamaForCausalLM, model, ids):
 
 
 @pytest.mark.parametrize("policy", ["h2o", "namm"])
-@pytest.mark.parametrize("steps", [(512,), (128,) * 4, (16,) * 32, (1,) * 512, (37, 100, 375), (300, 1, 1, 210)])
+@pytest.mark.parametrize(
+    "steps", [(512,), (128,) * 4, (16,) * 32, (1,) * 512, (37, 100, 375), (300, 1, 1, 210)]
+)
 def test_chunking_changes_neither_state_nor_output(model, make_scorer, ids, policy, steps):
     """The policy sees the same columns however the queries come: 1×512 = 4×128 = 32×16 = one by one."""
     whole = Memory(model, policies.make(policy, 256, make_scorer()), 256, 1024)
@@ -56,7 +58,7 @@ def test_chunking_changes_no_eviction(model, make_scorer, ids):
 @pytest.mark.parametrize("by_slot", [False, True])
 def test_ragged_heads_equal_a_loop_over_heads(model, make_scorer, ids, by_slot):
     """Heads of different lengths attend exactly as if each had a cache of its own length."""
-    scorer = make_scorer(threshold=0.0)
+    scorer = make_scorer(threshold=0.0, key_input=True, key_deviation=0.1)
     memory = Memory(model, policies.make("namm", 700, scorer), 700, 256, by_slot)
     memory.feed(ids[:, :768])
     layer = memory.cache.layers[0]
@@ -113,5 +115,3 @@ def test_transformers_builds_no_mask(model, make_scorer, ids, monkeypatch):
     Memory(model, policies.make("window", 128), 128, 256).feed(ids)
     assert masks
     assert all(mask is None for mask in masks)
-
-

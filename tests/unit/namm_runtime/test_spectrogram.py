@@ -59,7 +59,9 @@ def test_a_constant_series_has_the_analytic_spectrum():
 
 def test_the_window_is_periodic():
     symmetric = 0.5 - 0.5 * torch.cos(2 * math.pi * torch.arange(32, dtype=torch.float64) / 31)
-    assert torch.allclose(dft_basis(torch.float64)[0], torch.hann_window(32, periodic=True, dtype=torch.float64))
+    assert torch.allclose(
+        dft_basis(torch.float64)[0], torch.hann_window(32, periodic=True, dtype=torch.float64)
+    )
     assert not torch.allclose(dft_basis(torch.float64)[0], symmetric, atol=1e-3)
 
 

@@ -1,0 +1,83 @@
+"""Scorers on disk: what goes in comes out, and anything damaged is refused with its own code."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from namm_runtime import checkpoint
+from namm_runtime.errors import Refusal
+
+
+@pytest.fixture
+def saved(tmp_path, make_scorer):
+    make_scorer(key_input=True, recency_clip=4096).save(tmp_path / "s")
+    return tmp_path / "s"
+
+
+def rewrite(directory, change):
+    """Change the tensors and keep the manifest's hash right, so that only the content is wrong."""
+    import hashlib
+
+    tensors = load_file(directory / "scorer.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "scorer.safetensors")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["sha256"] = hashlib.sha256((directory / "scorer.safetensors").read_bytes()).hexdigest()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_round_trip(saved, make_scorer):
+    original, loaded = make_scorer(key_input=True, recency_clip=4096), checkpoint.load(saved)
+    assert torch.equal(loaded.parameters, original.parameters)
+    assert torch.equal(loaded.mean, original.mean)
+    assert loaded.config == original.config
+    assert loaded.regime == original.regime
+    assert len(loaded.sha256) == 64
+
+
+DAMAGES = {
+    "scorer_hash_mismatch": lambda d: (d / "scorer.safetensors").open("ab").write(b"\0"),
+    "scorer_unreadable": lambda d: (d / "manifest.json").write_text("{"),
+    "scorer_wrong_shape": lambda d: rewrite(d, lambda t: t.update(parameters=torch.zeros(4171))),
+    "scorer_not_finite": lambda d: rewrite(d, lambda t: t["mean"].fill_(float("nan"))),
+}
+
+
+@pytest.mark.parametrize("code", DAMAGES)
+def test_damage_is_refused(saved, code):
+    DAMAGES[code](saved)
+    with pytest.raises(Refusal) as refusal:
+        checkpoint.load(saved)
+    # An appended byte makes the file invalid safetensors before its hash is even looked at.
+    assert refusal.value.code in {code, "scorer_unreadable"}
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 5000])
+def test_truncated_files_are_refused(saved, keep):
+    file = saved / "scorer.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(Refusal) as refusal:
+        checkpoint.load(saved)
+    assert refusal.value.code == "scorer_unreadable"
+
+
+def test_missing_and_foreign_manifests_are_refused(saved, tmp_path):
+    for text in (
+        "[]",
+        '{"format": 1}',
+        json.dumps(json.loads((saved / "manifest.json").read_text()) | {"format": 9}),
+    ):
+        (saved / "manifest.json").write_text(text)
+        with pytest.raises(Refusal) as refusal:
+            checkpoint.load(saved)
+        assert refusal.value.code == "scorer_unreadable"
+    with pytest.raises(Refusal):
+        checkpoint.load(tmp_path / "nowhere")
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(Refusal) as refusal:
+        checkpoint.resolve("nobody@7")
+    assert refusal.value.code == "unknown_scorer"
