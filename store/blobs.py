@@ -91,6 +91,12 @@ class Blobs:
         except FileNotFoundError:
             return
 
+    def delete_folder(self, prefix: str) -> None:
+        """Removes every blob under a folder; nothing happens if there is none."""
+        folder = self._path(prefix)
+        if self._files.exists(folder):
+            self._files.rm(folder, recursive=True)
+
     def names(self, prefix: str) -> list[str]:
         """The keys that lie under a folder, sorted."""
         folder = self._path(prefix)

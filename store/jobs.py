@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from store import outbox
 from store.ids import new_id
 from store.models import Attempt, Job, Result
-from store.states import State
+from store.states import TERMINAL, State
 from store.tenants import get_scoped, scoped
 
 
@@ -134,3 +134,14 @@ def requeue(session: Session, job: Job) -> None:
 def note_hints(session: Session, job_ids: Sequence[str]) -> None:
     """Notes that the hints for these jobs were handed to the broker."""
     session.execute(update(Job).where(Job.id.in_(job_ids)).values(hinted_at=func.now()))
+
+
+def ended_with_snapshot(session: Session, limit: int = 100) -> list[str]:
+    """Jobs that have ended and still point at a snapshot: for the reaper, which removes them."""
+    query = select(Job.id).where(Job.state.in_(TERMINAL), Job.snapshot_key.is_not(None))
+    return list(session.scalars(query.limit(limit)))
+
+
+def forget_snapshots(session: Session, job_ids: Sequence[str]) -> None:
+    """Drops the pointers to snapshots that were removed."""
+    session.execute(update(Job).where(Job.id.in_(job_ids)).values(snapshot_key=None))

@@ -164,9 +164,19 @@ def progress(
 
 
 def record_snapshot(
-    session: Session, job_id: str, token: int, *, key: str, tokens: int, usage: dict[str, Any]
+    session: Session,
+    job_id: str,
+    token: int,
+    *,
+    key: str,
+    tokens: int,
+    usage: dict[str, Any],
+    total_usage: dict[str, Any],
 ) -> str | None:
-    """Points the job at a snapshot that is already in the blob store. Gives the key of the one before."""
+    """Points the job at a snapshot that is already in the blob store. Gives the key of the one before.
+
+    `usage` is this attempt's own share so far, `total_usage` that of all attempts: what the snapshot holds.
+    """
     before = session.scalar(select(Job.snapshot_key).where(Job.id == job_id))
     values = {
         Job.snapshot_key: key,
@@ -174,6 +184,7 @@ def record_snapshot(
         Job.snapshot_scorer_sha256: Job.scorer_sha256,
         Job.snapshot_model_revision: Job.model_revision,
         Job.snapshot_at: func.now(),
+        Job.snapshot_usage: total_usage,
     }
     _fenced(session, job_id, token, values)
     session.execute(update(Attempt).where(Attempt.token == token).values(usage=usage, snapshot_usage=usage))
@@ -291,3 +302,8 @@ def _save_result(
     session.execute(
         statement.on_conflict_do_update(index_elements=["job_id"], set_={**row, "updated_at": func.now()})
     )
+
+
+def drop_snapshot(session: Session, job_id: str, token: int) -> Signal:
+    """Forgets a snapshot that could not be used; the next attempt starts from the beginning."""
+    return _fenced(session, job_id, token, {Job.snapshot_key: None, Job.snapshot_usage: None})

@@ -52,12 +52,13 @@ def share(usage: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
     """
     own = dict(usage)
     before = start.get("seconds", {})
+    # Until a resumed run has read its snapshot its usage is below `start`: its share is then nothing yet.
     own["seconds"] = {
-        phase: spent - before.get(phase, 0) for phase, spent in usage.get("seconds", {}).items()
+        phase: max(0, spent - before.get(phase, 0)) for phase, spent in usage.get("seconds", {}).items()
     }
     for meter in METERS:
         if meter.adds and meter.field in usage:
-            own[meter.field] = usage[meter.field] - start.get(meter.field, 0)
+            own[meter.field] = max(0, usage[meter.field] - start.get(meter.field, 0))
     return own
 
 
@@ -80,7 +81,7 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
     lines of its own (`seq` 1). Of a failed attempt (`all_waste`), everything is.
     """
     usage = attempt.usage
-    if usage is None:  # ended before its first report
+    if not usage:  # ended before its first report
         return
     lost = attempt.outcome == "lost"
     base = {"tenant_id": job.tenant_id, "job_id": job.id, "attempt": attempt.attempt}

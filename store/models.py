@@ -174,6 +174,7 @@ class Job(Base):
     snapshot_scorer_sha256: Mapped[str | None]
     snapshot_model_revision: Mapped[str | None]
     snapshot_at: Mapped[datetime | None]
+    snapshot_usage: Mapped[dict[str, Any] | None]  # of all attempts up to it
 
 
 class Attempt(Base):

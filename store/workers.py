@@ -37,13 +37,15 @@ class ServedModel:
 
 
 def register(session: Session, worker_id: str, host: str, device_type: str) -> None:
-    """Makes the worker known."""
-    session.execute(insert(Worker).values(id=worker_id, host=host, device_type=device_type))
+    """Makes the worker known, unless it is already."""
+    row = insert(Worker).values(id=worker_id, host=host, device_type=device_type)
+    session.execute(row.on_conflict_do_nothing())
 
 
-def heartbeat(session: Session, worker_id: str) -> None:
-    """Says that the worker is alive."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat_at=func.now()))
+def heartbeat(session: Session, worker_id: str) -> bool:
+    """Says that the worker is alive; False when it is not known (any more) and has to register."""
+    beat = update(Worker).where(Worker.id == worker_id).values(heartbeat_at=func.now())
+    return session.scalar(beat.returning(Worker.id)) is not None
 
 
 def advertise(session: Session, worker_id: str, card: ModelCard, *, loaded: bool) -> None:

@@ -211,6 +211,7 @@ def upgrade() -> None:
         sa.Column("snapshot_scorer_sha256", sa.Text(), nullable=True),
         sa.Column("snapshot_model_revision", sa.Text(), nullable=True),
         sa.Column("snapshot_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("snapshot_usage", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'finalizing', 'cancelling', "
             "'succeeded', 'failed', 'expired', 'cancelled')",

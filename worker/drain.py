@@ -1,0 +1,92 @@
+"""What the task `drain` does: claim for every free slot, step, claim again, end when no job waits."""
+
+from __future__ import annotations
+
+import time
+
+from store import leases
+from worker import log
+from worker.engine import Served
+from worker.execute import Execution
+from worker.lease import LeaseKeeper
+from worker.process import WorkerProcess
+
+_log = log.get("worker.drain")
+
+
+def drain_jobs(process: WorkerProcess) -> int:
+    """Works until no job waits or the worker is told to stop; gives how many jobs it took."""
+    if process.is_stopping() or not process.any_waiting():
+        return 0
+    with LeaseKeeper(process.database, process.config) as keeper:
+        return _Drain(process, process.serve(), keeper).work()
+
+
+class _Drain:
+    def __init__(self, process: WorkerProcess, served: Served, keeper: LeaseKeeper) -> None:
+        self._process = process
+        self._served = served
+        self._keeper = keeper
+        self._active: list[Execution] = []
+        self._taken = 0
+        self._looked_at = 0.0  # monotonic time of the last look at the database
+
+    def work(self) -> int:
+        while True:
+            if self._look_due():
+                if self._process.is_stopping():
+                    for execution in self._active:
+                        execution.give_back()
+                    return self._taken
+                self._claim()
+            if not self._active:
+                return self._taken
+            self._step()
+
+    def _look_due(self) -> bool:
+        """An idle engine looks at once, a busy one once a second."""
+        now = time.monotonic()
+        due = not self._active or now - self._looked_at >= self._process.config.progress_seconds
+        if due:
+            self._looked_at = now
+        return due
+
+    def _claim(self) -> None:
+        free = self._served.engine.free_slots
+        if free < 1:
+            return
+        process = self._process
+        with process.database.session() as session:
+            claimed = leases.claim(
+                session,
+                process.models,
+                process.holder,
+                limit=free,
+                lease_seconds=process.config.lease_seconds,
+            )
+        self._taken += len(claimed)
+        executions = [Execution(job, self._served, process, self._keeper) for job in claimed]
+        for execution in executions:
+            execution.start()
+        self._active += [execution for execution in executions if not execution.over]
+        if executions and not self._active:
+            self._claim()  # all ended on arrival: go on with the next ones
+
+    def _step(self) -> None:
+        try:
+            finished = self._served.engine.step()
+        except Exception as error:
+            _log.exception("engine_broke", jobs=[execution.job.id for execution in self._active])
+            guilty = len(self._active) == 1
+            for execution in self._active:
+                execution.broke(error, guilty=guilty)
+            self._active = []
+            self._process.forget_engine()
+            self._served = self._process.serve()
+            return
+        for execution in self._active:
+            if any(execution.run is run for run in finished):
+                execution.done()
+            else:
+                execution.stepped()
+        self._active = [execution for execution in self._active if not execution.over]

@@ -1,0 +1,164 @@
+"""The engine as the worker sees it, and the one place that imports `namm_runtime`: inside functions, so that
+importing this module loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from store.models import Job
+from store.settings import Settings
+from store.workers import ModelCard
+
+
+class AnswerLike(Protocol):
+    """One prompt's answer."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def finish_reason(self) -> str: ...
+
+
+class UsageLike(Protocol):
+    """What a run has used, over all attempts that its snapshot has seen."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class RunLike(Protocol):
+    """One document in the engine."""
+
+    phase: str  # counting | reading | answering | done
+    tokens_total: int
+    tokens_read: int
+
+    @property
+    def answers(self) -> list[Any]: ...
+    @property
+    def usage(self) -> UsageLike: ...
+    @property
+    def error(self) -> Any: ...  # a Refusal, when that is why the run is done
+
+    def snapshot(self, path: Path) -> None: ...
+
+
+class EngineLike(Protocol):
+    """Documents in slots."""
+
+    @property
+    def free_slots(self) -> int: ...
+
+    def admit(self, request: Any, snapshot: Path | None = None) -> Any: ...
+    def step(self) -> list[Any]: ...
+    def release(self, run: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class ScorerPin:
+    """The scorer a job runs with."""
+
+    name: str
+    version: str
+    sha256: str
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded engine with what the worker needs around it."""
+
+    engine: EngineLike
+    card: ModelCard
+    refusal: type[Exception]  # has .code and .message
+    resolve_scorer: Callable[[str, str | None], ScorerPin | None]  # policy, name asked for → pin
+    make_request: Callable[[Job, Path, ScorerPin | None], Any]
+
+
+def load_from(config: Settings) -> Served:
+    """Calls the function that the setting `engine` names (`module:function`)."""
+    module, _, function = config.engine.partition(":")
+    served = getattr(importlib.import_module(module), function)(config)
+    assert isinstance(served, Served), f"{config.engine} did not return a Served"
+    return served
+
+
+def load(config: Settings) -> Served:
+    """Loads the model of the settings with `namm_runtime`. Raises Refusal when it cannot be loaded."""
+    from namm_runtime import checkpoint, policies
+    from namm_runtime.engine import Engine, Refusal, Request
+    from namm_runtime.loading import load_model
+
+    scored = ("namm", "namm-key")
+
+    def resolve_scorer(policy: str, asked: str | None) -> ScorerPin | None:
+        if policy not in scored:
+            if asked is not None:
+                raise Refusal("scorer_not_used", f"The policy '{policy}' takes no scorer.")
+            return None
+        ref = checkpoint.resolve(asked or policy)
+        return ScorerPin(ref.name, ref.version, ref.sha256, ref.path)
+
+    def make_request(job: Job, document: Path, scorer: ScorerPin | None) -> Request:
+        return Request(
+            document=document,
+            prompts=tuple(job.prompts),
+            policy=job.policy,
+            budget=job.budget,
+            scorer=scorer.path if scorer else None,
+            max_output_tokens=job.max_output_tokens,
+            temperature=job.temperature,
+            seed=job.seed,
+            # A custom prompt is put to the model as it stands.
+            prompt_template=job.task != "prompt",
+        )
+
+    model = load_model(config.model, device=config.device, dtype=config.dtype)
+    card = ModelCard(
+        name=config.served_model,
+        revision=model.revision,
+        window=model.window,
+        vocab_size=model.vocab_size,
+        dense_bytes_per_token=model.dense_bytes_per_token,
+        tokenizer_sha256=model.tokenizer_sha256,
+        policies=policies.names(),
+        scorers=[
+            {"name": ref.name, "version": ref.version, "sha256": ref.sha256} for ref in checkpoint.bundled()
+        ],
+    )
+    return Served(Engine(model, config.slots), card, Refusal, resolve_scorer, make_request)
+
+
+def describe(config: Settings) -> ModelCard:
+    """What the model's files say, without loading it. A hub id says nothing until it is loaded.
+
+    Raises OSError or ValueError when a directory holds no readable config.json.
+    """
+    if config.model == "bundled":
+        from namm_runtime.bundled import MODEL_DIR as folder
+    else:
+        folder = Path(config.model)
+        if not folder.is_dir():
+            return ModelCard(config.served_model)
+    text = (folder / "config.json").read_bytes()
+    values = json.loads(text)
+    return ModelCard(
+        config.served_model,
+        revision="files-" + hashlib.sha256(text).hexdigest()[:12],  # until the weights are loaded
+        window=values.get("max_position_embeddings"),
+        vocab_size=values.get("vocab_size"),
+    )

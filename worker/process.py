@@ -1,0 +1,82 @@
+"""What one worker process has: settings, database, blobs, and the engine once it is loaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import lru_cache
+
+from sqlalchemy.orm import Session
+
+from store import blobs, leases, workers
+from store.database import Database, connect
+from store.settings import Settings, settings
+from worker import engine, log
+from worker.names import WORKER_ID
+
+_log = log.get("worker.process")
+
+
+class WorkerProcess:
+    """The child of a Celery worker: the only process that loads a model."""
+
+    def __init__(self, config: Settings, database: Database, worker_id: str) -> None:
+        self.config = config
+        self.database = database
+        self.blobs = blobs.connect(config)
+        self.worker_id = worker_id
+        self.models = [config.served_model]
+        self.holder = leases.Holder(
+            worker=f"{worker_id}/{os.getpid()}",
+            device_type=config.device_type,
+            device_memory_bytes=config.device_memory_bytes,
+            price_per_device_hour=config.price_per_device_hour,
+            currency=config.currency,
+        )
+        self._served: engine.Served | None = None
+
+    def serve(self) -> engine.Served:
+        """The loaded engine; the first call loads it and registers what was loaded.
+
+        Raises what the loading raises, after it is noted in the workers table: jobs then stay queued for a
+        worker that can serve them.
+        """
+        if self._served is None:
+            try:
+                served = engine.load_from(self.config)
+            except Exception as error:
+                with self.database.session() as session:
+                    self._register(session)
+                    workers.record_error(session, self.worker_id, self.config.served_model, str(error))
+                raise
+            with self.database.session() as session:
+                self._register(session)
+                workers.advertise(session, self.worker_id, served.card, loaded=True)
+            _log.info("model_loaded", model=served.card.name, revision=served.card.revision)
+            self._served = served
+        return self._served
+
+    def _register(self, session: Session) -> None:
+        # The parent does it too, perhaps later.
+        workers.register(session, self.worker_id, socket.gethostname(), self.config.device_type)
+
+    def forget_engine(self) -> None:
+        """After an unexpected error inside the engine: the next job gets a freshly loaded one."""
+        self._served = None
+
+    def any_waiting(self) -> bool:
+        """Whether there is a job to claim."""
+        with self.database.session() as session:
+            return leases.any_waiting(session, self.models)
+
+    def is_stopping(self) -> bool:
+        """Whether the worker was told to stop."""
+        with self.database.session() as session:
+            return workers.is_stopping(session, self.worker_id)
+
+
+@lru_cache(maxsize=1)
+def this_process() -> WorkerProcess:
+    """The one of this process."""
+    config = settings()
+    return WorkerProcess(config, connect(config), os.environ[WORKER_ID])

@@ -1,0 +1,47 @@
+"""The reaper: sees to jobs that nobody else sees to any more. `python -m worker.reaper`"""
+
+from __future__ import annotations
+
+import time
+
+from store import blobs, jobs, reaper
+from store.blobs import Blobs
+from store.database import Database, connect
+from store.settings import Settings, settings
+from worker import log
+from worker.loop import forever
+from worker.snapshots import folder_of
+
+_log = log.get("worker.reaper")
+
+
+def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reaped:
+    """One sweep over leases, deadlines and hints; then removes the snapshots of jobs that have ended."""
+    with database.session() as session:
+        reaped = reaper.sweep(session, hint_seconds=config.hint_seconds)
+        reaper.forget(session)
+    if any(reaped):
+        _log.info("swept", **reaped._asdict())
+    with database.session() as session:
+        ended = jobs.ended_with_snapshot(session)
+        for job_id in ended:
+            files.delete_folder(folder_of(job_id))
+        jobs.forget_snapshots(session, ended)
+    return reaped
+
+
+def main() -> None:
+    """Sweeps until SIGTERM."""
+    config = settings()
+    log.configure(config)
+    database, files = connect(config), blobs.connect(config)
+
+    def step() -> None:
+        reap_once(database, files, config)
+        time.sleep(config.reaper_seconds)
+
+    forever("reaper", step)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""The two Celery tasks. Both are harmless at any time and any number of times."""
+
+from __future__ import annotations
+
+from worker import log
+from worker.app import app
+from worker.drain import drain_jobs
+from worker.names import DRAIN, WARM
+from worker.process import this_process
+
+_log = log.get("worker.tasks")
+
+
+@app.task(name=DRAIN)  # type: ignore[untyped-decorator]
+def drain(queue: str) -> None:
+    """Work is available in `queue`. A duplicate, late or lost message does no harm: Postgres has the jobs."""
+    worked = drain_jobs(this_process())
+    _log.debug("drained", queue=queue, jobs=worked)
+
+
+@app.task(name=WARM)  # type: ignore[untyped-decorator]
+def warm() -> None:
+    """Loads the model before the first job comes, and registers what was loaded; then looks for work."""
+    this_process().serve()
+    drain_jobs(this_process())
