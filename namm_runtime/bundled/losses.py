@@ -1,0 +1,81 @@
+"""What the bundled model is trained for: answers, ordinary text, and facts that are easy to keep."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from namm_runtime.bundled.curriculum import Batch
+from namm_runtime.bundled.forward import Trace, key_similarity
+from namm_runtime.tasks.sequences import Role
+
+_STOP_WEIGHT = 0.3
+_TEXT_SHARE = 0.25
+# A fact's key should have a cosine with the mean key below this, any other key one above it.
+_BOUNDARY, _SHARPNESS = 0.35, 12.0
+_HARDEST_SHARE = 0.02
+_SAMPLED_QUERIES = 64
+
+
+def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Tensor, float]:
+    """Cross-entropy (nats) of answers and their end, and the accuracy on the answers' own tokens."""
+    roles = batch.roles[:, 1:]
+    answers, stops = roles == Role.ANSWER, roles == Role.STOP
+    chosen = answers | stops
+    targets = batch.ids[:, 1:][chosen]
+    # Logits only where there is a loss: over the whole sequence they would cost more than the layers.
+    logits = functional.linear(trace.hidden[:, :-1][chosen], model.lm_head.weight)
+    weights = torch.where(stops[chosen], _STOP_WEIGHT, 1.0)
+    losses = functional.cross_entropy(logits, targets, reduction="none")
+    right = (logits.argmax(-1) == targets)[answers[chosen]].float().mean().item()
+    return (losses * weights).sum() / weights.sum(), right
+
+
+def text_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> Tensor:
+    """Cross-entropy (nats) on a random share of the document, so that ordinary text is not foreign."""
+    roles = batch.roles[:, 1:]
+    chosen = (roles < Role.QUESTION) & (torch.rand(roles.shape) < _TEXT_SHARE)
+    logits = functional.linear(trace.hidden[:, :-1][chosen], model.lm_head.weight)
+    return functional.cross_entropy(logits, batch.ids[:, 1:][chosen])
+
+
+def key_loss(trace: Trace, batch: Batch) -> Tensor:
+    """Binary cross-entropy that makes the keys of planted values, and no others, unlike the mean key.
+
+    Layer 0 is left alone: its keys are positional and nothing old is ever needed there.
+    """
+    values = batch.roles == Role.VALUE
+    others = batch.roles < Role.VALUE
+    total = trace.hidden.new_zeros(())
+    for keys in trace.keys[1:]:
+        # The questions' keys are neither: a policy never weighs them.
+        logits = (_BOUNDARY - key_similarity(keys, others)) * _SHARPNESS  # [B, Hkv, L]
+        logits = logits.transpose(1, 2)
+        wrong = functional.softplus(logits[others]).flatten()
+        # Over a million tokens the cache fills with the rare worst mistakes, so these count twice over.
+        hardest = wrong.topk(max(1, int(wrong.numel() * _HARDEST_SHARE))).values
+        total = total + functional.softplus(-logits[values]).mean() + wrong.mean() + hardest.mean()
+    return total / (len(trace.keys) - 1)
+
+
+def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
+    """Divergence (nats) of document tokens' attention from an even share for each planted token before them.
+
+    Without it nothing looks at a fact between its statement and its question, and a policy that sees only
+    attention has nothing to go by. Layer 0 is left alone.
+    """
+    length = batch.ids.shape[1]
+    rows = torch.randint(length // 4, int(batch.question_starts.min()), (_SAMPLED_QUERIES,))
+    seen = torch.arange(length)[None] <= rows[:, None]  # [S, L]
+    wanted = (batch.roles == Role.VALUE)[:, None] & seen  # [B, S, L]
+    count = wanted.sum(-1)  # [B, S]
+    total = trace.hidden.new_zeros(())
+    for queries, keys in zip(trace.rotated_queries[1:], trace.rotated_keys[1:], strict=True):
+        group = queries.shape[1] // keys.shape[1]
+        scores = queries[:, :, rows] @ keys.repeat_interleave(group, 1).transpose(2, 3)  # [B, H, S, L]
+        scores = scores * queries.shape[-1] ** -0.5
+        everything = scores.masked_fill(~seen, -torch.inf).logsumexp(-1)
+        average = (scores * wanted[:, None]).sum(-1) / count.clamp(min=1)[:, None]
+        divergence = everything - average - count.clamp(min=1).log()[:, None]
+        total = total + (divergence * (count > 0)[:, None]).sum() / (count > 0).sum().clamp(min=1)
+    return total / ((len(trace.keys) - 1) * trace.rotated_queries[0].shape[1])
