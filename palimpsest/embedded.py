@@ -45,7 +45,9 @@ class EmbeddedServers:
     supervisor does.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, durable: bool = True) -> None:
+        """`durable=False` is for throwaway data: PostgreSQL then waits for no disk."""
+        self._durable = durable
         self.identity = Identity.choose()
         self.data = make_data_directory(data)
         self.location = server_location(self.data, self.identity)
@@ -68,15 +70,17 @@ class EmbeddedServers:
         """Redis URL as redis-py spells it; kombu wants `redis+socket://` in front of the same path."""
         return f"unix://{quote(str(self.sockets / 'redis.sock'), safe='/')}"
 
-    def start(self) -> Self:
-        """Bring both servers up and wait until they answer.
+    def start(self, *, postgres: bool = True, redis: bool = True) -> Self:
+        """Bring the servers up and wait until they answer.
 
         Raises EmbeddedError with the end of the server's log when one does not.
         """
         binaries = find_binaries(self.identity)
         try:
-            self._start_postgres(binaries)
-            self._start_redis(binaries)
+            if postgres:
+                self._start_postgres(binaries)
+            if redis:
+                self._start_redis(binaries)
         except BaseException:
             self.stop()
             raise
@@ -122,11 +126,10 @@ class EmbeddedServers:
         if process is None:
             # A pid file whose process is gone (or is another program by now) would make the server refuse.
             (self._postgres_home / "postmaster.pid").unlink(missing_ok=True)
-            process = self._launch(
-                [str(binaries.postgres), "-D", str(self._postgres_home), "-k", str(self.sockets)],
-                self._postgres_home,
-                "postgres",
-            )
+            command = [str(binaries.postgres), "-D", str(self._postgres_home), "-k", str(self.sockets)]
+            if not self._durable:
+                command += ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
+            process = self._launch(command, self._postgres_home, "postgres")
         self._wait(process, "postgres", self._postgres_answers)
         self._create_database()
 

@@ -3,24 +3,38 @@
 import secrets
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psycopg
 import pytest
 import redis
+import uvicorn
 
 import migrations
+from api.app import create_app
 from palimpsest.embedded import EmbeddedServers
+from store import keys, tenants, workers
+from store.database import Database
+from store.settings import Settings
+from store.tenants import DEFAULT_TENANT
+from store.workers import ModelCard
 
 TEMPLATE = "palimpsest_template"
+SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:
     """Embedded servers of this session's own, under a short directory that their account can reach."""
     data = Path(tempfile.gettempdir()) / f"palimpsest-tests-{secrets.token_hex(6)}"
-    running = EmbeddedServers(data)
+    running = EmbeddedServers(data, durable=False)
     try:
         yield running.start()
     finally:
@@ -71,3 +85,100 @@ def _administer(servers: EmbeddedServers, statement: str) -> None:
     url = servers.url_of("postgres").replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)  # type: ignore[arg-type]
+
+
+@dataclass
+class Api:
+    """The API on a real HTTP server, over a database of its own, with one registered model."""
+
+    url: str
+    settings: Settings
+    database: Database
+    key: str
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        """A client with a key; the fixture's own unless another is given, none for the empty string."""
+        key = self.key if key is None else key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30)
+
+    def new_key(self, tenant: str = DEFAULT_TENANT) -> str:
+        """A key of a tenant, which is made if it is new."""
+        with self.database.session() as session:
+            tenants.ensure(session, tenant, tenant)
+            return keys.create(session, tenant, "test", self.settings.pepper)[1]
+
+    def stored_files(self) -> list[Path]:
+        """Every file in the blob store, half-written ones too."""
+        return [path for path in Path(self.settings.blobs).rglob("*") if path.is_file()]
+
+    def register(self, card: ModelCard, worker: str = "wrk_test") -> None:
+        """A live worker that serves a model."""
+        with self.database.session() as session:
+            workers.register(session, worker, "here", "cpu")
+            workers.advertise(session, worker, card, loaded=True)
+
+
+def problem(response: httpx.Response, status: int, code: str, field: str | None = None) -> dict[str, Any]:
+    """Asserts that a response is this problem, in the form RFC 9457 asks for, and gives its body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["type"] == f"urn:palimpsest:problem:{code}"
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"] == response.url.path
+    assert body["request_id"] == response.headers["x-request-id"]
+    if field is not None:
+        assert field in [error["field"] for error in body["errors"]]
+    return body
+
+
+@contextmanager
+def api_on(database_url: str, redis_url: str, data: Path) -> Iterator[Api]:
+    """Small limits, so that a test reaches them: 256 KiB a document, 16 KiB inline."""
+    settings = Settings.model_validate(
+        {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "data_dir": data,
+            "max_upload_bytes": 256 * 1024,
+            "max_inline_bytes": 16 * 1024,
+            "max_prompts": 4,
+        }
+    )
+    application = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the API did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    found = Api(f"http://127.0.0.1:{port}", settings, application.state.context.database, "")
+    found.key = found.new_key()
+    found.register(ModelCard("bundled", "r1", 2048, 4096, 1024, "ab" * 32, ["namm-key", "window"], [SCORER]))
+    try:
+        yield found
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def api(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Api]:
+    """An API that only this test uses."""
+    with api_on(database_url, redis_url, tmp_path / "data") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def refusing_api(
+    servers: EmbeddedServers, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    """One API for all tests whose every request is refused: they can check that nothing was left behind."""
+    _administer(servers, f'CREATE DATABASE "refusing" TEMPLATE "{template_database}"')
+    with api_on(servers.url_of("refusing"), servers.redis_url, tmp_path_factory.mktemp("refusing")) as found:
+        yield found

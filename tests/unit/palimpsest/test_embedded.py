@@ -44,12 +44,14 @@ def setting(servers: EmbeddedServers, name: str) -> str:
     return str(row[0])
 
 
-def test_postgres_is_durable_and_listens_on_a_socket_only(servers: EmbeddedServers) -> None:
-    assert setting(servers, "fsync") == "on"
-    assert setting(servers, "data_checksums") == "on"
-    assert setting(servers, "listen_addresses") == ""
-    assert setting(servers, "server_encoding") == "UTF8"
-    assert setting(servers, "server_version_num").startswith("18")
+def test_postgres_is_durable_and_listens_on_a_socket_only(embedded: EmbeddedServers) -> None:
+    assert setting(embedded, "fsync") == "on"
+    assert setting(embedded, "full_page_writes") == "on"
+    assert setting(embedded, "synchronous_commit") == "on"
+    assert setting(embedded, "data_checksums") == "on"
+    assert setting(embedded, "listen_addresses") == ""
+    assert setting(embedded, "server_encoding") == "UTF8"
+    assert setting(embedded, "server_version_num").startswith("18")
 
 
 def test_redis_keeps_its_data_and_opens_no_port(servers: EmbeddedServers) -> None:

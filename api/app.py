@@ -1,0 +1,73 @@
+"""The application: `uvicorn api.app:create_app --factory`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI, Request
+from sqlalchemy.exc import InterfaceError, OperationalError
+from starlette.responses import Response
+
+from api import logs, problems
+from api.context import Context
+from api.middleware import BodyLimit, PlainPath, RequestId
+from api.problems import Problem
+from api.routes import documents, health, jobs, models
+from store import blobs, database
+from store.errors import IdempotencyMismatch, NotFound
+from store.settings import Settings
+
+log = structlog.get_logger("api")
+
+DESCRIPTION = """Reads million-token documents with a Llama whose KV cache is pruned by an evolved scorer.
+
+Upload a document, submit a job, look at its progress, read its result and its cost. Every error is an
+RFC 9457 problem (`application/problem+json`) with a `code` and the fields at fault.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API with connections of its own; `settings` default to the environment's."""
+    config = settings or Settings()
+    context = Context(config, database.connect(config), blobs.connect(config))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logs.configure(config)
+        yield
+        context.database.close()
+
+    app = FastAPI(title="Palimpsest", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.state.context = context
+    problems.install(app)
+    plain = app.openapi
+    app.openapi = lambda: problems.describe(plain())  # type: ignore[method-assign]
+    _install_store_errors(app)
+    # JSON may spell a character with six bytes, and there is more in a request than its text.
+    app.add_middleware(
+        BodyLimit, limit=6 * config.max_inline_bytes + 1024 * 1024, streamed=frozenset({"/v1/documents"})
+    )
+    app.add_middleware(PlainPath)
+    app.add_middleware(RequestId)
+    for router in (documents.router, jobs.router, models.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def _install_store_errors(app: FastAPI) -> None:
+    @app.exception_handler(NotFound)
+    def _not_found(request: Request, error: NotFound) -> Response:
+        return problems.answer(request, Problem(404, error.code, str(error)))
+
+    @app.exception_handler(IdempotencyMismatch)
+    def _mismatch(request: Request, error: IdempotencyMismatch) -> Response:
+        return problems.answer(request, Problem(422, error.code, str(error), field="Idempotency-Key"))
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    def _unavailable(request: Request, error: Exception) -> Response:
+        log.error("database unavailable", path=request.url.path, error=str(error))
+        detail = "The database does not answer; nothing was changed. Try again in a moment."
+        return problems.answer(
+            request, Problem(503, "database_unavailable", detail, headers={"retry-after": "5"})
+        )

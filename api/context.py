@@ -1,0 +1,65 @@
+"""What every route needs: the settings, the database and the blobs; and who is calling."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.problems import Problem
+from store import keys
+from store.blobs import Blobs
+from store.database import Database
+from store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """Opened once for the application."""
+
+    settings: Settings
+    database: Database
+    blobs: Blobs
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key came with the request."""
+
+    tenant_id: str
+    key_id: str
+
+
+def context(request: Request) -> Context:
+    """The application's context."""
+    found: Context = request.app.state.context
+    return found
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer pal_…`.")
+
+
+def caller(
+    context: Annotated[Context, Depends(context)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
+    """The tenant of the API key. Raises Problem 401 without a valid one."""
+    if credentials is None:
+        raise _unauthorized("api_key_missing", "Send an API key: 'Authorization: Bearer pal_…'.")
+    if not keys.well_formed(credentials.credentials):
+        raise _unauthorized(
+            "api_key_malformed", "This is not an API key of Palimpsest, or a character is wrong."
+        )
+    with context.database.session() as session:
+        key = keys.authenticate(session, credentials.credentials, context.settings.pepper)
+        if key is None:
+            raise _unauthorized("api_key_invalid", "This API key is unknown, expired or revoked.")
+        return Caller(key.tenant_id, key.id)
+
+
+def _unauthorized(code: str, detail: str) -> Problem:
+    return Problem(401, code, detail, field="Authorization", headers={"www-authenticate": "Bearer"})
+
+
+ContextDep = Annotated[Context, Depends(context)]
+CallerDep = Annotated[Caller, Depends(caller)]

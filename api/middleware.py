@@ -1,0 +1,101 @@
+"""What happens around every request: it gets an id, and its body may not be endless."""
+
+import secrets
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import Problem, answer, unforeseen
+
+log = structlog.get_logger("api")
+
+
+class RequestId:
+    """Gives each request an id: in the answer's header, in a problem's body and on every log line.
+
+    What nobody caught is logged under the id and answered as a problem.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = "req_" + secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                log.info("client went away", path=scope["path"])
+            except Exception:
+                log.exception("request failed", method=scope["method"], path=scope["path"])
+                if started:
+                    raise  # too late for an answer: the server has to cut the connection
+                await answer(Request(scope), unforeseen())(scope, receive, send_with_id)
+
+
+class PlainPath:
+    """Answers 404 to an address with U+0000 in it: nothing has such a name, and databases refuse to look."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http" and "\0" in scope["path"]:
+            problem = Problem(404, "no_such_route", "There is nothing at this address.")
+            return await answer(Request(scope), problem)(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses a body of more than `limit` bytes with 413 before it is read whole.
+
+    Paths in `streamed` read their bodies piece by piece and count for themselves.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, streamed: frozenset[str]) -> None:
+        self._app = app
+        self._limit = limit
+        self._streamed = streamed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, counting."""
+        if scope["type"] != "http" or scope["path"] in self._streamed:
+            return await self._app(scope, receive, send)
+        problem = Problem(
+            413,
+            "body_too_large",
+            f"The body is larger than {self._limit:,} bytes; upload long documents with POST /v1/documents.",
+            field="body",
+            headers={"connection": "close"},
+            max_bytes=self._limit,
+        )
+        declared = Request(scope).headers.get("content-length", "")
+        if declared.isdecimal() and (len(declared) > 19 or int(declared) > self._limit):
+            return await answer(Request(scope), problem)(scope, receive, send)
+        taken = 0
+
+        async def receive_counting() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._limit:
+                raise problem
+            return message
+
+        await self._app(scope, receive_counting, send)

@@ -1,0 +1,333 @@
+"""What requests and answers look like. Unknown fields are refused and every number has bounds."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from store.states import State
+
+MAX_DEADLINE = timedelta(days=30)
+MAX_PROMPT_CHARACTERS = 32_768
+MAX_METADATA = 16
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul_character", "The character U+0000 is not text")
+    return text
+
+
+def _prompt(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "There is nothing but white space here")
+    return text
+
+
+def _moment(value: Any) -> datetime:
+    """A deadline in RFC 3339, or a number of seconds from now."""
+    now = datetime.now(UTC)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise PydanticCustomError(
+            "deadline_type", "A deadline is an RFC 3339 time or a number of seconds from now"
+        )
+    if isinstance(value, str):
+        if not _RFC3339.fullmatch(value):
+            raise PydanticCustomError(
+                "deadline_format", "Not an RFC 3339 time with an offset, such as 2027-01-31T18:00:00Z"
+            )
+        try:
+            moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise PydanticCustomError("deadline_format", "There is no such day or time") from None
+    elif 0 < value <= MAX_DEADLINE.total_seconds():
+        moment = now + timedelta(seconds=value)
+    else:
+        raise PydanticCustomError("deadline_range", "A deadline lies between now and 30 days from now")
+    if not now < moment <= now + MAX_DEADLINE:
+        raise PydanticCustomError("deadline_range", "A deadline lies between now and 30 days from now")
+    return moment
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Prompt = Annotated[Text, StringConstraints(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
+ScorerName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9._-]{1,99})?$")
+]
+MetadataKey = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[Text, StringConstraints(max_length=512)]
+_Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE.total_seconds())]
+_Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Deadline = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=_Time | _Seconds)]
+
+
+Positions = Literal["absolute", "cache-relative"]
+
+
+class TaskKind(StrEnum):
+    """What is done with the document."""
+
+    ASK = "ask"
+    SUMMARIZE = "summarize"
+    PROMPT = "prompt"
+
+
+class Asked(BaseModel):
+    """Base of everything a client sends."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, str_max_length=8 * 1024 * 1024)
+
+
+class Answered(BaseModel):
+    """Base of everything the API answers with."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class JobCreate(Asked):
+    """A job: one document, given by its id or as text, and what is to be done with it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "document_id": "doc_06f3k2v5r8c4x1m7d9a0b2e6g8",
+                    "task": "ask",
+                    "questions": ["What is the penalty for late delivery?"],
+                    "max_output_tokens": 64,
+                },
+                {"text": "A short text to try things with.", "task": "summarize", "deadline": 600},
+            ]
+        }
+    )
+
+    document_id: Annotated[str, StringConstraints(pattern=r"^doc_[0-9a-z]{1,40}$")] | None = Field(
+        None, description="Of a document uploaded before."
+    )
+    text: Text | None = Field(None, description="The document itself, instead of an id; for short ones.")
+    task: TaskKind = TaskKind.ASK
+    questions: list[Prompt] = Field(
+        default_factory=list,
+        max_length=1024,
+        description="For `ask`: each is answered on its own from the same reading of the document.",
+    )
+    prompt: Prompt | None = Field(None, description="For `prompt`: what is to be done, in your words.")
+    model: Name | None = Field(
+        None, description="A name from GET /v1/models; may be left out when there is one."
+    )
+    policy: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")] | None = Field(
+        None,
+        description="How the memory is pruned; the service's default when left out.",
+        examples=["namm-key"],
+    )
+    scorer: ScorerName | None = Field(None, description="`name` or `name@version`.", examples=["namm-key@1"])
+    budget: int | None = Field(None, ge=16, le=1_048_576, description="Entries each KV head may keep.")
+    max_output_tokens: int = Field(64, ge=1, le=65_536, description="For each prompt.")
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
+    deadline: Deadline | None = Field(
+        None, description="RFC 3339, or seconds from now; at most 30 days away."
+    )
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=MAX_METADATA)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if (self.document_id is None) == (self.text is None):
+            raise PydanticCustomError("document_choice", "Give either document_id or text")
+        if (self.task is TaskKind.ASK) != bool(self.questions):
+            raise PydanticCustomError(
+                "questions_choice", "The task 'ask' needs questions, and only 'ask' takes them"
+            )
+        if (self.task is TaskKind.PROMPT) != (self.prompt is not None):
+            raise PydanticCustomError(
+                "prompt_choice", "The task 'prompt' needs a prompt, and only 'prompt' takes one"
+            )
+        return self
+
+
+class DocumentOut(Answered):
+    """An uploaded document."""
+
+    id: str = Field(examples=["doc_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    sha256: str = Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+    bytes: int = Field(examples=[5_242_880])
+    media_type: str = Field(examples=["text/plain"])
+    name: str | None = Field(examples=["contract.txt"])
+    created_at: datetime
+
+
+class ProgressOut(Answered):
+    """Where a running job stands, at most a second old."""
+
+    phase: str = Field(examples=["reading"])
+    tokens_done: int = Field(examples=[262_144])
+    tokens_total: int | None = Field(examples=[1_000_000])
+    tokens_per_second: float | None = Field(examples=[3_120.5])
+    eta_seconds: float | None = Field(examples=[236.5])
+    updated_at: datetime | None
+
+
+class ErrorOut(Answered):
+    """Why a job did not succeed."""
+
+    code: str = Field(examples=["document_too_long"])
+    message: str
+
+
+class JobOut(Answered):
+    """A job and where it stands."""
+
+    id: str = Field(examples=["job_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    state: State
+    document_id: str
+    task: TaskKind
+    prompts: list[str]
+    model: str
+    model_revision: str | None
+    policy: str
+    scorer: str | None = Field(
+        description="`name@version` once a worker has resolved it; until then as asked for."
+    )
+    scorer_sha256: str | None
+    budget: int | None
+    max_output_tokens: int
+    temperature: float
+    seed: int
+    priority: int
+    deadline: datetime | None
+    metadata: dict[str, str]
+    attempt: int
+    positions: Positions | None
+    progress: ProgressOut | None
+    error: ErrorOut | None
+    timestamps: dict[str, datetime] = Field(examples=[{"created": "2027-01-31T18:00:00Z"}])
+
+
+class JobPage(Answered):
+    """A page of jobs, newest first."""
+
+    data: list[JobOut]
+    has_more: bool
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
+
+
+class AnswerOut(Answered):
+    """What one prompt got."""
+
+    prompt: str
+    text: str
+    tokens: int
+    finish_reason: str | None = Field(examples=["stop"])
+
+
+class ResultOut(Answered):
+    """The answers of a job; `complete` is false for what an expired or cancelled job left."""
+
+    job_id: str
+    state: State
+    complete: bool
+    answers: list[AnswerOut]
+    usage: dict[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class FigureOut(Answered):
+    """One line of a bill, with where it comes from."""
+
+    name: str = Field(examples=["cost"])
+    quantity: Decimal = Field(examples=["0.0123"])
+    unit: str = Field(description="second, token, byte, byte-second, or a currency.", examples=["USD"])
+    measurement: Literal["measured", "derived", "estimated"]
+    method_version: str
+
+
+class UsageLineOut(Answered):
+    """One line of the append-only ledger."""
+
+    attempt: int
+    meter: str = Field(examples=["device_seconds.read"])
+    quantity: Decimal
+    unit: str
+    measurement: Literal["measured", "derived", "estimated"]
+    method_version: str
+    waste: bool = Field(description="Work that no result came of, such as that of a lost worker.")
+
+
+class CostOut(Answered):
+    """What a job cost and saved; `final` is false while more lines may come."""
+
+    job_id: str
+    final: bool
+    currency: str | None
+    price_per_device_hour: Decimal | None
+    summary: list[FigureOut]
+    lines: list[UsageLineOut]
+
+
+class ScorerOut(Answered):
+    """A scorer that comes with a model."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class ModelOut(Answered):
+    """A model that a worker has registered."""
+
+    name: str = Field(examples=["bundled"])
+    revision: str | None
+    window: int | None = Field(description="Positions the model was trained on.", examples=[2048])
+    vocab_size: int | None
+    dense_bytes_per_token: int | None = Field(description="Of KV cache, if nothing were pruned.")
+    tokenizer_sha256: str | None
+    policies: list[str] | None = Field(description="Null until a worker has loaded the model.")
+    scorers: list[ScorerOut] | None
+    workers_live: int
+    loaded: bool = Field(description="By at least one live worker.")
+    errors: list[str] = Field(description="Why live workers could not load it.")
+
+
+class ModelList(Answered):
+    """All models, and the service's limits."""
+
+    data: list[ModelOut]
+    default_policy: str
+    max_document_bytes: int
+    max_output_tokens: int
+
+
+class CheckOut(Answered):
+    """One thing that readiness looks at."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class ReadyOut(Answered):
+    """Whether jobs can be taken and worked on now."""
+
+    ready: bool
+    checks: dict[str, CheckOut]
+
+
+class HealthOut(Answered):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,68 @@
+"""Writing blobs in the API: a full disk is a problem the client is told about."""
+
+import errno
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import IO, Self
+
+from fastapi.concurrency import run_in_threadpool
+
+from api.problems import Problem
+from store.blobs import Blobs
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Turns a full disk into Problem storage_full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise Problem(507, "storage_full", "The service has no room to store this document now.") from error
+
+
+class BlobWriter:
+    """A blob being written, with its size and hash; it appears only if the block ends well.
+
+    What blocks is done in worker threads. Raises Problem storage_full.
+    """
+
+    def __init__(self, blobs: Blobs, key: str) -> None:
+        self._creating = blobs.create(key)
+        self._stack = ExitStack()
+        self._file: IO[bytes] | None = None
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    async def __aenter__(self) -> Self:
+        self._file = await run_in_threadpool(self._stack.enter_context, self._creating)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await run_in_threadpool(self._close, kind, error, trace)
+
+    def _close(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with storing():
+            self._stack.__exit__(kind, error, trace)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what was written so far."""
+        return self._hash.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Append to the blob; blocks."""
+        assert self._file is not None
+        with storing():
+            self._file.write(chunk)
+        self._hash.update(chunk)
+        self.size += len(chunk)

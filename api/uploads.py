@@ -1,0 +1,278 @@
+"""Reading an upload as it arrives: one chunk in memory, a running byte count, and a look at what it is."""
+
+import asyncio
+import codecs
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import PurePath
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from python_multipart import MultipartParser
+from python_multipart.exceptions import MultipartParseError
+
+from api.problems import Problem
+
+# The formats this version reads, by the name's ending; the text itself decides whether it is text.
+TEXT_SUFFIXES = {
+    ".txt": "text/plain",
+    ".text": "text/plain",
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+}
+MAX_NAME = 255
+BATCH = 1024 * 1024
+STALL_SECONDS = 60.0
+
+
+@dataclass
+class UploadFacts:
+    """What was learnt of an upload besides its bytes."""
+
+    name: str
+    media_type: str
+
+
+class TextGuard:
+    """Refuses what is not UTF-8 text while it streams by; holds at most an unfinished character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._seen = 0
+        self._has_content = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Raises Problem document_not_text at the first byte that cannot be text."""
+        zero = chunk.find(b"\0")
+        if zero >= 0:
+            raise not_text(f"byte {self._seen + zero:,} is NUL", chunk if self._seen == 0 else b"")
+        try:
+            text = self._decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            raise not_text(f"it is not UTF-8 near byte {self._seen + error.start:,}", b"") from error
+        self._seen += len(chunk)
+        self._has_content = self._has_content or bool(text.strip("\ufeff \t\r\n\f\v"))
+
+    def finish(self) -> None:
+        """Raises Problem document_empty or, for a character cut in half, document_not_text."""
+        try:
+            self._decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise not_text("it ends in the middle of a UTF-8 character", b"") from error
+        if not self._has_content:
+            what = "no bytes" if self._seen == 0 else "nothing but white space"
+            raise Problem(422, "document_empty", f"The document holds {what}.", field="file")
+
+
+def not_text(why: str, start: bytes) -> Problem:
+    """The problem for bytes that are not UTF-8 text; names the format where its first bytes give it away."""
+    signatures = {b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP or Office file", b"\xff\xfe": "UTF-16 text"}
+    signatures |= {b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "a gzip file", b"\x89PNG": "a PNG image"}
+    looks_like = next(
+        (f" It looks like {what}." for sign, what in signatures.items() if start.startswith(sign)), ""
+    )
+    return Problem(
+        422,
+        "document_not_text",
+        f"The document is not UTF-8 text: {why}.{looks_like} Only text (txt, md) is read.",
+        field="file",
+    )
+
+
+def too_large(limit: int) -> Problem:
+    """The problem for more bytes than the service takes."""
+    return Problem(
+        413,
+        "document_too_large",
+        f"The document is larger than the {limit:,} bytes this service takes.",
+        field="file",
+        headers={"connection": "close"},
+        max_bytes=limit,
+    )
+
+
+def refuse_declared_size(request: Request, limit: int) -> None:
+    """Raises Problem when the Content-Length alone says too much, before a byte of the body is read."""
+    declared = request.headers.get("content-length", "")
+    if (
+        declared.isdecimal()
+        and len(declared) < 20
+        and int(declared) > limit + (_MULTIPART_FRAMING if _is_multipart(request) else 0)
+    ):
+        raise too_large(limit)
+
+
+async def receive(
+    request: Request, limit: int, write: Callable[[bytes], object], name: str | None
+) -> UploadFacts:
+    """Pass the document's bytes to `write` as they arrive: the body, or the part `file` of a form.
+
+    `write` is called in a worker thread, with about a mebibyte at a time: a slow disk holds up nobody else.
+    Raises Problem: document_too_large as soon as `limit` bytes are passed, document_not_text, document_empty,
+    malformed_multipart, file_missing, unsupported_document, upload_stalled.
+    """
+    refuse_declared_size(request, limit)
+    guard = TextGuard()
+    taken = 0
+
+    def take(chunk: bytes) -> None:
+        nonlocal taken
+        taken += len(chunk)
+        if taken > limit:
+            raise too_large(limit)
+        guard.feed(chunk)
+        write(chunk)
+
+    declared_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    form = _MultipartFile(request, take) if _is_multipart(request) else None
+    async for batch in _batches(request):
+        await run_in_threadpool(form.feed if form else take, batch)
+    if form:
+        form.finish()
+        name, declared_type = name or form.filename, form.content_type
+    guard.finish()
+    return _facts(name, declared_type)
+
+
+async def _batches(request: Request) -> AsyncIterator[bytes]:
+    """The body in pieces of about BATCH bytes. Raises Problem upload_stalled when the client goes silent."""
+    waiting = bytearray()
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(stream, None)
+        except TimeoutError as error:
+            detail = f"Nothing arrived for {STALL_SECONDS:.0f} seconds."
+            raise Problem(408, "upload_stalled", detail, headers={"connection": "close"}) from error
+        waiting += chunk or b""
+        if waiting and (chunk is None or len(waiting) >= BATCH):
+            yield bytes(waiting)
+            waiting.clear()
+        if chunk is None:
+            return
+
+
+def _facts(name: str | None, declared_type: str) -> UploadFacts:
+    # A name is only a label here, never a path: directories are cut off and nothing is opened by it.
+    label = PurePath((name or "document.txt").replace("\\", "/")).name.strip() or "document.txt"
+    label = "".join(character for character in label if character.isprintable())
+    if len(label) > MAX_NAME:
+        raise Problem(422, "invalid_name", f"The name is longer than {MAX_NAME} characters.", field="name")
+    suffix = PurePath(label).suffix.lower()
+    if suffix and suffix not in TEXT_SUFFIXES and declared_type not in TEXT_SUFFIXES.values():
+        known = ", ".join(sorted(suffix.lstrip(".") for suffix in TEXT_SUFFIXES))
+        raise Problem(
+            422,
+            "unsupported_document",
+            f"Files ending in '{suffix}' are not read; these are: {known}.",
+            field="name",
+        )
+    guessed = TEXT_SUFFIXES.get(suffix, "text/plain")
+    return UploadFacts(label, declared_type if declared_type in TEXT_SUFFIXES.values() else guessed)
+
+
+# Boundaries, part headers and small other fields of a form; what counts against the limit is the file.
+_MULTIPART_FRAMING = 64 * 1024
+
+
+def _is_multipart(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+class _MultipartFile:
+    """Finds the part named `file` in a multipart form and passes its bytes on; keeps nothing else."""
+
+    def __init__(self, request: Request, take: Callable[[bytes], None]) -> None:
+        header = Message()
+        header["content-type"] = request.headers["content-type"]
+        boundary = header.get_param("boundary")
+        if not isinstance(boundary, str) or not boundary:
+            raise _malformed("its Content-Type names no boundary")
+        self.filename: str | None = None
+        self.content_type = ""
+        self._take = take
+        self._found = False
+        self._inside = False
+        self._complete = False
+        self._other = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._field = b""
+        self._value = b""
+        try:
+            self._parser = MultipartParser(
+                boundary.encode("latin-1", "replace"),
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": self._data,
+                    "on_end": self._end,
+                },
+            )
+        except MultipartParseError as error:
+            raise _malformed(str(error)) from error
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError as error:
+            raise _malformed(str(error)) from error
+
+    def finish(self) -> None:
+        if not self._complete:
+            raise _malformed("it ends before its last boundary")
+        if not self._found:
+            raise Problem(422, "file_missing", "The form has no part named 'file'.", field="file")
+
+    def _begin_part(self) -> None:
+        self._headers = []
+        self._inside = False
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+        self._bound(end - start)
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+        self._bound(end - start)
+
+    def _end_header(self) -> None:
+        self._headers.append((self._field.lower(), self._value))
+        self._field = self._value = b""
+
+    def _end_headers(self) -> None:
+        part = Message()
+        for name, value in self._headers:
+            if name in (b"content-disposition", b"content-type"):
+                part[name.decode("latin-1")] = value.decode("utf-8", "replace")
+        if part.get_param("name", header="content-disposition") != "file":
+            return
+        if self._found:
+            raise Problem(
+                422, "too_many_files", "The form has more than one part named 'file'.", field="file"
+            )
+        self._found = self._inside = True
+        self.filename = part.get_filename()
+        self.content_type = part.get_content_type() if "content-type" in part else ""
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._inside:
+            self._take(data[start:end])
+        else:
+            self._bound(end - start)
+
+    def _end(self) -> None:
+        self._complete = True
+
+    def _bound(self, count: int) -> None:
+        self._other += count
+        if self._other > _MULTIPART_FRAMING:
+            raise Problem(413, "form_too_large", "The form holds too much besides its file.", field="body")
+
+
+def _malformed(why: str) -> Problem:
+    return Problem(400, "malformed_multipart", f"The form does not parse: {why}.", field="body")
