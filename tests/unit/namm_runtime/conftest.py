@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.loading import LoadedModel
@@ -36,7 +38,16 @@ def model(plain: LlamaForCausalLM) -> LoadedModel:
     bounded = LlamaForCausalLM(copy.deepcopy(plain.config)).eval()
     bounded.load_state_dict(plain.state_dict())
     bounded.set_attn_implementation("bounded")
-    return LoadedModel("tiny", "r1", bounded, None, Rotation.of(bounded), 4096)
+    return LoadedModel("tiny", "r1", bounded, byte_tokenizer(), Rotation.of(bounded), 4096)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({letter: index for index, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 @pytest.fixture(scope="session")

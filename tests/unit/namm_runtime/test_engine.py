@@ -1,0 +1,155 @@
+"""Requests in, answers out, with the bundled model: alone, in company, interrupted, and refused."""
+
+import pytest
+
+from namm_runtime.engine import Engine, Refusal, Request
+from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.tasks import Document, make_document
+
+
+@pytest.fixture(scope="module")
+def bundled() -> LoadedModel:
+    return load_model("bundled")
+
+
+@pytest.fixture(scope="module")
+def document() -> Document:
+    """About 8,000 tokens, four times the trained window."""
+    return make_document(24_000, 8, seed=3, split="test", filler="business")
+
+
+@pytest.fixture
+def file(tmp_path, document):
+    path = tmp_path / "document.txt"
+    path.write_text(document.text)
+    return path
+
+
+def request(file, document, **kwargs) -> Request:
+    questions = tuple(planted.fact.question for planted in document.facts)
+    return Request(file, questions, **({"policy": "keydiff", "max_output_tokens": 12} | kwargs))
+
+
+def texts(run) -> list[str]:
+    return [answer.text for answer in run.answers]
+
+
+def test_it_answers_from_beyond_its_window(bundled, file, document):
+    run = Engine(bundled).complete(request(file, document))
+    right = [planted.fact.answer in text for planted, text in zip(document.facts, texts(run), strict=True)]
+    assert sum(right) >= 7
+    usage = run.usage
+    assert usage.positions == "cache-relative"
+    assert run.tokens_read == run.tokens_total == usage.tokens_document > bundled.window
+    assert 0 < usage.kept_fraction < 0.25
+    assert usage.kept_bytes <= usage.resident_bytes < usage.peak_bytes
+    assert usage.dense_bytes == (run.tokens_total + 1) * bundled.dense_bytes_per_token
+    assert 0 < usage.kv_byte_seconds < usage.dense_byte_seconds * 2
+
+
+def test_short_documents_keep_their_places(bundled, tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("\nInvoice 4821 total: 9310.\nInvoice 4821 balance: 417.\n")
+    run = Engine(bundled).complete(
+        Request(path, ("Invoice 4821 total:",), policy="full", max_output_tokens=8)
+    )
+    assert run.usage.positions == "absolute"
+    assert run.usage.kept_fraction >= 1
+    assert "9310" in run.answers[0].text
+
+
+def test_company_changes_nothing(bundled, file, document, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(make_document(9_000, 3, seed=9, split="test").text)
+    alone = Engine(bundled).complete(request(file, document))
+    engine = Engine(bundled, slots=3)
+    run = engine.admit(request(file, document))
+    engine.admit(Request(other, ("Invoice 1 total:",), policy="h2o"))
+    late = None
+    while run.phase != "done":
+        engine.step()
+        if late is None and run.tokens_read > 2000:
+            late = engine.admit(Request(other, ("Order 2 owner:",), policy="window", budget=64))
+    assert texts(run) == texts(alone)
+    assert late is not None
+
+
+@pytest.mark.parametrize("moment", ["reading", "answering"])
+def test_resuming_equals_reading_straight(bundled, file, document, tmp_path, moment):
+    straight = Engine(bundled).complete(request(file, document))
+    first = Engine(bundled)
+    run = first.admit(request(file, document))
+    while not (run.phase == moment and (run.tokens_read > 3000 or moment == "answering")):
+        first.step()
+    if moment == "answering":
+        while len(run.answers) < 2:
+            first.step()
+    run.snapshot(tmp_path / "snapshot")
+    first.release(run)
+    resumed = Engine(bundled).complete(request(file, document), tmp_path / "snapshot")
+    assert texts(resumed) == texts(straight)
+    assert resumed.tokens_read == straight.tokens_read
+    assert resumed.usage.tokens_generated == straight.usage.tokens_generated
+
+
+def test_sampling_is_seeded(bundled, file, document):
+    def sample(seed: int) -> list[str]:
+        return texts(Engine(bundled).complete(request(file, document, temperature=2.0, seed=seed)))
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_slots_are_counted(bundled, file, document):
+    engine = Engine(bundled, slots=1)
+    run = engine.admit(request(file, document))
+    assert engine.free_slots == 0
+    with pytest.raises(RuntimeError, match="no free slot"):
+        engine.admit(request(file, document))
+    engine.release(run)
+    assert engine.free_slots == 1
+
+
+REFUSED = {
+    "unknown_policy": {"policy": "lru"},
+    "budget_out_of_range": {"budget": 2000},
+    "document_too_long": {"max_document_tokens": 100},
+    "bad_request": {"positions": "sideways"},
+    "bad_interval": {"interval": 100, "prompts": ("x",)},
+    "prompt_too_long": {"prompts": ("word " * 600,)},
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_what_cannot_be_served_is_refused(bundled, file, document, code):
+    kwargs = {"document": file, "prompts": ("Invoice 1 total:",), "policy": "keydiff"} | REFUSED[code]
+    with pytest.raises(Refusal) as refusal:
+        Engine(bundled).complete(Request(**kwargs))
+    assert refusal.value.code == code
+
+
+def test_a_full_cache_cannot_exceed_the_window(bundled, file, document):
+    with pytest.raises(Refusal) as refusal:
+        Engine(bundled).complete(request(file, document, policy="full"))
+    assert refusal.value.code == "document_too_long"
+
+
+def test_empty_documents_are_refused(bundled, tmp_path):
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(Refusal) as refusal:
+        Engine(bundled).complete(Request(tmp_path / "empty", ("x",), policy="keydiff"))
+    assert refusal.value.code == "document_empty"
+
+
+def test_a_refused_run_leaves_the_others_alone(bundled, file, document, tmp_path):
+    (tmp_path / "empty").write_text("")
+    engine = Engine(bundled, slots=2)
+    bad = engine.admit(Request(tmp_path / "empty", ("x",), policy="keydiff"))
+    good = engine.admit(request(file, document))
+    finished = engine.step()
+    assert finished == [bad]
+    assert bad.error
+    assert bad.error.code == "document_empty"
+    while good.phase != "done":
+        engine.step()
+    assert good.answers

@@ -1,0 +1,82 @@
+"""A memory that was saved and read on is the memory that was never interrupted."""
+
+import pytest
+import torch
+
+from namm_runtime import policies
+from namm_runtime.errors import Refusal
+from namm_runtime.memory import Memory
+
+
+def memory(model, make_scorer, name="namm", budget=96, **kwargs) -> Memory:
+    return Memory(model, policies.make(name, budget, make_scorer(**kwargs)), budget, 128)
+
+
+def same(one: Memory, other: Memory) -> bool:
+    return all(
+        torch.equal(getattr(a, name)[:, :, : a.used], getattr(b, name)[:, :, : b.used])
+        for a, b in zip(one.cache.layers, other.cache.layers, strict=True)
+        for name in ("keys", "values", "positions")
+    )
+
+
+@pytest.mark.parametrize("name", ["namm", "h2o", "keydiff", "window", "full"])
+@pytest.mark.parametrize("cut", [128, 700, 1279])
+def test_save_and_read_on_equals_reading_straight(model, make_scorer, ids, tmp_path, name, cut):
+    straight = memory(model, make_scorer, name)
+    straight.feed(ids[:, :cut])
+    expected = straight.feed(ids[:, cut:])
+    first = memory(model, make_scorer, name)
+    first.feed(ids[:, :cut])
+    first.save(tmp_path / "m.safetensors", {"place": 7})
+    second = memory(model, make_scorer, name)
+    assert second.restore(tmp_path / "m.safetensors") == {"place": 7}
+    assert torch.equal(second.feed(ids[:, cut:]), expected)
+    assert same(straight, second)
+    assert second.clock == 1280
+
+
+def test_a_fork_leaves_its_origin_alone(model, make_scorer, ids):
+    origin = memory(model, make_scorer)
+    origin.feed(ids[:, :700])
+    fork = origin.fork()
+    expected = memory(model, make_scorer)
+    expected.feed(ids[:, :700])
+    fork.feed(ids[:, 700:])
+    assert same(origin, expected)
+    assert not same(origin, fork)
+    assert torch.equal(origin.feed(ids[:, 700:]), expected.feed(ids[:, 700:]))
+
+
+def test_another_scorer_or_setting_is_refused(model, make_scorer, ids, tmp_path):
+    saved = memory(model, make_scorer)
+    saved.feed(ids)
+    saved.save(tmp_path / "m")
+    for other in (memory(model, make_scorer, "h2o"), memory(model, make_scorer, budget=112)):
+        with pytest.raises(Refusal) as refusal:
+            other.restore(tmp_path / "m")
+        assert refusal.value.code == "snapshot_mismatch"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a snapshot", b"\x10\0\0\0\0\0\0\0{}"])
+def test_damaged_snapshots_are_refused(model, make_scorer, tmp_path, content):
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(Refusal) as refusal:
+        memory(model, make_scorer).restore(tmp_path / "m")
+    assert refusal.value.code in {"snapshot_unreadable", "snapshot_mismatch"}
+
+
+def test_truncated_snapshots_are_refused(model, make_scorer, ids, tmp_path):
+    saved = memory(model, make_scorer)
+    saved.feed(ids)
+    saved.save(tmp_path / "m")
+    (tmp_path / "m").write_bytes((tmp_path / "m").read_bytes()[:-100])
+    with pytest.raises(Refusal) as refusal:
+        memory(model, make_scorer).restore(tmp_path / "m")
+    assert refusal.value.code == "snapshot_unreadable"
+
+
+def test_intervals_must_suit_the_spectrogram(model, make_scorer):
+    with pytest.raises(Refusal) as refusal:
+        Memory(model, policies.make("namm", 96, make_scorer()), 96, 100)
+    assert refusal.value.code == "bad_interval"
