@@ -95,10 +95,10 @@ class Run:
             raise Refusal(
                 "budget_out_of_range", f"a budget of {self._budget} slots is too small; 16 is the least"
             )
+        bundled = policies.scorer_of(request.policy)
         scorer = None
-        if request.policy in ("namm", "namm-key"):
-            path = request.scorer or checkpoint.resolve(request.policy).path
-            scorer = checkpoint.load(path)
+        if bundled is not None:
+            scorer = checkpoint.load(request.scorer or checkpoint.resolve(bundled).path)
         self._policy = policies.make(request.policy, self._budget, scorer)
         self._place = Place()
         self.memory: Memory | None = None

@@ -1,6 +1,7 @@
 """The contract of an eviction policy."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
+
+
+# The zeroed one is a control: the same scorer, blind to attention.
+LEARNED = {"namm-key": "namm-key", "namm": "namm", "namm-key-zeroed": "namm-key"}
 
 
 class Policy(ABC):
@@ -45,7 +50,12 @@ class Policy(ABC):
 
 def names() -> list[str]:
     """Every policy a request may name."""
-    return ["namm", "namm-key", "keydiff", "h2o", "window", "full"]
+    return [*LEARNED, "keydiff", "h2o", "window", "full"]
+
+
+def scorer_of(name: str) -> str | None:
+    """The bundled scorer a learned policy uses, None for a heuristic."""
+    return LEARNED.get(name)
 
 
 def make(name: str, budget: int | None, scorer: Scorer | None = None) -> Policy:
@@ -69,8 +79,10 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None) -> Policy:
             return H2O(recent=(budget or 0) // 2)
         case "keydiff":
             return KeyDiff()
-        case "namm" | "namm-key":
+        case _ if name in LEARNED:
             if scorer is None:
                 raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")
+            if name == "namm-key-zeroed":
+                scorer = replace(scorer, config=replace(scorer.config, spectrum_zeroed=True))
             return Namm(scorer)
     raise Refusal("unknown_policy", f"there is no policy '{name}'; choose one of {', '.join(names())}")

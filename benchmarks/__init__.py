@@ -1,0 +1,1 @@
+"""One command per table printed in the README: `python -m benchmarks`, or `python -m benchmarks NAME`."""

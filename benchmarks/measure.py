@@ -1,0 +1,95 @@
+"""One measured reading in a process of its own, so that its peak memory is its own.
+
+`python -m benchmarks.measure '{"policy": "keydiff", "budget": 512, "tokens": 65536}'` prints a JSON row.
+"""
+
+import json
+import platform
+import resource
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from namm_runtime.engine import Engine, Request
+from namm_runtime.loading import load_model
+from namm_runtime.tasks.sized import document_of_tokens
+
+
+def machine() -> dict[str, Any]:
+    """Where and when a figure was made."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "processor": model,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def measure(
+    policy: str, budget: int, tokens: int, facts: int = 30, seed: int = 0, filler: str = "stdlib"
+) -> dict[str, Any]:
+    """Read a document of `tokens` tokens and ask for every planted fact."""
+    model = load_model("bundled")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "document.txt"
+        document = document_of_tokens(model.tokenizer, tokens, facts, seed, filler)  # type: ignore[arg-type]
+        path.write_text(document.text)
+        planted = [(p.fact.question, p.fact.answer, p.depth) for p in document.facts]
+        del document
+        # Making the document takes more memory than reading it: forget the high-water mark so far.
+        Path("/proc/self/clear_refs").write_text("5")
+        begun = _peak_rss()
+        questions = tuple(question for question, _, _ in planted)
+        run = Engine(model).complete(Request(path, questions, policy, budget, max_output_tokens=12))
+        peak = _peak_rss()
+    found = [
+        answer.text.rstrip(".") == truth for answer, (_, truth, _) in zip(run.answers, planted, strict=True)
+    ]
+    usage = run.usage
+    spent = usage.seconds["read"] + usage.seconds["score"]
+    return {
+        "policy": policy,
+        "budget": budget,
+        "seed": seed,
+        "filler": filler,
+        "tokens": usage.tokens_document,
+        "asked": len(found),
+        "found": sum(found),
+        "read_seconds": round(spent, 2),
+        "tokens_per_second": round(usage.tokens_document / spent),
+        "scorer_share_of_reading": round(usage.seconds["score"] / spent, 4),
+        "answer_seconds": round(usage.seconds["answer"], 2),
+        "kept_fraction": usage.kept_fraction,
+        "kept_bytes": usage.kept_bytes,
+        "resident_bytes": usage.resident_bytes,
+        "peak_bytes": usage.peak_bytes,
+        "dense_bytes": usage.dense_bytes,
+        "process_before_bytes": begun,
+        "process_peak_bytes": peak,
+        "process_lifetime_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "machine": machine(),
+    }
+
+
+def _peak_rss() -> int:
+    """High-water mark of this process's resident memory since it was last cleared, in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not report VmHWM")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(**json.loads(sys.argv[1]))) + "\n")

@@ -1,0 +1,106 @@
+"""The committed results as Markdown, between markers in README and docs."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+BUDGET = 1024
+MIB = 2**20
+Row = dict[str, Any]
+
+LABELS = {
+    "namm-key": "**namm-key** (spectrogram + BAM + key diversity)",
+    "namm": "**namm** (spectrogram + BAM, attention only)",
+    "namm-key-zeroed": "namm-key, spectrogram zeroed",
+    "keydiff": "KeyDiff",
+    "h2o": "H2O",
+    "window": "window (StreamingLLM)",
+}
+
+
+def policies(rows: list[Row]) -> str:
+    lines = [
+        "| policy | facts found | tokens/s | KV kept | KV resident / peak | full cache | reading time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (
+            LABELS[row["policy"]],
+            f"{row['found']} of {row['asked']}",
+            f"{row['tokens_per_second']:,}",
+            f"{row['kept_fraction']:.2%}",
+            f"{row['resident_bytes'] / MIB:.1f} / {row['peak_bytes'] / MIB:.1f} MiB",
+            f"{row['dense_bytes'] / MIB:,.0f} MiB",
+            f"{row['read_seconds']:.0f} s",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _origin(rows[0])])
+
+
+def slots(rows: list[Row]) -> str:
+    budgets = sorted({row["budget"] for row in rows})
+    lines = [
+        f"| slots a head | {' | '.join(map(str, budgets))} |",
+        f"|---{'|---' * len(budgets)}|",
+    ]
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        here = {row["budget"]: row for row in rows if row["policy"] == policy}
+        cells = [
+            f"{here[b]['found']} of {here[b]['asked']}, {here[b]['tokens_per_second']:,} tokens/s"
+            for b in budgets
+        ]
+        lines.append(f"| {LABELS[policy]} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _origin(rows[0])])
+
+
+def memory(rows: list[Row]) -> str:
+    lines = [
+        "| document | peak memory of the process | of which while reading | KV resident |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        rise = row["process_peak_bytes"] - row["process_before_bytes"]
+        lines.append(
+            f"| {row['tokens']:,} tokens | {row['process_peak_bytes'] / MIB:,.0f} MiB "
+            f"| {rise / MIB:+,.0f} MiB | {row['resident_bytes'] / MIB:.1f} MiB |"
+        )
+    return "\n".join([*lines, "", _origin(rows[0])])
+
+
+def _origin(row: Row) -> str:
+    made = row["machine"]
+    return (
+        f"{row['tokens']:,} tokens of {row['filler']} text, {row['asked']} planted facts, {row['budget']} slots "
+        f"a head unless shown; one run, seed {row['seed']}. {made['processor']}, {made['threads']} threads, "
+        f"torch {made['torch']}, {made['date']}. Facts found, speed and memory of the process are measured; "
+        "bytes of the caches are derived from allocated shapes."
+    )
+
+
+TABLES: dict[str, Callable[[list[Row]], str]] = {"policies": policies, "slots": slots, "memory": memory}
+
+
+def render() -> list[Path]:
+    """Rewrite every `<!-- benchmark: NAME -->` block whose result exists. Returns the files that hold one."""
+    changed = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        before = path.read_text()
+        if "<!-- benchmark:" in before:
+            path.write_text(filled(before))
+            changed.append(path)
+    return changed
+
+
+def filled(text: str) -> str:
+    """The text with every block made anew from the committed results."""
+    for name, table in TABLES.items():
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            block = f"<!-- benchmark: {name} -->\n{table(json.loads(file.read_text()))}\n<!-- end -->"
+            pattern = rf"<!-- benchmark: {name} -->.*?<!-- end -->"
+            text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+    return text

@@ -1,0 +1,32 @@
+"""Documents of at least a wanted number of tokens."""
+
+from typing import Any
+
+from namm_runtime.tasks.documents import Document, FillerKind, make_document
+from namm_runtime.tasks.words import Split
+
+_SAMPLE_CHARS = 200_000
+
+
+def document_of_tokens(
+    tokenizer: Any, tokens: int, n_facts: int, seed: int, filler: FillerKind = "stdlib", split: Split = "test"
+) -> Document:
+    """At least `tokens` tokens, and within a few per cent of them.
+
+    Args:
+        tokenizer: anything with Hugging Face's `__call__`, or `encode` of the `tokenizers` package.
+    """
+
+    def count(text: str) -> int:
+        if hasattr(tokenizer, "encode_batch"):
+            return sum(len(e.ids) for e in tokenizer.encode_batch(text.splitlines(keepends=True)))
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    sample = make_document(_SAMPLE_CHARS, 0, seed, split, filler).text
+    chars = int(tokens * len(sample) / count(sample))
+    while True:
+        document = make_document(chars, n_facts, seed, split, filler)
+        have = count(document.text)
+        if have >= tokens:
+            return document
+        chars = int(chars * 1.01 * tokens / max(have, 1))
