@@ -49,12 +49,20 @@ def heartbeat(session: Session, worker_id: str) -> bool:
 
 
 def advertise(session: Session, worker_id: str, card: ModelCard, *, loaded: bool) -> None:
-    """Says that the worker serves a model; what was said about it before is replaced, an error forgotten."""
+    """Says that the worker serves a model.
+
+    Once it is loaded, the card replaces what was said before and an error is forgotten; until then, what was
+    said before stands.
+    """
     values: dict[str, Any] = {**vars(card), "error": None}
-    if loaded:
-        values["loaded_at"] = func.now()
     statement = insert(WorkerModel).values(worker_id=worker_id, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=["worker_id", "name"], set_=values))
+    if loaded:
+        fresh = {**values, "loaded_at": func.now()}
+        statement = statement.values(loaded_at=func.now())
+        statement = statement.on_conflict_do_update(index_elements=["worker_id", "name"], set_=fresh)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    session.execute(statement)
 
 
 def record_error(session: Session, worker_id: str, name: str, error: str) -> None:

@@ -22,6 +22,7 @@ from store import workers
 from store.database import Database, connect
 from store.ids import new_id
 from store.settings import Settings
+from store.workers import ModelCard
 from worker import log
 from worker.engine import describe
 from worker.names import WARM, WORKER_ID
@@ -88,11 +89,11 @@ class Presence:
 
     def _advertise(self, session: Session) -> None:
         try:
-            workers.advertise(session, self.worker_id, describe(self._config), loaded=False)
+            card = describe(self._config)
         except (OSError, ValueError) as error:
-            # The child will try to load it too, and say more.
-            workers.record_error(session, self.worker_id, self._config.served_model, str(error))
             _log.error("model_unreadable", model=self._config.model, error=str(error))
+            card = ModelCard(self._config.served_model)  # the child will try to load it, and say more
+        workers.advertise(session, self.worker_id, card, loaded=False)
 
 
 def watch(app: Celery, config: Settings) -> None:

@@ -12,6 +12,7 @@ from store.database import Database, connect
 from store.outbox import Hint
 from store.settings import settings
 from worker import log
+from worker.app_factory import make_app
 from worker.loop import forever
 from worker.names import DRAIN
 
@@ -45,12 +46,10 @@ def relay_once(database: Database, publish: Publish) -> int:
 
 def main() -> None:
     """Relays until SIGTERM."""
-    from worker.app import app  # needs the address of the broker, so not before it is asked for
-
     config = settings()
     log.configure(config)
     database = connect(config)
-    publish = publisher(app)
+    publish = publisher(make_app(config))
 
     def step() -> None:
         with outbox.listen(database.engine) as heard:

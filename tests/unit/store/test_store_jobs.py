@@ -98,7 +98,9 @@ def test_a_whole_life(db: Database, tenant: str, submit: Submit) -> None:
             usage=USAGE,
         )
         assert signal == leases.Signal(cancel=False, late=False)
-        leases.record_snapshot(session, job.id, token, key="snap/1", tokens=50, usage=USAGE, total_usage=USAGE)
+        leases.record_snapshot(
+            session, job.id, token, key="snap/1", tokens=50, usage=USAGE, total_usage=USAGE
+        )
         leases.finalize(session, job.id, token)
         leases.finish(
             session, job.id, token, State.SUCCEEDED, answers=answers, usage=USAGE, total_usage=USAGE
@@ -136,7 +138,9 @@ def write_progress(session: Any, job: Job, token: int) -> object:
 WRITES: dict[str, Callable[[Any, Job, int], object]] = {
     "pin": lambda s, j, t: leases.pin(s, j.id, t, model_revision="r", scorer=None, scorer_sha256=None),
     "progress": write_progress,
-    "snapshot": lambda s, j, t: leases.record_snapshot(s, j.id, t, key="k", tokens=1, usage=USAGE, total_usage=USAGE),
+    "snapshot": lambda s, j, t: leases.record_snapshot(
+        s, j.id, t, key="k", tokens=1, usage=USAGE, total_usage=USAGE
+    ),
     "finalize": lambda s, j, t: leases.finalize(s, j.id, t),
     "succeed": lambda s, j, t: leases.finish(s, j.id, t, State.SUCCEEDED, answers=[{"text": "zombie"}]),
     "fail": lambda s, j, t: leases.finish(s, j.id, t, State.FAILED, code="x", message="y"),

@@ -1,0 +1,268 @@
+"""The life of jobs under every order of events: a model beside the database, and what must always hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import func, select, text
+
+from store import documents, jobs, leases, reaper, tenants
+from store.database import Database
+from store.errors import LeaseLost
+from store.models import Attempt, Job, OutboxRow, Result, UsageLine
+from store.states import LEASED, TERMINAL, State
+from tests.unit.store.conftest import HOLDER
+
+USAGE = {"seconds": {"read": 1.0}, "tokens_document": 10}
+ENDS = {"succeed": State.SUCCEEDED, "fail": State.FAILED, "expire": State.EXPIRED, "cancel": State.CANCELLED}
+
+
+@dataclass
+class Known:
+    """What the model knows of a job."""
+
+    tokens: list[int] = field(default_factory=list)  # all it ever had, in order
+    held: bool = False  # the last of them is valid
+    ended: str | None = None
+    ended_at: object = None
+
+
+class Life(RuleBasedStateMachine):
+    """Clients, workers and the reaper take turns; tokens of the past are tried again and again."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+        self.known: dict[str, Known] = {}
+        self.largest_token = 0
+        with database.session() as session:
+            session.execute(text("TRUNCATE jobs, results, usage_ledger, outbox, attempts, documents CASCADE"))
+            self.tenant = tenants.ensure(session)
+            self.document = documents.create(
+                session,
+                self.tenant,
+                documents.new_document_id(),
+                sha256="",
+                size=1,
+                media_type="text/plain",
+                filename=None,
+            ).id
+
+    def row(self, job_id: str) -> Job:
+        with self.database.session() as session:
+            return jobs.get(session, self.tenant, job_id)
+
+    def pick(self, index: int) -> str:
+        return sorted(self.known)[index % len(self.known)]
+
+    @rule(priority=st.integers(-2, 2), attempts=st.integers(1, 3))
+    def submit(self, priority: int, attempts: int) -> None:
+        asked = jobs.NewJob(
+            self.document, "ask", ["?"], "small", "window", priority=priority, max_attempts=attempts
+        )
+        with self.database.session() as session:
+            self.known[jobs.create(session, self.tenant, asked).id] = Known()
+
+    @precondition(lambda self: self.known)
+    @rule(limit=st.integers(1, 3))
+    def claim(self, limit: int) -> None:
+        with self.database.session() as session:
+            claimed = leases.claim(session, ["small"], HOLDER, limit=limit, lease_seconds=1000)
+        priorities = [job.priority for job in claimed]
+        assert priorities == sorted(priorities, reverse=True)
+        for job in claimed:
+            mine = self.known[job.id]
+            assert not mine.held, "two live leases"
+            assert mine.ended is None, "a final state was left"
+            assert job.lease_token is not None
+            assert job.attempt == len(mine.tokens) + 1
+            mine.tokens.append(job.lease_token)
+            mine.held = True
+        new = sorted(self.known[job.id].tokens[-1] for job in claimed)
+        assert all(token > self.largest_token for token in new), "tokens went back"
+        self.largest_token = max([self.largest_token, *new])
+
+    @precondition(lambda self: self.known)
+    @rule(
+        index=st.integers(0, 20),
+        which=st.integers(0, 5),
+        act=st.sampled_from(["renew", "progress", "finalize"]),
+    )
+    def write(self, index: int, which: int, act: str) -> None:
+        job_id = self.pick(index)
+        mine = self.known[job_id]
+        if not mine.tokens:
+            return
+        token = mine.tokens[which % len(mine.tokens)]
+        valid = mine.held and token == mine.tokens[-1]
+        with self.database.session() as session:
+            if act == "renew":
+                assert (leases.renew(session, [(job_id, token)], 1000) == {job_id}) == valid
+                return
+        try:
+            with self.database.session() as session:
+                if act == "finalize":
+                    leases.finalize(session, job_id, token)
+                else:
+                    leases.progress(
+                        session,
+                        job_id,
+                        token,
+                        phase="reading",
+                        tokens_done=1,
+                        tokens_total=10,
+                        tokens_per_second=None,
+                        usage=USAGE,
+                        answers=[{"text": str(token)}],
+                    )
+        except LeaseLost:
+            assert not valid
+        else:
+            assert valid
+
+    @precondition(lambda self: self.known)
+    @rule(index=st.integers(0, 20), which=st.integers(0, 5), how=st.sampled_from(sorted(ENDS)))
+    def finish(self, index: int, which: int, how: str) -> None:
+        job_id = self.pick(index)
+        mine = self.known[job_id]
+        if not mine.tokens:
+            return
+        token = mine.tokens[which % len(mine.tokens)]
+        before = self.row(job_id).state
+        valid = mine.held and token == mine.tokens[-1] and before in leases.sources(ENDS[how])
+        try:
+            with self.database.session() as session:
+                leases.finish(session, job_id, token, ENDS[how], answers=[{"text": "end"}], usage=USAGE)
+        except LeaseLost:
+            assert not valid
+        else:
+            assert valid
+            mine.held, mine.ended = False, ENDS[how].value
+
+    @precondition(lambda self: self.known)
+    @rule(index=st.integers(0, 20), lost=st.booleans())
+    def release(self, index: int, lost: bool) -> None:
+        job_id = self.pick(index)
+        mine = self.known[job_id]
+        if not mine.held:
+            return
+        with self.database.session() as session:
+            leases.release(session, job_id, mine.tokens[-1], usage=USAGE, lost=lost, message="Broke.")
+        mine.held = False
+        now = self.row(job_id)
+        mine.ended = now.state if now.state in TERMINAL else None
+
+    @precondition(lambda self: self.known)
+    @rule(index=st.integers(0, 20))
+    def cancel(self, index: int) -> None:
+        job_id = self.pick(index)
+        mine = self.known[job_id]
+        with self.database.session() as session:
+            after = jobs.cancel(session, self.tenant, job_id)
+        assert after.state == (mine.ended or ("cancelling" if mine.held else "cancelled"))
+        mine.ended = after.state if after.state in TERMINAL else None
+
+    @precondition(lambda self: self.known)
+    @rule(index=st.integers(0, 20), late=st.booleans())
+    def expire(self, index: int, late: bool) -> None:
+        """The worker of a job goes silent, perhaps past the deadline too; the reaper comes."""
+        job_id = self.pick(index)
+        mine = self.known[job_id]
+        before = self.row(job_id)
+        with self.database.session() as session:
+            session.execute(
+                text(
+                    "UPDATE jobs SET lease_expires_at = now() - interval '1 s' "
+                    "WHERE id = :id AND lease_token > 0"
+                ),
+                {"id": job_id},
+            )
+            if late and mine.ended is None:
+                session.execute(
+                    text("UPDATE jobs SET deadline_at = now() - interval '1 s' WHERE id = :id"),
+                    {"id": job_id},
+                )
+            reaper.sweep(session, hint_seconds=1000)
+        after = self.row(job_id)
+        if mine.held:
+            mine.held = False
+            used_up = before.attempts_lost + 1 >= before.max_attempts
+            is_late = before.deadline_at is not None or late
+            expected = (
+                "cancelled"
+                if before.state == "cancelling"
+                else "expired"
+                if is_late
+                else "failed"
+                if used_up
+                else "queued"
+            )
+            assert after.state == expected
+        mine.ended = after.state if after.state in TERMINAL else None
+
+    @invariant()
+    def terminal_is_final_and_leases_are_consistent(self) -> None:
+        with self.database.session() as session:
+            rows = list(session.scalars(select(Job)))
+        for row in rows:
+            mine = self.known[row.id]
+            stamp = getattr(row, f"{row.state}_at") if row.state in TERMINAL else None
+            if mine.ended is not None:
+                assert row.state == mine.ended
+                assert stamp is not None
+                mine.ended_at = mine.ended_at or stamp
+                assert stamp == mine.ended_at, "ended twice"
+            assert (row.state in LEASED) == mine.held
+            assert row.lease_token == (mine.tokens[-1] if mine.held else None)
+
+    @invariant()
+    def books_are_in_order(self) -> None:
+        with self.database.session() as session:
+            events = dict(
+                session.execute(
+                    select(OutboxRow.job_id, func.count())
+                    .where(OutboxRow.kind == "event")
+                    .group_by(OutboxRow.job_id)
+                ).all()
+            )
+            open_attempts = set(session.scalars(select(Attempt.job_id).where(Attempt.outcome == "running")))
+            complete = set(session.scalars(select(Result.job_id).where(Result.complete)))
+            billed = set(session.execute(select(UsageLine.job_id, UsageLine.attempt)).all())
+            ended = set(
+                session.execute(
+                    select(Attempt.job_id, Attempt.attempt).where(
+                        Attempt.outcome != "running", Attempt.usage.is_not(None)
+                    )
+                ).all()
+            )
+        assert events == {job_id: 1 for job_id, mine in self.known.items() if mine.ended}
+        assert open_attempts == {job_id for job_id, mine in self.known.items() if mine.held}
+        assert complete == {job_id for job_id, mine in self.known.items() if mine.ended == "succeeded"}
+        assert billed == ended
+
+
+def test_every_order_of_events_keeps_the_invariants(db: Database) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: Life(db),
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("state", TERMINAL)
+def test_no_move_leaves_a_final_state(state: State) -> None:
+    assert all(state not in leases.sources(target) for target in State)

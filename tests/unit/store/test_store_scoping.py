@@ -1,0 +1,44 @@
+"""A rule as a check: a query in the name of a tenant starts at `tenants.scoped`."""
+
+import ast
+from pathlib import Path
+
+import store
+
+TENANT_TABLES = {"ApiKey", "Attempt", "Document", "Job", "Result", "UsageLine"}
+# Those who act for no tenant: the holder of a lease, the reaper, and what finds out whose a key is.
+SYSTEM = {"leases.py", "reaper.py", "tenants.py"}
+ALLOWED = {
+    ("keys.py", "authenticate"),
+    ("documents.py", "of_job"),
+    ("jobs.py", "ended_with_snapshot"),
+}
+
+
+def unscoped(source: str) -> list[str]:
+    """Functions that call `select(…)` on a tenant's table."""
+    found = []
+    for function in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)):
+        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Name) and call.func.id == "select":
+                names = {name.id for name in ast.walk(call) if isinstance(name, ast.Name)}
+                if names & TENANT_TABLES:
+                    found.append(function.name)
+    return found
+
+
+def test_only_the_named_functions_select_unscoped() -> None:
+    folder = Path(store.__file__).parent
+    found = {
+        (file.name, function)
+        for file in folder.glob("*.py")
+        if file.name not in SYSTEM
+        for function in unscoped(file.read_text())
+    }
+    assert found == ALLOWED
+
+
+def test_the_check_sees_a_breach() -> None:
+    assert unscoped("def leak(session):\n    return session.scalars(select(Job).where(Job.id == 'x'))") == [
+        "leak"
+    ]
