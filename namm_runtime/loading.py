@@ -11,11 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import namm_runtime.attention  # noqa: F401  registers "bounded"
+from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.errors import Refusal
 from namm_runtime.prompts import Frame, frame_for
 from namm_runtime.rope import Rotation
-
-BUNDLED_MODEL = Path(__file__).parent / "bundled" / "llama"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def load_model(
     Raises:
         Refusal: `model_not_found`, `model_unsupported`, `rope_unsupported`.
     """
-    source = BUNDLED_MODEL if str(path_or_id) == "bundled" else path_or_id
+    source = MODEL_DIR if str(path_or_id) == "bundled" else path_or_id
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     try:

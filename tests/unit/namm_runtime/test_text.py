@@ -8,14 +8,14 @@ import pytest
 from transformers import AutoTokenizer
 
 from namm_runtime import text
+from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.errors import Refusal
-from namm_runtime.loading import BUNDLED_MODEL
 from namm_runtime.text import Place, TokenStream, count_tokens
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(BUNDLED_MODEL)
+    return AutoTokenizer.from_pretrained(MODEL_DIR)
 
 
 def at_once(tokenizer, content: str) -> list[int]:

@@ -1,0 +1,165 @@
+"""`palimpsest demo`: a million tokens through the whole service, and what that cost and saved here."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from namm_runtime.bundled import MODEL_DIR
+from namm_runtime.tasks.sized import document_of_tokens
+from palimpsest.client import Client
+from palimpsest.ground import EmbeddedError
+from palimpsest.local import LocalError
+from palimpsest.remote import failing_clearly, follow
+from palimpsest.supervisor import Service, running
+
+FACTS = 30
+MIB = 2**20
+console = Console(highlight=False, soft_wrap=True)
+
+
+def demo(
+    doc: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Your own UTF-8 text instead.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None, typer.Option(help="What to ask of it; may be given more than once.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="How the memory is pruned.")] = "namm-key",
+    tokens: Annotated[int, typer.Option(min=1000, help="Length of the assembled document.")] = 1_000_000,
+    budget: Annotated[int | None, typer.Option(help="Entries each KV head keeps.")] = None,
+    max_output_tokens: Annotated[int, typer.Option(help="For each answer about your own text.")] = 48,
+    data: Annotated[Path | None, typer.Option(help="Data directory, as of `palimpsest up`.")] = None,
+) -> None:
+    """Run a million-token job end to end on this machine and print what it found, cost and saved."""
+    if (doc is None) != (not ask):
+        raise typer.BadParameter("--doc and --ask go together (make demo DOC=path ASK='…')")
+    started = time.monotonic()
+    try:
+        with (
+            running(data, say=lambda sentence: console.print(f"==> {sentence}")) as service,
+            failing_clearly(),
+        ):
+            if doc is not None and ask:
+                done = ask_own(service, doc, ask, policy, budget, max_output_tokens)
+            else:
+                done = ask_planted(service, tokens, policy, budget)
+    except (LocalError, EmbeddedError) as error:
+        console.print(str(error), markup=False)
+        raise typer.Exit(1) from None
+    console.print(f"whole demonstration: {time.monotonic() - started:.0f} s (measured)")
+    if not done:
+        raise typer.Exit(1)
+    console.print("The job stays in Postgres: `palimpsest up`, then `palimpsest jobs`, `palimpsest cost ID`.")
+
+
+def ask_planted(service: Service, tokens: int, policy: str, budget: int | None, seed: int = 0) -> bool:
+    """Plant facts in ordinary text, have the service read it, and show answers beside the truth.
+
+    The text is Python's own library source and licences, held out from the model's training; names, numbers
+    and wordings of the facts are held out too. Returns whether the job succeeded.
+    """
+    console.print(f"Planting {FACTS} facts in {tokens:,} tokens of Python's own library source and licences")
+    tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+    document = document_of_tokens(tokenizer, tokens, FACTS, seed)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "a-million-tokens.txt"
+        path.write_text(document.text)
+        questions = [planted.fact.question for planted in document.facts]
+        with Client(service.base_url, service.api_key) as client:
+            job, result = _run(client, path, questions, policy, budget, output_tokens=12)
+            if result is None:
+                return False
+            answers = [answer["text"].strip().rstrip(".") for answer in result["answers"]]
+            truths = [planted.fact.answer for planted in document.facts]
+            table = Table("depth", "question", "truth", "answer", "", box=None, pad_edge=False)
+            for planted, answer in zip(document.facts, answers, strict=True):
+                right = answer == planted.fact.answer
+                mark = "[green]found[/]" if right else "[red]lost[/]"
+                table.add_row(
+                    f"{planted.depth:.0%}", planted.fact.question, planted.fact.answer, answer, mark
+                )
+            console.print(table)
+            found = sum(answer == truth for answer, truth in zip(answers, truths, strict=True))
+            console.print(f"\n[bold]{found} of {FACTS} facts found[/] by {_brain(job)}")
+            _bill(client, job)
+    return True
+
+
+def ask_own(
+    service: Service, path: Path, questions: list[str], policy: str, budget: int | None, output_tokens: int
+) -> bool:
+    """Have the service read the user's own file. Returns whether the job succeeded."""
+    with Client(service.base_url, service.api_key) as client:
+        job, result = _run(client, path, questions, policy, budget, output_tokens)
+        if result is None:
+            return False
+        for answer in result["answers"]:
+            console.print(f"[bold]{answer['prompt'].strip()}[/] {answer['text'].strip()}")
+        console.print(f"\nanswered by {_brain(job)}")
+        console.print(
+            "The bundled model only demonstrates: it completes lines it has read (Invoice 4821 total: …). "
+            "Point PALIMPSEST_MODEL at a real Llama for real questions."
+        )
+        _bill(client, job)
+    return True
+
+
+def _run(
+    client: Client, path: Path, questions: list[str], policy: str, budget: int | None, output_tokens: int
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Upload, submit, watch. The result is None if the job did not succeed, and the reason is printed."""
+    console.print(f"POST /v1/documents  {path.stat().st_size / MIB:.1f} MiB")
+    document = client.upload(path)
+    job = client.submit(
+        document_id=document["id"],
+        task="ask",
+        questions=questions,
+        policy=policy,
+        budget=budget,
+        max_output_tokens=output_tokens,
+    )
+    console.print(f"POST /v1/jobs       {job['id']}, {len(questions)} questions")
+    job = follow(client, job["id"])
+    if job["state"] != "succeeded":
+        error = job["error"] or {}
+        console.print(f"[red]{job['state']}[/] {error.get('code', '')}: {error.get('message', '')}")
+        return job, None
+    return job, client.result(job["id"])
+
+
+def _brain(job: dict[str, Any]) -> str:
+    scorer = job.get("scorer")
+    return f"policy {job['policy']}" + (f", scorer {scorer}" if scorer else "") + f", model {job['model']}"
+
+
+def _bill(client: Client, job: dict[str, Any]) -> None:
+    """The job's own bill, figure by figure with where each comes from."""
+    bill = client.cost(job["id"])
+    table = Table("figure", "quantity", "", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    lines = {line["meter"]: line for line in bill["lines"] if not line["waste"]}
+    spent = {name: float(line["quantity"]) for name, line in lines.items()}
+    reading = spent.get("device_seconds.read", 0.0) + spent.get("device_seconds.score", 0.0)
+    if reading:
+        table.add_row("tokens read", f"{spent['tokens.document']:,.0f}", "", "measured")
+        table.add_row("reading speed", f"{spent['tokens.document'] / reading:,.0f}", "tokens/s", "derived")
+    if spent.get("tokens.document"):
+        share = spent["tokens.kept"] / spent["tokens.document"]
+        table.add_row("kept in the KV cache", f"{share:.2%}", "of the tokens", "measured")
+    for figure in bill["summary"]:
+        quantity, unit = float(figure["quantity"]), figure["unit"]
+        if unit in ("byte", "byte-second"):
+            quantity, unit = quantity / MIB, unit.replace("byte", "MiB")
+        shown = f"{quantity:,.6f}" if unit == bill["currency"] else f"{quantity:,.1f}"
+        table.add_row(figure["name"].replace("_", " "), shown, unit, figure["measurement"])
+    console.print(table)
+    console.print(
+        f"price: {bill['price_per_device_hour']} {bill['currency']} a device-hour "
+        "(PALIMPSEST_PRICE_PER_DEVICE_HOUR sets yours)"
+    )
