@@ -1,0 +1,44 @@
+"""API keys, made on the machine that has the database. Only their HMAC is stored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.local import read_cli_key, write_private
+from store import database, keys, tenants
+from store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Access:
+    """`cli_key` is this machine's own; `first_key` is set only when the database had no key before."""
+
+    cli_key: str
+    first_key: str | None
+
+
+def create_key(settings: Settings, name: str, tenant: str | None = None) -> str:
+    """Make a key and give it; it cannot be had again. `tenant` is a name and is made if there is none."""
+    connection = database.connect(settings)
+    try:
+        with connection.session() as session:
+            tenant_id = tenants.ensure(session, *(() if tenant is None else (f"ten_{tenant}", tenant)))
+            return keys.create(session, tenant_id, name, settings.pepper)[1]
+    finally:
+        connection.close()
+
+
+def prepare(settings: Settings, data: Path) -> Access:
+    """Make sure that the command line of this machine has a valid key, and that the owner got a first one."""
+    connection = database.connect(settings)
+    try:
+        with connection.session() as session:
+            tenant_id = tenants.ensure(session)
+            fresh = not keys.list_keys(session, tenant_id)
+            first_key = keys.create(session, tenant_id, "first", settings.pepper)[1] if fresh else None
+            cli_key = read_cli_key(data)
+            if cli_key is None or keys.authenticate(session, cli_key, settings.pepper) is None:
+                cli_key = keys.create(session, tenant_id, "command line", settings.pepper)[1]
+                write_private(data / "cli_key", cli_key + "\n")
+    finally:
+        connection.close()
+    return Access(cli_key, first_key)

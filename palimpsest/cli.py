@@ -1,0 +1,143 @@
+"""`palimpsest`: run the service on this machine, and use one over REST."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from palimpsest import access
+from palimpsest.ground import EmbeddedError
+from palimpsest.local import LocalError, data_directory, read_running
+from palimpsest.remote import commands as remote_commands
+from palimpsest.remote import failing_clearly
+from palimpsest.supervisor import Service, Supervisor
+from store.settings import Settings
+
+app = typer.Typer(
+    help="Reads million-token documents with a Llama whose memory is pruned by an evolved scorer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+remote_commands(app)
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Data directory; PALIMPSEST_DATA_DIR or ~/.local/share/palimpsest if left out."),
+]
+
+
+@app.command()
+def up(
+    data: Data = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 = any free one.", min=0, max=65535)] = 8080,
+) -> None:
+    """Run the whole service here until Ctrl-C: PostgreSQL, Redis, API, loops and one worker."""
+    place = data_directory(data)
+    supervisor = Supervisor(place, host=host, port=port, say=_say)
+    with _interruptible(supervisor.hurry) as wait:
+        try:
+            service = supervisor.start()
+            _welcome(service)
+            wait()
+        except KeyboardInterrupt:
+            _say("Stopping: worker, API, loops, Redis, PostgreSQL (again = at once)")
+        except (LocalError, EmbeddedError) as error:
+            console.print(str(error), markup=False)
+            raise typer.Exit(1) from None
+        finally:
+            supervisor.stop()
+    _say("Stopped")
+
+
+def _say(sentence: str) -> None:
+    console.print(f"==> {sentence}", markup=False)
+
+
+def _welcome(service: Service) -> None:
+    key = service.first_key or "$PALIMPSEST_API_KEY"
+    out.print(
+        f"\nPalimpsest is up: {service.base_url}  (API reference: {service.base_url}/docs)", markup=False
+    )
+    if service.first_key:
+        out.print(f"API key, shown this once: {service.first_key}", markup=False)
+    out.print(
+        "Another key: palimpsest keys create\n\n"
+        f"curl -s {service.base_url}/v1/jobs -H 'Authorization: Bearer {key}' \\\n"
+        "  -H 'Content-Type: application/json' \\\n"
+        """  -d '{"text": "The meeting is on Tuesday.", "questions": ["When is the meeting?"]}'\n\n"""
+        f"Logs: {service.logs}",
+        markup=False,
+    )
+    # Whoever reads this through a pipe waits for these lines.
+    sys.stdout.flush()
+
+
+@contextmanager
+def _interruptible(hurry: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt once; after that they only hurry what is under way."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            hurry()
+            return
+        asked = True
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield _wait_for_ever
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_for_ever() -> None:
+    while True:
+        signal.pause()
+
+
+@keys.command("create")
+def create_key(
+    data: Data = None,
+    name: Annotated[str, typer.Option(help="A label, to tell keys apart.")] = "made on the command line",
+    tenant: Annotated[
+        str | None, typer.Option(help="Tenant it belongs to, made if new; lower-case letters, digits, '-'.")
+    ] = None,
+) -> None:
+    """Make an API key and print it: it is shown this once, and only its HMAC is stored."""
+    if tenant is not None and not (
+        tenant.replace("-", "").isalnum() and tenant.islower() and len(tenant) <= 40
+    ):
+        raise typer.BadParameter("at most 40 lower-case letters, digits and '-'", param_hint="--tenant")
+    place = data_directory(data)
+    with failing_clearly():
+        settings = Settings(data_dir=place)
+        if settings.database_url is None:
+            running = read_running(place)
+            if running is None:
+                raise LocalError(
+                    f"Nothing runs on {place}: start 'palimpsest up' first, or set DATABASE_URL."
+                )
+            settings = Settings.model_validate({"data_dir": place, "DATABASE_URL": running.database_url})
+        out.print(access.create_key(settings, name, tenant), markup=False)
+
+
+if __name__ == "__main__":
+    app()

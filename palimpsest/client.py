@@ -1,0 +1,110 @@
+"""The REST API from Python: what the command line and the demo use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+CHUNK = 1024 * 1024
+
+
+class ApiError(RuntimeError):
+    """The API answered with a problem: its `code`, HTTP `status` and whole `body`."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(body.get("detail") or f"HTTP {status}")
+        self.status = status
+        self.code: str = body.get("code", f"http_{status}")
+        self.body = body
+
+
+class Client:
+    """One service and one API key. Methods raise ApiError, or httpx.TransportError when nobody answers."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        # trust_env: a proxy of the environment has no business between this machine and itself.
+        local = httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(30.0, write=None),
+            trust_env=not local,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def upload(self, path: Path, name: str | None = None) -> dict[str, Any]:
+        """Upload a file, streamed."""
+        media_type = "text/markdown" if path.suffix.lower() in (".md", ".markdown") else "text/plain"
+        headers = {"content-type": media_type, "content-length": str(path.stat().st_size)}
+        return self._ask(
+            "POST",
+            "/v1/documents",
+            content=_pieces(path),
+            headers=headers,
+            params={"name": name or path.name},
+        )
+
+    def submit(self, *, idempotency_key: str | None = None, **job: Any) -> dict[str, Any]:
+        """Submit a job; the fields are those of POST /v1/jobs, and those that are None are left out."""
+        headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
+        body = {name: value for name, value in job.items() if value is not None}
+        return self._ask("POST", "/v1/jobs", json=body, headers=headers)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job and its progress."""
+        return self._ask("GET", f"/v1/jobs/{job_id}")
+
+    def jobs(self, **filters: Any) -> dict[str, Any]:
+        """One page of jobs; the filters are those of GET /v1/jobs."""
+        return self._ask("GET", "/v1/jobs", params={k: v for k, v in filters.items() if v is not None})
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """The answers. Raises ApiError result_not_ready or no_result."""
+        return self._ask("GET", f"/v1/jobs/{job_id}/result")
+
+    def cost(self, job_id: str) -> dict[str, Any]:
+        """What the job cost and saved."""
+        return self._ask("GET", f"/v1/jobs/{job_id}/cost")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel the job."""
+        return self._ask("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def models(self) -> dict[str, Any]:
+        """The models that can be named in a job."""
+        return self._ask("GET", "/v1/models")
+
+    def ready(self) -> dict[str, Any]:
+        """The readiness checks; `ready` says the sum of them."""
+        response = self._http.get("/readyz")
+        found: dict[str, Any] = response.json()
+        return found
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        response = self._http.request(method, path, **arguments)
+        try:
+            body = response.json()
+        except ValueError:
+            body = {
+                "detail": f"{response.url} answered {response.status_code} with something that is not JSON."
+            }
+            raise ApiError(response.status_code, body) from None
+        if response.is_error:
+            raise ApiError(response.status_code, body)
+        found: dict[str, Any] = body
+        return found
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            yield piece

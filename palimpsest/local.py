@@ -1,0 +1,86 @@
+"""What a data directory says about the service on it: its address, its database, the CLI's own key."""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from store.settings import Settings
+
+
+class LocalError(RuntimeError):
+    """The data directory cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The service that runs on a data directory."""
+
+    url: str
+    pid: int
+    database_url: str
+
+
+def data_directory(given: Path | None) -> Path:
+    """The data directory named on the command line, or the settings' one."""
+    return (given or Settings().data_dir).expanduser().absolute()
+
+
+def write_private(path: Path, content: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    half = path.with_name(path.name + ".half")
+    half.unlink(missing_ok=True)
+    with os.fdopen(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(content)
+    half.replace(path)
+
+
+class Claim:
+    """The right to run the service on a data directory; the kernel takes it back when the process dies."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Raises LocalError when another process has it."""
+        file = (self._data / "lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            running = read_running(self._data)
+            where = f" (process {running.pid}, {running.url})" if running else ""
+            raise LocalError(
+                f"Palimpsest already runs on {self._data}{where}; stop it first, or choose another --data."
+            ) from None
+        self._file = file
+
+    def announce(self, running: Running) -> None:
+        """Say where the service is, for the command line."""
+        write_private(self._data / "service.json", json.dumps(asdict(running)) + "\n")
+
+    def give_back(self) -> None:
+        """Let another process run on the data directory."""
+        if self._file is not None:
+            (self._data / "service.json").unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+
+def read_running(data: Path) -> Running | None:
+    """The service that was announced last on `data`, if it has not said goodbye."""
+    try:
+        return Running(**json.loads((data / "service.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_cli_key(data: Path) -> str | None:
+    """The key that the command line of this machine uses; only the owner of `data` can read it."""
+    try:
+        return (data / "cli_key").read_text().strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,242 @@
+"""The commands that use a service over REST: this machine's own, or the one in PALIMPSEST_URL."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from palimpsest.client import ApiError, Client
+from palimpsest.local import LocalError, data_directory, read_cli_key, read_running
+
+ENDED = ("succeeded", "failed", "expired", "cancelled")
+POLL_SECONDS = 0.5
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Data directory of the service on this machine; PALIMPSEST_URL and _API_KEY go first."),
+]
+JobId = Annotated[str, typer.Argument(help="Such as job_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answered.")]
+
+
+def commands(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    for command in (submit, jobs, watch, result, cost, cancel):
+        app.command()(command)
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Expected failures end the command with one sentence and exit code 1."""
+    try:
+        yield
+    except ApiError as error:
+        console.print(f"{error.code}: {error}", markup=False)
+        raise typer.Exit(1) from None
+    except LocalError as error:
+        console.print(str(error), markup=False)
+        raise typer.Exit(1) from None
+    except httpx.TransportError as error:
+        console.print(f"The service does not answer: {error}", markup=False)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def connected(data: Path | None) -> Iterator[Client]:
+    """The service that is meant, and a key for it; failures are told clearly."""
+    with failing_clearly():
+        place = data_directory(data)
+        running = read_running(place)
+        url = os.environ.get("PALIMPSEST_URL") or (running.url if running else None)
+        if url is None:
+            raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set PALIMPSEST_URL.")
+        # The key of this data directory is for its own service only: it is not sent to another address.
+        own = read_cli_key(place) if running and url == running.url else None
+        key = os.environ.get("PALIMPSEST_API_KEY") or own
+        if key is None:
+            raise LocalError(f"Set PALIMPSEST_API_KEY to a key for {url}.")
+        with Client(url, key) as client:
+            yield client
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
+    ask: Annotated[list[str] | None, typer.Option(help="A question; may be given more than once.")] = None,
+    summarize: Annotated[bool, typer.Option("--summarize", help="Ask for a summary.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="What is to be done, in your words.")] = None,
+    model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
+    policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Entries each KV head may keep.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="RFC 3339, or seconds from now.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key makes one job only.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress, then the result.")] = False,
+    data: Data = None,
+) -> None:
+    """Upload a document and submit a job for it; prints the job's id."""
+    if sum((bool(ask), summarize, prompt is not None)) != 1:
+        raise typer.BadParameter("give one of --ask, --summarize and --prompt")
+    with connected(data) as client:
+        document = client.upload(file)
+        job = client.submit(
+            idempotency_key=idempotency_key,
+            document_id=document["id"],
+            task="ask" if ask else "summarize" if summarize else "prompt",
+            questions=ask,
+            prompt=prompt,
+            model=model,
+            policy=policy,
+            scorer=scorer,
+            budget=budget,
+            max_output_tokens=max_output_tokens,
+            priority=priority,
+            deadline=_deadline(deadline),
+        )
+        out.print(job["id"], markup=False)
+        if wait:
+            follow(client, job["id"])
+            _show_result(client.result(job["id"]))
+
+
+def _deadline(text: str | None) -> str | float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def jobs(
+    state: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    as_json: AsJson = False,
+    data: Data = None,
+) -> None:
+    """List jobs, newest first."""
+    with connected(data) as client:
+        page = client.jobs(state=state, model=model, limit=limit)
+        if as_json:
+            return _print_json(page)
+        table = Table(box=None, pad_edge=False)
+        for heading in ("job", "state", "model", "policy", "progress", "created"):
+            table.add_column(heading, no_wrap=heading == "job", min_width=30 if heading == "job" else None)
+        for job in page["data"]:
+            table.add_row(
+                job["id"],
+                job["state"],
+                job["model"],
+                job["policy"],
+                _share(job),
+                job["timestamps"]["created"],
+            )
+        out.print(table)
+
+
+def watch(job_id: JobId, data: Data = None) -> None:
+    """Show a job's progress until it ends; the exit code is 0 if it succeeded."""
+    with connected(data) as client:
+        job = follow(client, job_id)
+        out.print(_ending(job), markup=False)
+        if job["state"] != "succeeded":
+            raise typer.Exit(1)
+
+
+def result(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
+    """Print a job's answers."""
+    with connected(data) as client:
+        found = client.result(job_id)
+        _print_json(found) if as_json else _show_result(found)
+
+
+def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
+    """Print what a job cost and what memory it saved, each figure with where it comes from."""
+    with connected(data) as client:
+        bill = client.cost(job_id)
+        if as_json:
+            return _print_json(bill)
+        table = Table("figure", "quantity", "unit", "", box=None, pad_edge=False)
+        table.columns[1].justify = "right"
+        for figure in bill["summary"]:
+            quantity = f"{float(figure['quantity']):,.10g}"
+            table.add_row(figure["name"], quantity, figure["unit"], figure["measurement"])
+        out.print(table)
+        if not bill["final"]:
+            out.print("The job has not ended: more may come.")
+
+
+def cancel(job_id: JobId, data: Data = None) -> None:
+    """Cancel a job; the answers it has given so far are kept."""
+    with connected(data) as client:
+        out.print(_ending(client.cancel(job_id)), markup=False)
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.fields.get("speed")
+        return Text(f"{speed:,.0f} tokens/s" if speed else "")
+
+
+def follow(client: Client, job_id: str) -> dict[str, Any]:
+    """Show a bar until the job has ended; the job as it is then."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.completed:>11,.0f} / {task.fields[whole]} tokens"),
+        _Speed(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("queued", total=None, whole="?", speed=None)
+        while True:
+            job = client.job(job_id)
+            if job["state"] in ENDED:
+                return job
+            known = job["progress"] or {}
+            total = known.get("tokens_total")
+            progress.update(
+                bar,
+                description=known.get("phase") if job["state"] == "running" and known else job["state"],
+                completed=known.get("tokens_done", 0),
+                total=total,
+                whole=f"{total:,}" if total else "?",
+                speed=known.get("tokens_per_second"),
+            )
+            time.sleep(POLL_SECONDS)
+
+
+def _share(job: dict[str, Any]) -> str:
+    known = job["progress"]
+    if not known or not known["tokens_total"]:
+        return ""
+    return f"{known['tokens_done'] / known['tokens_total']:.0%} {known['phase']}"
+
+
+def _ending(job: dict[str, Any]) -> str:
+    error = job["error"]
+    return f"{job['id']} {job['state']}" + (f" ({error['code']}): {error['message']}" if error else "")
+
+
+def _show_result(found: dict[str, Any]) -> None:
+    if not found["complete"]:
+        out.print(f"Partial: the job is {found['state']}.", markup=False)
+    for answer in found["answers"]:
+        out.print(f"{answer['prompt']}\n  {answer['text'].strip()}", markup=False)
+
+
+def _print_json(value: Any) -> None:
+    out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)

@@ -1,0 +1,204 @@
+"""The whole service on one machine: servers, schema, API, loops and one worker, kept alive."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import migrations
+from palimpsest import access
+from palimpsest.client import Client
+from palimpsest.embedded import EmbeddedServers
+from palimpsest.ground import make_data_directory, make_directory
+from palimpsest.local import Claim, LocalError, Running, data_directory
+from palimpsest.processes import Child, Children, Say, end_leftovers
+from store.settings import Settings
+
+API_START_SECONDS = 60.0
+WORKER_START_SECONDS = 30.0
+WORKER_STOP_SECONDS = 60.0
+STOP_ORDER = ("worker", "api", "relay", "reaper")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that is up. `first_key` is set only the first time on a database, and stored nowhere."""
+
+    base_url: str
+    api_key: str
+    first_key: str | None
+    data: Path
+    logs: Path
+    embedded: EmbeddedServers | None
+    children: Children
+
+
+def commands(host: str, port: int) -> dict[str, list[str]]:
+    """What runs as child processes, in the order of their start; docker-compose runs the same commands."""
+    api = ["uvicorn", "api.app:create_app", "--factory", "--host", host, "--port", str(port)]
+    worker = ["celery", "--app", "worker.app", "worker", "--without-gossip", "--without-mingle"]
+    modules = {
+        "relay": ["worker.relay"],
+        "reaper": ["worker.reaper"],
+        "api": [*api, "--timeout-graceful-shutdown", "5"],
+        "worker": [*worker, "--hostname", "worker@%h", "--loglevel", "INFO"],
+    }
+    return {name: [sys.executable, "-m", *arguments] for name, arguments in modules.items()}
+
+
+class Supervisor:
+    """Brings the service up in order and takes it down in the opposite one."""
+
+    def __init__(
+        self, data: Path, *, host: str, port: int, say: Say, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._data = data
+        self._host = host
+        self._port = port
+        self._say = say
+        self._environment = {**os.environ, **(environment or {})}
+        self._claim = Claim(data)
+        self._embedded: EmbeddedServers | None = None
+        self._children: Children | None = None
+
+    def start(self) -> Service:
+        """Raises LocalError, EmbeddedError; what was started by then is stopped."""
+        make_data_directory(self._data)
+        self._claim.take()
+        try:
+            return self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> Service:
+        logs = make_directory(self._data / "logs", 0o700)
+        # The data directory may be passable for everybody, as the servers' account is; documents are not.
+        make_directory(self._data / "blobs", 0o700)
+        record = self._data / "children.json"
+        end_leftovers(record, self._say)
+        self._children = Children(record, self._say)
+        port = free_port(self._host, self._port)
+        settings = self._provide_servers()
+        self._say("Bringing the database up to date")
+        migrations.upgrade(settings.database)
+        for name, command in commands(self._host, port).items():
+            stop_seconds = WORKER_STOP_SECONDS if name == "worker" else 10.0
+            self._children.start(Child(name, command, self._environment, logs / f"{name}.log", stop_seconds))
+        shown_host = f"[{self._host}]" if ":" in self._host else self._host
+        url = f"http://{shown_host}:{port}"
+        self._wait_for_api(url, logs)
+        keys = access.prepare(settings, self._data)
+        self._wait_for_worker(url, keys.cli_key, logs)
+        self._claim.announce(Running(url, os.getpid(), settings.database))
+        return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded, self._children)
+
+    def _provide_servers(self) -> Settings:
+        """Start what no setting names, and give the settings that name everything."""
+        self._environment["PALIMPSEST_DATA_DIR"] = str(self._data)
+        given = Settings(**_overrides(self._environment))
+        need_postgres, need_redis = given.database_url is None, given.redis_url is None
+        if need_postgres or need_redis:
+            self._embedded = EmbeddedServers(self._data)
+            if self._embedded.location != self._data:
+                self._say(
+                    f"The databases are in {self._embedded.location}: their account cannot reach {self._data}"
+                )
+            self._say("Starting " + " and ".join(["PostgreSQL"] * need_postgres + ["Redis"] * need_redis))
+            self._embedded.start(postgres=need_postgres, redis=need_redis)
+        if self._embedded and need_postgres:
+            self._environment["DATABASE_URL"] = self._embedded.database_url
+        if self._embedded and need_redis:
+            self._environment["REDIS_URL"] = self._embedded.redis_url
+        return Settings(**_overrides(self._environment))
+
+    def _wait_for_api(self, url: str, logs: Path) -> None:
+        self._say("Starting the API, the loops and a worker")
+        give_up = time.monotonic() + API_START_SECONDS
+        with httpx.Client(timeout=5.0, trust_env=False) as client:
+            while time.monotonic() < give_up:
+                try:
+                    if client.get(f"{url}/healthz").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    time.sleep(0.1)
+        tail = "\n".join((logs / "api.log").read_text(errors="replace").splitlines()[-8:])
+        raise LocalError(
+            f"The API did not start in {API_START_SECONDS:.0f} s. The end of {logs / 'api.log'}:\n{tail}"
+        )
+
+    def _wait_for_worker(self, url: str, key: str, logs: Path) -> None:
+        """Until the worker has said which model it serves: a job that comes sooner could not name one."""
+        give_up = time.monotonic() + WORKER_START_SECONDS
+        with Client(url, key) as client:
+            while time.monotonic() < give_up:
+                if client.models()["data"]:
+                    return
+                time.sleep(0.1)
+        self._say(
+            f"The worker has not registered a model yet; jobs have to wait for it. See {logs / 'worker.log'}"
+        )
+
+    def stop(self) -> None:
+        """Stop everything: worker, API, loops, Redis, PostgreSQL; what does not run is passed over."""
+        if self._children is not None:
+            self._children.stop(STOP_ORDER)
+        if self._embedded is not None:
+            self._embedded.stop()
+        self._claim.give_back()
+
+    def hurry(self) -> None:
+        """Kill the children that are still being waited for."""
+        if self._children is not None:
+            self._children.kill()
+
+
+def _overrides(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a child's environment, whatever this process's own environment says."""
+    named = {"DATABASE_URL": "DATABASE_URL", "REDIS_URL": "REDIS_URL", "PALIMPSEST_DATA_DIR": "data_dir"}
+    named["PALIMPSEST_API_KEY_PEPPER"] = "api_key_pepper"
+    return {setting: environment[name] for name, setting in named.items() if environment.get(name)}
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` itself, or for 0 one that is free now. Raises LocalError when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LocalError(
+                f"The address {host}:{port} cannot be used ({error.strerror}); "
+                "choose another --port (0 = any free one)."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(
+    data: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    say: Say = lambda sentence: None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Service]:
+    """The whole service, for as long as the block lasts.
+
+    `data` is the data directory (None = the settings' one), `port` 0 any free one, `say` is told each step,
+    `environment` is added to that of the children (for example `PALIMPSEST_MODEL`).
+    Raises LocalError when the directory is in use or the port is taken, EmbeddedError when a server fails.
+    """
+    supervisor = Supervisor(data_directory(data), host=host, port=port, say=say, environment=environment)
+    try:
+        yield supervisor.start()
+    finally:
+        supervisor.stop()
