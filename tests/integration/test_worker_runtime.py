@@ -1,0 +1,149 @@
+"""The worker with the real runtime: a small random Llama in a directory, a document beyond its chunk."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from store import blobs, documents, jobs, ledger, tenants, workers
+from store.database import Database
+from store.models import Job
+from store.settings import Settings
+from tests.tiny import WINDOW, save_tiny_llama
+from worker.drain import drain_jobs
+from worker.engine import describe
+from worker.process import WorkerProcess
+
+TEXT = ("In the beginning the project was young. " * 60).encode()  # 2400 tokens: five chunks
+
+Submit = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def process(database_url: str, tmp_path: Path, model_directory: Path) -> Iterator[WorkerProcess]:
+    config = Settings(
+        database_url=database_url,
+        data_dir=tmp_path,
+        model=str(model_directory),
+        progress_seconds=0.001,
+        snapshot_chunks=1,
+    )
+    database = Database(config.database)
+    with database.session() as session:
+        workers.register(session, "wrk_real", "here", "cpu")
+        tenants.ensure(session)
+    yield WorkerProcess(config, database, "wrk_real")
+    database.close()
+
+
+@pytest.fixture
+def submit(process: WorkerProcess) -> Submit:
+    def create(content: bytes = TEXT, **changes: object) -> Job:
+        tenant, key = tenants.DEFAULT_TENANT, documents.new_document_id()
+        with process.blobs.create(documents.blob_key_of(tenant, key)) as file:
+            file.write(content)
+        asked: dict[str, object] = {"task": "ask", "prompts": ["Who?", "Why?"], "model": "tiny"}
+        asked |= {"policy": "keydiff", "budget": 64, "max_output_tokens": 8}
+        with process.database.session() as session:
+            documents.create(
+                session, tenant, key, sha256="", size=len(content), media_type="text/plain", filename=None
+            )
+            new = jobs.NewJob(document_id=key, **{**asked, **changes})  # type: ignore[arg-type]
+            return jobs.create(session, tenant, new)
+
+    return create
+
+
+def ended(process: WorkerProcess, job: Job) -> tuple[Job, list[str]]:
+    with process.database.session() as session:
+        result = jobs.result(session, job.tenant_id, job.id)
+        return jobs.get(session, job.tenant_id, job.id), [a["text"] for a in result.answers] if result else []
+
+
+def test_a_document_is_read_answered_and_billed(process: WorkerProcess, submit: Submit) -> None:
+    job = submit()
+    assert drain_jobs(process) == 1
+    done, answers = ended(process, job)
+    assert (done.state, done.error_message) == ("succeeded", None)
+    assert (done.positions, done.progress_tokens_done) == ("cache-relative", len(TEXT))
+    assert len(answers) == 2
+    with process.database.session() as session:
+        bill = ledger.cost(session, job.tenant_id, job.id)
+    figures = {figure.name: figure.quantity for figure in bill.summary}
+    assert figures["device_seconds"] > 0
+    assert figures["memory_saved.peak"] == figures["kv_bytes.dense"] - figures["kv_bytes.peak"]
+    assert {"tokens.kept", "kv_bytes.kept", "kv_bytes.resident"} <= {line.meter for line in bill.lines}
+
+
+def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_same(
+    process: WorkerProcess, submit: Submit
+) -> None:
+    whole, broken = submit(), submit()
+    drain_jobs(process)
+    _, expected = ended(process, whole)
+
+    # The second job again, from a snapshot in the middle, in another process's stead.
+    again = submit()
+    served = process.serve()
+    step, count = served.engine.step, [0]
+
+    def few_steps() -> list[object]:
+        count[0] += 1
+        if count[0] == 4:
+            with process.database.session() as session:
+                workers.request_stop(session, "wrk_real")
+        return step()
+
+    served.engine.step = few_steps  # type: ignore[method-assign]
+    drain_jobs(process)
+    given, _ = ended(process, again)
+    assert given.state == "queued"
+    assert given.snapshot_tokens
+    assert given.snapshot_tokens < len(TEXT)
+    with process.database.session() as session:
+        session.execute(text("UPDATE workers SET stopping_at = NULL"))
+    process.forget_engine()
+    drain_jobs(process)
+    done, answers = ended(process, again)
+    assert (done.state, done.attempt, answers) == ("succeeded", 2, expected)
+    assert ended(process, broken)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "code"),
+    [
+        (b"", {}, "document_empty"),
+        (b"\xff\xfe\x00binary" * 100, {}, "document_not_text"),
+        (TEXT, {"prompts": ["why " * 2000]}, "prompt_too_long"),
+        (TEXT, {"policy": "full"}, "document_too_long"),
+        (TEXT, {"policy": "nonsense"}, "unknown_policy"),
+        (TEXT, {"policy": "namm", "scorer_requested": "nobody@9"}, "unknown_scorer"),
+        (TEXT, {"scorer_requested": "namm"}, "scorer_not_used"),
+        (TEXT, {"budget": 1}, "budget_out_of_range"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_its_own_code(
+    process: WorkerProcess, submit: Submit, content: bytes, changes: dict[str, object], code: str
+) -> None:
+    bad, good = submit(content, **changes), submit()
+    drain_jobs(process)
+    failed, _ = ended(process, bad)
+    assert (failed.state, failed.error_code) == ("failed", code)
+    assert failed.error_message
+    assert ended(process, good)[0].state == "succeeded"
+
+
+def test_files_and_loaded_model_tell_the_same(process: WorkerProcess, model_directory: Path) -> None:
+    light, full = describe(process.config), process.serve().card
+    assert (
+        (light.name, light.window, light.vocab_size)
+        == (full.name, full.window, full.vocab_size)
+        == ("tiny", WINDOW, 256)
+    )
+    assert blobs.connect(process.config).names("snapshots") == []
