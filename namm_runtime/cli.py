@@ -123,6 +123,7 @@ def evolve(
         for report in search.run():
             progress.update(task, completed=report.number, description=f"best {report.best:.4f}")
             if report.validation is not None:
+                search.result().save(out)  # the best so far, should the run be stopped
                 console.print(
                     f"generation {report.number}: mean {report.mean:.4f}, {report.seconds:.1f} s, "
                     f"validation {report.validation:.4f}, exact {report.validation_exact:.3f}"

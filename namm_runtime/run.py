@@ -235,8 +235,8 @@ class Run:
         memory = Memory(self.model, self._policy, self._budget, self.request.interval, self._by_slot)
         scorer = getattr(self._policy, "scorer", None)
         if scorer is not None:
-            served = ("cache-relative" if self._by_slot else "absolute", self._budget)
-            self.usage.regime_matches = served == (scorer.regime.positions, scorer.regime.budget)
+            served = (self.usage.positions, self.request.interval)
+            self.usage.regime_matches = served == (scorer.regime.positions, scorer.regime.interval)
         return memory
 
     def _prompt_ids(self, prompt: str) -> list[int]:

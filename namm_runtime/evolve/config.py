@@ -8,7 +8,7 @@ from typing import Any
 from namm_runtime.errors import Refusal
 from namm_runtime.tasks import FillerKind
 
-STARTS = ("zero", "key-diversity")
+STARTS = ("zero", "key-diversity", "attention-mass")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class EvolutionConfig:
 
     Attributes:
         start: `zero` scores every token alike (and, with its bias, keeps all that fits the budget);
-            `key-diversity` ranks tokens as KeyDiff does, which needs `key_input`.
+            `key-diversity` ranks tokens as KeyDiff does, which needs `key_input`; `attention-mass` by their
+            recent attention, the spectrum's lowest bin.
         budget, interval: slots a head and tokens between evictions, the regime of search and of serving.
         tokens: length of a search document, a multiple of `interval`; several evictions fit into it.
         facts, questions: planted in and asked of each document.

@@ -51,8 +51,11 @@ def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
         spectrum_zeroed=config.spectrum_zeroed,
     )
     flat = torch.zeros(settings.bam.size)
+    weights = settings.bam.split(flat)["head.weight"]  # a view
     if config.start == "key-diversity":
-        settings.bam.split(flat)["head.weight"][-1] = -1.0  # a view: the key's similarity counts against it
+        weights[-1] = -1.0  # a key like the others counts against it
+    elif config.start == "attention-mass":
+        weights[settings.recency_floats] = 1.0
     return Scorer(
         name=config.name,
         version=config.version,
