@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from palimpsest import access
+from palimpsest.demo import demo
 from palimpsest.ground import EmbeddedError
 from palimpsest.local import LocalError, data_directory, read_running
 from palimpsest.remote import commands as remote_commands
@@ -27,7 +28,6 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-remote_commands(app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -36,6 +36,12 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Data directory; PALIMPSEST_DATA_DIR or ~/.local/share/palimpsest if left out."),
 ]
+
+
+@app.callback()
+def _main() -> None:
+    # A polite kill is Ctrl-C: whatever was started is stopped in order. `up` has its own way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @app.command()
@@ -138,6 +144,9 @@ def create_key(
             settings = Settings.model_validate({"data_dir": place, "DATABASE_URL": running.database_url})
         out.print(access.create_key(settings, name, tenant), markup=False)
 
+
+app.command()(demo)
+remote_commands(app)
 
 if __name__ == "__main__":
     app()
