@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
 
 from store import documents, jobs, leases, reaper, tenants
 from store.database import Database
@@ -25,6 +27,38 @@ from tests.unit.store.conftest import HOLDER
 
 USAGE = {"seconds": {"read": 1.0}, "tokens_document": 10}
 ENDS = {"succeed": State.SUCCEEDED, "fail": State.FAILED, "expire": State.EXPIRED, "cancel": State.CANCELLED}
+
+
+def report(session: Session, job_id: str, token: int) -> None:
+    leases.progress(
+        session,
+        job_id,
+        token,
+        phase="reading",
+        tokens_done=1,
+        tokens_total=10,
+        tokens_per_second=None,
+        usage=USAGE,
+        answers=[{"text": str(token)}],
+    )
+
+
+def end(session: Session, job_id: str, token: int, state: State) -> None:
+    leases.finish(session, job_id, token, state, answers=[{"text": "end"}], usage=USAGE)
+
+
+def snap(session: Session, job_id: str, token: int) -> None:
+    leases.record_snapshot(session, job_id, token, key="k", tokens=1, usage=USAGE, total_usage=USAGE)
+
+
+ZOMBIE_ACTS: dict[str, Callable[[Session, str, int], object]] = {
+    "progress": report,
+    "snapshot": snap,
+    "finalize": leases.finalize,
+    "succeed": lambda s, job_id, token: end(s, job_id, token, State.SUCCEEDED),
+    "fail": lambda s, job_id, token: end(s, job_id, token, State.FAILED),
+    "release": lambda s, job_id, token: leases.release(s, job_id, token, usage=USAGE, lost=True),
+}
 
 
 @dataclass
@@ -63,9 +97,28 @@ class Life(RuleBasedStateMachine):
             return jobs.get(session, self.tenant, job_id)
 
     def pick(self, index: int) -> str:
-        return sorted(self.known)[index % len(self.known)]
+        """Mostly a job that is alive, the others now and then."""
+        alive = [job_id for job_id in sorted(self.known) if self.known[job_id].ended is None]
+        among = alive if alive and index % 4 else sorted(self.known)
+        return among[index % len(among)]
 
-    @rule(priority=st.integers(-2, 2), attempts=st.integers(1, 3))
+    def held(self) -> list[str]:
+        return [job_id for job_id in sorted(self.known) if self.known[job_id].held]
+
+    def pick_held(self, index: int) -> str:
+        return self.held()[index % len(self.held())]
+
+    def past(self) -> list[tuple[str, int]]:
+        """(job, token) of all who no longer hold it."""
+        return [
+            (job_id, token)
+            for job_id, mine in self.known.items()
+            for token in (mine.tokens[:-1] if mine.held else mine.tokens)
+        ]
+
+    # Few jobs, so that each lives through several holders.
+    @precondition(lambda self: sum(mine.ended is None for mine in self.known.values()) < 2)
+    @rule(priority=st.integers(-2, 2), attempts=st.integers(2, 5))
     def submit(self, priority: int, attempts: int) -> None:
         asked = jobs.NewJob(
             self.document, "ask", ["?"], "small", "window", priority=priority, max_attempts=attempts
@@ -92,70 +145,54 @@ class Life(RuleBasedStateMachine):
         assert all(token > self.largest_token for token in new), "tokens went back"
         self.largest_token = max([self.largest_token, *new])
 
-    @precondition(lambda self: self.known)
-    @rule(
-        index=st.integers(0, 20),
-        which=st.integers(0, 5),
-        act=st.sampled_from(["renew", "progress", "finalize"]),
-    )
-    def write(self, index: int, which: int, act: str) -> None:
-        job_id = self.pick(index)
-        mine = self.known[job_id]
-        if not mine.tokens:
-            return
-        token = mine.tokens[which % len(mine.tokens)]
-        valid = mine.held and token == mine.tokens[-1]
+    @precondition(lambda self: self.held())
+    @rule(index=st.integers(0, 20), act=st.sampled_from(["renew", "progress", "finalize"]))
+    def write(self, index: int, act: str) -> None:
+        job_id = self.pick_held(index)
+        token = self.known[job_id].tokens[-1]
         with self.database.session() as session:
             if act == "renew":
-                assert (leases.renew(session, [(job_id, token)], 1000) == {job_id}) == valid
-                return
-        try:
-            with self.database.session() as session:
-                if act == "finalize":
-                    leases.finalize(session, job_id, token)
-                else:
-                    leases.progress(
-                        session,
-                        job_id,
-                        token,
-                        phase="reading",
-                        tokens_done=1,
-                        tokens_total=10,
-                        tokens_per_second=None,
-                        usage=USAGE,
-                        answers=[{"text": str(token)}],
-                    )
-        except LeaseLost:
-            assert not valid
-        else:
-            assert valid
+                assert leases.renew(session, [(job_id, token)], 1000) == {job_id}
+            elif act == "finalize":
+                leases.finalize(session, job_id, token)
+            else:
+                report(session, job_id, token)
 
-    @precondition(lambda self: self.known)
-    @rule(index=st.integers(0, 20), which=st.integers(0, 5), how=st.sampled_from(sorted(ENDS)))
-    def finish(self, index: int, which: int, how: str) -> None:
-        job_id = self.pick(index)
+    @precondition(lambda self: self.held())
+    @rule(index=st.integers(0, 20), how=st.sampled_from(sorted(ENDS)))
+    def finish(self, index: int, how: str) -> None:
+        job_id = self.pick_held(index)
         mine = self.known[job_id]
-        if not mine.tokens:
-            return
-        token = mine.tokens[which % len(mine.tokens)]
-        before = self.row(job_id).state
-        valid = mine.held and token == mine.tokens[-1] and before in leases.sources(ENDS[how])
+        allowed = self.row(job_id).state in leases.sources(ENDS[how])
         try:
             with self.database.session() as session:
-                leases.finish(session, job_id, token, ENDS[how], answers=[{"text": "end"}], usage=USAGE)
+                end(session, job_id, mine.tokens[-1], ENDS[how])
         except LeaseLost:
-            assert not valid
+            assert not allowed
         else:
-            assert valid
+            assert allowed
             mine.held, mine.ended = False, ENDS[how].value
 
-    @precondition(lambda self: self.known)
+    @precondition(lambda self: self.past())
+    @rule()
+    def zombies_wake(self) -> None:
+        """Everybody who ever held a job and no longer does tries everything."""
+        for job_id, token in self.past():
+            with self.database.session() as session:
+                assert leases.renew(session, [(job_id, token)], 1000) == set()
+            for name, act in ZOMBIE_ACTS.items():
+                try:
+                    with self.database.session() as session:
+                        act(session, job_id, token)
+                except LeaseLost:
+                    continue
+                raise AssertionError(f"{name} with a token of the past went through")
+
+    @precondition(lambda self: self.held())
     @rule(index=st.integers(0, 20), lost=st.booleans())
     def release(self, index: int, lost: bool) -> None:
-        job_id = self.pick(index)
+        job_id = self.pick_held(index)
         mine = self.known[job_id]
-        if not mine.held:
-            return
         with self.database.session() as session:
             leases.release(session, job_id, mine.tokens[-1], usage=USAGE, lost=lost, message="Broke.")
         mine.held = False
@@ -256,7 +293,7 @@ def test_every_order_of_events_keeps_the_invariants(db: Database) -> None:
         lambda: Life(db),
         settings=settings(
             max_examples=30,
-            stateful_step_count=25,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -298,7 +298,16 @@ def test_useless_snapshot_is_not_used(
         assert key is not None
         with blobs.connect(config).create(key) as file:
             file.write(b"{")
+    used: list[object] = []
+    admit = Engine.admit
+    monkeypatch.setattr(
+        Engine,
+        "admit",
+        lambda self, request, snapshot: used.append(snapshot) or admit(self, request, snapshot),
+    )
     drain_jobs(process)
+    assert used[-1] is None
+    assert len(used) == (2 if damage == "broken file" else 1)
     assert look(db, job).state == "succeeded"
     kept = result(db, job)
     assert kept is not None
