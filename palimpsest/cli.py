@@ -137,7 +137,7 @@ def create_key(
         settings = Settings(data_dir=place)
         if settings.database_url is None:
             running = read_running(place)
-            if running is None:
+            if running is None or running.database_url is None:
                 raise LocalError(
                     f"Nothing runs on {place}: start 'palimpsest up' first, or set DATABASE_URL."
                 )

@@ -20,7 +20,7 @@ class Running:
 
     url: str
     pid: int
-    database_url: str
+    database_url: str | None  # of an embedded server only: a given one may hold a password
 
 
 def data_directory(given: Path | None) -> Path:

@@ -150,7 +150,7 @@ class Children:
 
 def end_leftovers(record: Path, say: Say) -> None:
     """End the children of a supervisor that was killed; a process id that was reused is left alone."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError, KeyError):
         for entry in json.loads(record.read_text()):
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(entry["pid"])

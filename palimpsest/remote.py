@@ -134,7 +134,8 @@ def jobs(
             return _print_json(page)
         table = Table(box=None, pad_edge=False)
         for heading in ("job", "state", "model", "policy", "progress", "created"):
-            table.add_column(heading, no_wrap=heading == "job", min_width=30 if heading == "job" else None)
+            widths = {"job": 30, "created": 19}
+            table.add_column(heading, no_wrap=heading in widths, min_width=widths.get(heading))
         for job in page["data"]:
             table.add_row(
                 job["id"],
@@ -142,7 +143,7 @@ def jobs(
                 job["model"],
                 job["policy"],
                 _share(job),
-                job["timestamps"]["created"],
+                job["timestamps"]["created"][:19],
             )
         out.print(table)
 

@@ -254,6 +254,10 @@ def test_after_a_killed_supervisor_the_next_one_cleans_up_and_goes_on(closed: Pa
     with Client(second.url(), key) as client:
         eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job of before")
 
+    own = command("keys", "create", "--data", str(second.data)).stdout.strip()
+    with Client(second.url(), own) as client:
+        assert client.job(job["id"])["state"] == "succeeded"
+
     refused = command("up", "--data", str(second.data), "--port", "0")
     assert refused.returncode == 1
     assert f"Palimpsest already runs on {second.data}" in refused.stderr
@@ -275,7 +279,7 @@ def test_given_servers_are_used_and_left_alone(
         with Client(service.base_url, service.api_key) as client:
             job = client.submit(text=TEXT.decode(), questions=["When?"], policy="window")
             eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job")
-        _use_the_command_line(closed, service.base_url)
+        _use_the_command_line(closed, service.base_url, database_url)
     assert not any("Starting PostgreSQL" in sentence for sentence in said)
     assert not (closed / "data" / "servers.json").exists()
     with redis.Redis.from_url(redis_url) as client:
@@ -283,7 +287,7 @@ def test_given_servers_are_used_and_left_alone(
     assert processes_of(closed / "data") == []
 
 
-def _use_the_command_line(closed: Path, url: str) -> None:
+def _use_the_command_line(closed: Path, url: str, database_url: str) -> None:
     document = closed / "notes.md"
     document.write_bytes(TEXT)
     here = {"PALIMPSEST_DATA_DIR": str(closed / "data")}
@@ -295,7 +299,10 @@ def _use_the_command_line(closed: Path, url: str) -> None:
     assert "device_seconds" in command("cost", job_id, **here).stdout
     assert job_id in command("jobs", "--state", "succeeded", **here).stdout
     assert "succeeded" in command("cancel", job_id, **here).stdout
-    made = command("keys", "create", "--tenant", "acme", **here)
+    told = command("keys", "create", **here)
+    assert told.returncode == 1
+    assert "set DATABASE_URL" in told.stderr
+    made = command("keys", "create", "--tenant", "acme", **here, DATABASE_URL=database_url)
     assert re.fullmatch(r"pal_\w{38}\n", made.stdout), made.stderr
     # The other tenant sees nothing, and the key of the data directory goes to no other address.
     theirs = command("result", job_id, PALIMPSEST_URL=url, PALIMPSEST_API_KEY=made.stdout.strip())
