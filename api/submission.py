@@ -9,9 +9,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from api.answers import JobOut
 from api.context import Caller, Context
 from api.problems import Problem
-from api.schemas import JobCreate, JobOut, TaskKind
+from api.schemas import JobCreate, TaskKind
 from api.storage import storing
 from store import documents, idempotency, jobs, workers
 from store.models import Document, Job

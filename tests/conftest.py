@@ -1,5 +1,6 @@
 """Real servers for every test: one embedded PostgreSQL and Redis a session, a fresh database a test."""
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
 import redis
@@ -33,13 +35,23 @@ SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:
     """Embedded servers of this session's own, under a short directory that their account can reach."""
-    data = Path(tempfile.gettempdir()) / f"palimpsest-tests-{secrets.token_hex(6)}"
+    _clear_up_after_killed_sessions()
+    data = Path(tempfile.gettempdir()) / f"palimpsest-tests-{os.getpid()}-{secrets.token_hex(4)}"
     running = EmbeddedServers(data, durable=False)
     try:
         yield running.start()
     finally:
         running.destroy()
         shutil.rmtree(data, ignore_errors=True)
+
+
+def _clear_up_after_killed_sessions() -> None:
+    """A test run that was killed leaves its servers running: the next one of the same user ends them."""
+    for data in Path(tempfile.gettempdir()).glob("palimpsest-tests-*-*"):
+        owner = int(data.name.split("-")[2])
+        if data.stat().st_uid == os.geteuid() and not psutil.pid_exists(owner):
+            EmbeddedServers(data).destroy()
+            shutil.rmtree(data, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
+from api.answers import DocumentOut
 from api.context import CallerDep, Context, ContextDep
 from api.problems import documented
-from api.schemas import DocumentOut
 from api.storage import BlobWriter
 from api.uploads import receive, refuse_declared_size
 from store import documents

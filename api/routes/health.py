@@ -5,8 +5,8 @@ from collections.abc import Callable
 import redis
 from fastapi import APIRouter, Response
 
+from api.answers import CheckOut, HealthOut, ReadyOut
 from api.context import Context, ContextDep
-from api.schemas import CheckOut, HealthOut, ReadyOut
 from store import workers
 
 router = APIRouter(tags=["health"])

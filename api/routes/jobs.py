@@ -7,21 +7,10 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
+from api.answers import AnswerOut, CostOut, ErrorOut, JobOut, JobPage, Positions, ProgressOut, ResultOut
 from api.context import CallerDep, ContextDep
 from api.problems import Problem, documented
-from api.schemas import (
-    AnswerOut,
-    CostOut,
-    ErrorOut,
-    JobCreate,
-    JobOut,
-    JobPage,
-    Name,
-    Positions,
-    ProgressOut,
-    ResultOut,
-    TaskKind,
-)
+from api.schemas import JobCreate, Name, TaskKind
 from api.submission import RawBody, submit
 from store import jobs, ledger
 from store.models import Job

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
+from api.answers import ModelList, ModelOut, ScorerOut
 from api.context import CallerDep, ContextDep
 from api.problems import documented
-from api.schemas import ModelList, ModelOut, ScorerOut
 from store import workers
 from store.workers import ServedModel
 

@@ -1,0 +1,191 @@
+"""What answers look like."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.schemas import TaskKind
+from store.states import State
+
+Positions = Literal["absolute", "cache-relative"]
+
+
+class Answered(BaseModel):
+    """Base of everything the API answers with."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class DocumentOut(Answered):
+    """An uploaded document."""
+
+    id: str = Field(examples=["doc_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    sha256: str = Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+    bytes: int = Field(examples=[5_242_880])
+    media_type: str = Field(examples=["text/plain"])
+    name: str | None = Field(examples=["contract.txt"])
+    created_at: datetime
+
+
+class ProgressOut(Answered):
+    """Where a running job stands, at most a second old."""
+
+    phase: str = Field(examples=["reading"])
+    tokens_done: int = Field(examples=[262_144])
+    tokens_total: int | None = Field(examples=[1_000_000])
+    tokens_per_second: float | None = Field(examples=[3_120.5])
+    eta_seconds: float | None = Field(examples=[236.5])
+    updated_at: datetime | None
+
+
+class ErrorOut(Answered):
+    """Why a job did not succeed."""
+
+    code: str = Field(examples=["document_too_long"])
+    message: str
+
+
+class JobOut(Answered):
+    """A job and where it stands."""
+
+    id: str = Field(examples=["job_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    state: State
+    document_id: str
+    task: TaskKind
+    prompts: list[str]
+    model: str
+    model_revision: str | None
+    policy: str
+    scorer: str | None = Field(
+        description="`name@version` once a worker has resolved it; until then as asked for."
+    )
+    scorer_sha256: str | None
+    budget: int | None
+    max_output_tokens: int
+    temperature: float
+    seed: int
+    priority: int
+    deadline: datetime | None
+    metadata: dict[str, str]
+    attempt: int
+    positions: Positions | None
+    progress: ProgressOut | None
+    error: ErrorOut | None
+    timestamps: dict[str, datetime] = Field(examples=[{"created": "2027-01-31T18:00:00Z"}])
+
+
+class JobPage(Answered):
+    """A page of jobs, newest first."""
+
+    data: list[JobOut]
+    has_more: bool
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
+
+
+class AnswerOut(Answered):
+    """What one prompt got."""
+
+    prompt: str
+    text: str
+    tokens: int
+    finish_reason: str | None = Field(examples=["stop"])
+
+
+class ResultOut(Answered):
+    """The answers of a job; `complete` is false for what an expired or cancelled job left."""
+
+    job_id: str
+    state: State
+    complete: bool
+    answers: list[AnswerOut]
+    usage: dict[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class FigureOut(Answered):
+    """One line of a bill, with where it comes from."""
+
+    name: str = Field(examples=["cost"])
+    quantity: Decimal = Field(examples=["0.0123"])
+    unit: str = Field(description="second, token, byte, byte-second, or a currency.", examples=["USD"])
+    measurement: Literal["measured", "derived", "estimated"]
+    method_version: str
+
+
+class UsageLineOut(Answered):
+    """One line of the append-only ledger."""
+
+    attempt: int
+    meter: str = Field(examples=["device_seconds.read"])
+    quantity: Decimal
+    unit: str
+    measurement: Literal["measured", "derived", "estimated"]
+    method_version: str
+    waste: bool = Field(description="Work that no result came of, such as that of a lost worker.")
+
+
+class CostOut(Answered):
+    """What a job cost and saved; `final` is false while more lines may come."""
+
+    job_id: str
+    final: bool
+    currency: str | None
+    price_per_device_hour: Decimal | None
+    summary: list[FigureOut]
+    lines: list[UsageLineOut]
+
+
+class ScorerOut(Answered):
+    """A scorer that comes with a model."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class ModelOut(Answered):
+    """A model that a worker has registered."""
+
+    name: str = Field(examples=["bundled"])
+    revision: str | None
+    window: int | None = Field(description="Positions the model was trained on.", examples=[2048])
+    vocab_size: int | None
+    dense_bytes_per_token: int | None = Field(description="Of KV cache, if nothing were pruned.")
+    tokenizer_sha256: str | None
+    policies: list[str] | None = Field(description="Null until a worker has loaded the model.")
+    scorers: list[ScorerOut] | None
+    workers_live: int
+    loaded: bool = Field(description="By at least one live worker.")
+    errors: list[str] = Field(description="Why live workers could not load it.")
+
+
+class ModelList(Answered):
+    """All models, and the service's limits."""
+
+    data: list[ModelOut]
+    default_policy: str
+    max_document_bytes: int
+    max_output_tokens: int
+
+
+class CheckOut(Answered):
+    """One thing that readiness looks at."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class ReadyOut(Answered):
+    """Whether jobs can be taken and worked on now."""
+
+    ready: bool
+    checks: dict[str, CheckOut]
+
+
+class HealthOut(Answered):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
