@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -119,8 +119,3 @@ def _served(rows: list[tuple[WorkerModel, bool]]) -> ServedModel:
 def find_model(session: Session, name: str, live_seconds: float) -> ServedModel | None:
     """The model of this name, or None when no worker has ever registered it."""
     return next((model for model in models(session, live_seconds) if model.card.name == name), None)
-
-
-def forget_worker(session: Session, worker_id: str) -> None:
-    """Removes a worker and what it served."""
-    session.execute(delete(Worker).where(Worker.id == worker_id))
