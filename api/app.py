@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import structlog
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import Response
 
 from api import logs, problems
@@ -65,6 +66,7 @@ def _install_store_errors(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeout)
     def _unavailable(request: Request, error: Exception) -> Response:
         log.error("database unavailable", path=request.url.path, error=str(error))
         detail = "The database does not answer; nothing was changed. Try again in a moment."

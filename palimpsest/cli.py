@@ -104,9 +104,11 @@ def _interruptible(hurry: Callable[[], None]) -> Iterator[Callable[[], None]]:
         asked = True
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    # SIGHUP only where it is not ignored already, as it is under nohup.
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield _wait_for_ever
     finally:

@@ -76,20 +76,21 @@ class EmbeddedServers:
         Raises EmbeddedError with the end of the server's log when one does not.
         """
         binaries = find_binaries(self.identity)
-        try:
-            if postgres:
-                self._start_postgres(binaries)
-            if redis:
-                self._start_redis(binaries)
-        except BaseException:
-            self.stop()
-            raise
+        if postgres:
+            self._start_postgres(binaries)
+        if redis:
+            self._start_redis(binaries)
         return self
 
     def stop(self) -> None:
         """Stop Redis, then PostgreSQL, each cleanly; does nothing where nothing runs."""
         self.stop_redis()
         self.stop_postgres()
+
+    def ended(self, *, postgres: bool = True, redis: bool = True) -> list[str]:
+        """The servers of those asked about that do not run now."""
+        asked = {"PostgreSQL": (postgres, self._postgres_process), "Redis": (redis, self._redis_process)}
+        return [name for name, (wanted, process) in asked.items() if wanted and process() is None]
 
     def stop_redis(self) -> None:
         """Redis writes its append-only file out and exits."""
@@ -109,7 +110,11 @@ class EmbeddedServers:
         (self.data / "servers.json").unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -17,6 +17,7 @@ from palimpsest import access
 from palimpsest.client import Client
 from palimpsest.embedded import EmbeddedServers
 from palimpsest.ground import make_data_directory, make_directory
+from palimpsest.keeper import Keeper
 from palimpsest.local import Claim, LocalError, Running, data_directory
 from palimpsest.processes import Child, Children, Say, end_leftovers
 from store.settings import Settings
@@ -67,6 +68,7 @@ class Supervisor:
         self._claim = Claim(data)
         self._embedded: EmbeddedServers | None = None
         self._children: Children | None = None
+        self._keeper: Keeper | None = None
 
     def start(self) -> Service:
         """Raises LocalError, EmbeddedError; what was started by then is stopped."""
@@ -114,6 +116,8 @@ class Supervisor:
                 )
             self._say("Starting " + " and ".join(["PostgreSQL"] * need_postgres + ["Redis"] * need_redis))
             self._embedded.start(postgres=need_postgres, redis=need_redis)
+            self._keeper = Keeper(self._embedded, self._say, postgres=need_postgres, redis=need_redis)
+            self._keeper.start()
         if self._embedded and need_postgres:
             self._environment["DATABASE_URL"] = self._embedded.database_url
         if self._embedded and need_redis:
@@ -149,6 +153,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop everything: worker, API, loops, Redis, PostgreSQL; what does not run is passed over."""
+        if self._keeper is not None:
+            self._keeper.stop()
         if self._children is not None:
             self._children.stop(STOP_ORDER)
         if self._embedded is not None:

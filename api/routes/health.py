@@ -55,6 +55,5 @@ def _find_worker(context: Context) -> None:
         known = workers.models(session, context.settings.worker_live_seconds)
     if not any(model.workers_live for model in known):
         raise LookupError("no live worker serves a model")
-    errors = [error for model in known for error in model.errors]
     if not any(model.workers_live > len(model.errors) for model in known):
-        raise LookupError(f"no worker could load its model: {errors[0]}")
+        raise LookupError("no worker could load its model; GET /v1/models says why")

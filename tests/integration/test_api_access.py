@@ -192,7 +192,10 @@ def test_readiness_looks_at_each_part(api: Api, client: httpx.Client) -> None:
     }
     with api.database.session() as session:
         session.execute(text("UPDATE worker_models SET error = 'no such file'"))
-    assert "no such file" in client.get("/readyz").json()["checks"]["worker"]["detail"]
+    ready = client.get("/readyz")
+    assert "no worker could load its model" in ready.json()["checks"]["worker"]["detail"]
+    assert "no such file" not in ready.text  # nobody has to have a key to see this page
+    assert client.get("/v1/models").json()["data"][0]["errors"] == ["no such file"]
     with api.database.session() as session:
         session.execute(text("UPDATE workers SET heartbeat_at = now() - interval '1 hour'"))
     ready = client.get("/readyz")

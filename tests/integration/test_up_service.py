@@ -23,7 +23,7 @@ import redis
 from standin import right_answer
 
 from palimpsest import ground
-from palimpsest.client import Client
+from palimpsest.client import ApiError, Client
 from palimpsest.embedded import EmbeddedServers
 from palimpsest.local import read_cli_key, read_running
 from palimpsest.supervisor import running
@@ -222,6 +222,14 @@ def test_killed_children_come_back_and_lose_nothing(closed: Path) -> None:
             assert psutil.pid_exists(again.pid)
             # A worker's own child must not go on beside the new one.
             assert psutil.wait_procs(workers, timeout=30)[1] == []
+        for name in ("postgres", "redis-server"):
+            family = psutil.Process(up.process.pid).children()
+            [server] = [process for process in family if process.name() == name]
+            server.kill()
+        eventually(
+            lambda: "PostgreSQL" in up.said() and "Redis" in up.said().split("Logs: ")[1], "both again"
+        )
+        assert re.search(r"==> .*PostgreSQL.* ended; starting again", up.said())
         eventually(lambda: _answers(client), "the API")
         eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job")
         assert client.result(job["id"])["answers"][0]["text"] == right_answer(TEXT * 10, "When?")
@@ -233,7 +241,7 @@ def test_killed_children_come_back_and_lose_nothing(closed: Path) -> None:
 def _answers(client: Client) -> bool:
     try:
         return bool(client.models())
-    except httpx.TransportError:
+    except (httpx.TransportError, ApiError):
         return False
 
 
