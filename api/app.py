@@ -3,22 +3,21 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import Response
 
-from api import logs, problems
+from api import problems
 from api.context import Context
 from api.middleware import BodyLimit, PlainPath, RequestId
 from api.problems import Problem
 from api.routes import documents, health, jobs, models
-from store import blobs, database
+from store import blobs, database, log
 from store.errors import IdempotencyMismatch, NotFound
 from store.settings import Settings
 
-log = structlog.get_logger("api")
+_log = log.get("api")
 
 DESCRIPTION = """Reads million-token documents with a Llama whose KV cache is pruned by an evolved scorer.
 
@@ -34,7 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        logs.configure(config)
+        log.configure(config)
         yield
         context.database.close()
 
@@ -68,7 +67,7 @@ def _install_store_errors(app: FastAPI) -> None:
     @app.exception_handler(InterfaceError)
     @app.exception_handler(PoolTimeout)
     def _unavailable(request: Request, error: Exception) -> Response:
-        log.error("database unavailable", path=request.url.path, error=str(error))
+        _log.error("database unavailable", path=request.url.path, error=str(error))
         detail = "The database does not answer; nothing was changed. Try again in a moment."
         return problems.answer(
             request, Problem(503, "database_unavailable", detail, headers={"retry-after": "5"})

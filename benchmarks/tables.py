@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-BUDGET = 1024
+BUDGET = 512
 MIB = 2**20
 Row = dict[str, Any]
 
@@ -74,7 +74,8 @@ def memory(rows: list[Row]) -> str:
 def _origin(row: Row) -> str:
     made = row["machine"]
     return (
-        f"{row['tokens']:,} tokens of {row['filler']} text, {row['asked']} planted facts, {row['budget']} slots "
+        f"{row['tokens']:,} tokens of {row['filler']} text, {row['asked']} planted facts, "
+        f"{row['budget']} slots "
         f"a head unless shown; one run, seed {row['seed']}. {made['processor']}, {made['threads']} threads, "
         f"torch {made['torch']}, {made['date']}. Facts found, speed and memory of the process are measured; "
         "bytes of the caches are derived from allocated shapes."

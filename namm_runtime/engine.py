@@ -47,16 +47,13 @@ class Engine:
         return run
 
     def step(self) -> list[Run]:
-        """Advance every run by one unit. Returns those now done; refused ones carry `error`."""
+        """Advance every run by one unit. Returns those now done; those that failed carry `error`."""
         finished = []
         for run, steps in list(self._active):
             try:
                 next(steps, None)
-            except Refusal as refusal:
-                run.error, run.phase = refusal, "done"
-            except BaseException:
-                self.release(run)  # a defect must not take the other slots along
-                raise
+            except Exception as error:  # a Refusal, or a defect that must not take the other slots along
+                run.error, run.phase = error, "done"
             if run.phase == "done":
                 self.release(run)
                 finished.append(run)
@@ -70,7 +67,7 @@ class Engine:
         """Read and answer one request to the end.
 
         Raises:
-            Refusal: as `admit`, or on the way.
+            Refusal: as `admit`, or on the way. Any other exception is a defect of ours.
         """
         run = self.admit(request, snapshot)
         while run.phase != "done":

@@ -68,7 +68,7 @@ class Run:
     Attributes:
         phase: counting → reading → answering → done.
         tokens_total, tokens_read: of the document, known once counted.
-        error: why it ended early, if it did.
+        error: why it ended early, if it did: a Refusal, or a defect of ours.
 
     Raises (on construction):
         Refusal: `unknown_policy`, `unknown_scorer`, `scorer_…`, `budget_out_of_range`, `bad_request`.
@@ -82,7 +82,7 @@ class Run:
     tokens_read: int = 0
     answers: list[Answer] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    error: Refusal | None = None
+    error: Exception | None = None
 
     def __post_init__(self) -> None:
         request = self.request
@@ -249,7 +249,9 @@ class Run:
         self.phase, self.tokens_read = extra["phase"], extra["tokens_read"]
         self._place = Place(**extra["place"])
         self.answers = [Answer(**answer) for answer in extra["answers"]]
+        counted = self.usage.seconds["count"]  # counting again was this attempt's work
         self.usage = Usage(**extra["usage"])
+        self.usage.seconds["count"] += counted
 
     def _account(self, memory: Memory, phase: str, elapsed: float, beside: Memory | None = None) -> None:
         scored, memory.score_seconds = memory.score_seconds, 0.0

@@ -37,7 +37,7 @@ METERS = (
     Meter("tokens.kept", "tokens_kept", "token", "measured", False),
     Meter("kv_bytes.kept", "kept_bytes", "byte", "measured", False),
     Meter("kv_bytes.resident", "resident_bytes", "byte", "measured", False),
-    Meter("kv_bytes.peak", "peak_bytes", "byte", "measured", False),
+    Meter("kv_bytes.peak", "peak_bytes", "byte", "derived", False),
     Meter("kv_bytes.dense", "dense_bytes", "byte", "derived", False),
     Meter("kv_byte_seconds.actual", "kv_byte_seconds", "byte-second", "measured", True),
     Meter("kv_byte_seconds.dense", "dense_byte_seconds", "byte-second", "derived", True),
@@ -177,7 +177,7 @@ def _summary(rows: list[UsageLine], terms: dict[int, Attempt]) -> Iterator[Figur
 
     peak, dense = _maximum(rows, "kv_bytes.peak"), _maximum(rows, "kv_bytes.dense")
     if peak is not None and dense is not None:
-        yield Figure("kv_bytes.peak", peak, "byte", "measured", METHOD)
+        yield Figure("kv_bytes.peak", peak, "byte", "derived", METHOD)
         yield Figure("kv_bytes.dense", dense, "byte", "derived", METHOD)
         yield Figure("memory_saved.peak", dense - peak, "byte", "derived", "savings-1")
     actual = [row for row in rows if row.meter == "kv_byte_seconds.actual"]

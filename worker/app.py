@@ -9,8 +9,9 @@ from typing import Any
 
 from celery import signals
 
+from store import log
 from store.settings import settings
-from worker import log, presence
+from worker import presence
 from worker.app_factory import make_app
 
 app = make_app(settings())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from store import leases
-from worker import log
+from store import leases, log
 from worker.engine import Served
 from worker.execute import Execution
 from worker.lease import LeaseKeeper

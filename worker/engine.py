@@ -47,7 +47,7 @@ class RunLike(Protocol):
     @property
     def usage(self) -> UsageLike: ...
     @property
-    def error(self) -> Any: ...  # a Refusal, when that is why the run is done
+    def error(self) -> Any: ...  # a Refusal or a defect, when that is why the run is done
 
     def snapshot(self, path: Path) -> None: ...
 
@@ -103,14 +103,13 @@ def load(config: Settings) -> Served:
     from namm_runtime.engine import Engine, Refusal, Request
     from namm_runtime.loading import load_model
 
-    scored = ("namm", "namm-key")
-
     def resolve_scorer(policy: str, asked: str | None) -> ScorerPin | None:
-        if policy not in scored:
+        bundled = policies.scorer_of(policy)
+        if bundled is None:
             if asked is not None:
                 raise Refusal("scorer_not_used", f"The policy '{policy}' takes no scorer.")
             return None
-        ref = checkpoint.resolve(asked or policy)
+        ref = checkpoint.resolve(asked or bundled)
         return ScorerPin(ref.name, ref.version, ref.sha256, ref.path)
 
     def make_request(job: Job, document: Path, scorer: ScorerPin | None) -> Request:

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from store import documents, leases, ledger
+from store import documents, leases, ledger, log
 from store.errors import LeaseLost, NotFound
 from store.leases import Signal
 from store.models import Job
 from store.states import State
-from worker import log
 from worker.engine import RunLike, ScorerPin, Served
 from worker.lease import LeaseKeeper
 from worker.process import WorkerProcess
@@ -156,11 +155,16 @@ class Execution:
     def _done(self) -> None:
         run = self._running()
         if run.error is not None:
+            refused = isinstance(run.error, self._served.refusal)
+            if not refused:
+                self._log.error("job_broke", exc_info=run.error)
             if self._at_snapshot(run):
                 self._distrust_snapshot()
                 self._release(lost=True)
-            else:
+            elif refused:
                 self._finish(State.FAILED, run.error.code, run.error.message)
+            else:
+                self._finish(State.FAILED, "internal_error", INTERNAL)
             return
         self._keeper.beat(self.job.id, "finalizing")
         self._report(run)

@@ -12,10 +12,9 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import leases
+from store import leases, log
 from store.database import Database
 from store.settings import Settings
-from worker import log
 
 _log = log.get("worker.lease")
 

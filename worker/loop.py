@@ -12,7 +12,7 @@ from psycopg import Error as PostgresError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import log
+from store import log
 
 LONGEST_PAUSE = 30.0
 AWAY = (SQLAlchemyError, PostgresError, KombuError, RedisError, OSError)  # a server may come back

@@ -18,12 +18,11 @@ from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import workers
+from store import log, workers
 from store.database import Database, connect
 from store.ids import new_id
 from store.settings import Settings
 from store.workers import ModelCard
-from worker import log
 from worker.engine import describe
 from worker.names import WARM, WORKER_ID
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
-from store import blobs, leases, workers
+from store import blobs, leases, log, workers
 from store.database import Database, connect
 from store.settings import Settings, settings
-from worker import engine, log
+from worker import engine
 from worker.names import WORKER_ID
 
 _log = log.get("worker.process")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 
-from store import blobs, jobs, reaper
+from store import blobs, jobs, log, reaper
 from store.blobs import Blobs
 from store.database import Database, connect
 from store.settings import Settings, settings
-from worker import log
 from worker.loop import forever
 from worker.snapshots import folder_of
 

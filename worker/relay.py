@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from celery import Celery
 from kombu import Queue
 
-from store import jobs, outbox
+from store import jobs, log, outbox
 from store.database import Database, connect
 from store.outbox import Hint
 from store.settings import settings
-from worker import log
 from worker.app_factory import make_app
 from worker.loop import forever
 from worker.names import DRAIN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker import log
+from store import log
 from worker.app import app
 from worker.drain import drain_jobs
 from worker.names import DRAIN, WARM

@@ -11,7 +11,6 @@ from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
 
-
 # The zeroed one is a control: the same scorer, blind to attention.
 LEARNED = {"namm-key": "namm-key", "namm": "namm", "namm-key-zeroed": "namm-key"}
 

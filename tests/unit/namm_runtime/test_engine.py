@@ -148,8 +148,21 @@ def test_a_refused_run_leaves_the_others_alone(bundled, file, document, tmp_path
     good = engine.admit(request(file, document))
     finished = engine.step()
     assert finished == [bad]
-    assert bad.error
+    assert isinstance(bad.error, Refusal)
     assert bad.error.code == "document_empty"
     while good.phase != "done":
         engine.step()
     assert good.answers
+
+
+def test_a_defect_in_one_run_leaves_the_others_alone(bundled, file, document, monkeypatch):
+    engine = Engine(bundled, slots=2)
+    bad, good = engine.admit(request(file, document)), engine.admit(request(file, document))
+    engine.step()
+    monkeypatch.setattr(bad.memory, "feed", lambda ids: 1 / 0)
+    assert engine.step() == [bad]
+    assert isinstance(bad.error, ZeroDivisionError)
+    while good.phase != "done":
+        engine.step()
+    assert good.error is None
+    assert len(good.answers) == len(document.facts)

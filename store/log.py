@@ -14,7 +14,9 @@ from store.settings import Settings
 def configure(config: Settings) -> None:
     """Sends structlog and the standard library's logging through one renderer to standard error."""
     console = config.log_format == "console" or (config.log_format == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    # Tracebacks without the values of variables: those could be a document's text.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = plain if console else structlog.processors.JSONRenderer()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
