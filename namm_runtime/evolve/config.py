@@ -8,7 +8,7 @@ from typing import Any
 from namm_runtime.errors import Refusal
 from namm_runtime.tasks import FillerKind
 
-STARTS = ("zero", "key-diversity", "attention-mass")
+STARTS = ("zero", "key-diversity", "attention-mass", "key-and-attention")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class EvolutionConfig:
     Attributes:
         start: `zero` scores every token alike (and, with its bias, keeps all that fits the budget);
             `key-diversity` ranks tokens as KeyDiff does, which needs `key_input`; `attention-mass` by their
-            recent attention, the spectrum's lowest bin.
+            recent attention, the spectrum's lowest bin; `key-and-attention` by the first plus a little of
+            the second.
         budget, interval: slots a head and tokens between evictions, the regime of search and of serving.
         tokens: length of a search document, a multiple of `interval`; several evictions fit into it.
         facts, questions: planted in and asked of each document.
@@ -49,9 +50,9 @@ class EvolutionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS or (self.start == "key-diversity" and not self.key_input):
+        if self.start not in STARTS or ("key" in self.start and not self.key_input):
             raise Refusal(
-                "bad_config", f"start must be one of {STARTS}; key-diversity needs key_input = true"
+                "bad_config", f"start must be one of {STARTS}; those with a key need key_input = true"
             )
         if self.tokens % self.interval or self.interval % 16:
             raise Refusal("bad_config", "tokens must be a multiple of interval, and interval of 16")

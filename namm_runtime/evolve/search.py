@@ -52,10 +52,10 @@ def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
     )
     flat = torch.zeros(settings.bam.size)
     weights = settings.bam.split(flat)["head.weight"]  # a view
-    if config.start == "key-diversity":
+    if "key" in config.start:
         weights[-1] = -1.0  # a key like the others counts against it
-    elif config.start == "attention-mass":
-        weights[settings.recency_floats] = 1.0
+    if "attention" in config.start:
+        weights[settings.recency_floats] = 0.3 if "key" in config.start else 1.0
     return Scorer(
         name=config.name,
         version=config.version,
