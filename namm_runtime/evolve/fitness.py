@@ -69,8 +69,7 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, documents: int, seed:
     longest = max(len(s.ids) - s.question_start for s in sequences)
     bodies, tails, answers, groups = [], [], [], []
     for s in sequences:
-        # The exam's document ends at an eviction, as most of a long document does.
-        bodies.append(s.ids[:1] + s.ids[1 + s.question_start - config.tokens : s.question_start])
+        bodies.append(_body(s, config.tokens))
         tail, roles = s.ids[s.question_start :], s.roles[s.question_start :]
         pad = longest - len(tail)
         tails.append(tail + [tokenizer.eos_token_id] * pad)
@@ -83,6 +82,17 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, documents: int, seed:
             marks.append(max(number, 0))
         groups.append(marks + [0] * pad)
     return Exam(*(torch.tensor(x, device=model.device) for x in (bodies, tails, answers, groups)))
+
+
+def _body(sequence: TokenSequence, tokens: int) -> list[int]:
+    """The document without its questions, cut to `tokens` by leaving out filler, never a fact.
+
+    It then ends at an eviction, as most of a long document does.
+    """
+    document = range(1, sequence.question_start)
+    filler = [place for place in document if sequence.roles[place] == Role.FILLER]
+    left_out = set(filler[: sequence.question_start - tokens])
+    return [sequence.ids[place] for place in range(sequence.question_start) if place not in left_out]
 
 
 def sit(

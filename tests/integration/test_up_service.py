@@ -20,13 +20,13 @@ import httpx
 import psutil
 import pytest
 import redis
-from standin import right_answer
 
 from palimpsest import ground
 from palimpsest.client import ApiError, Client
 from palimpsest.embedded import EmbeddedServers
 from palimpsest.local import read_cli_key, read_running
 from palimpsest.supervisor import running
+from tests.standin import right_answer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = b"The meeting is on Tuesday.\n" * 40

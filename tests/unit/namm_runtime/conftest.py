@@ -5,13 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.loading import LoadedModel
 from namm_runtime.rope import Rotation
+from tests.tiny import byte_tokenizer
 
 VOCABULARY = 300
 
@@ -39,15 +38,6 @@ def model(plain: LlamaForCausalLM) -> LoadedModel:
     bounded.load_state_dict(plain.state_dict())
     bounded.set_attn_implementation("bounded")
     return LoadedModel("tiny", "r1", bounded, byte_tokenizer(), Rotation.of(bounded), 4096)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({letter: index for index, letter in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 @pytest.fixture(scope="session")

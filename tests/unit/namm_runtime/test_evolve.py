@@ -1,4 +1,4 @@
-"""Evolution: candidates are judged as they would be alone, and an interrupted run goes on as it would have."""
+"""Candidates are judged as they would be alone, and an interrupted run goes on as it would have."""
 
 import json
 from dataclasses import replace
