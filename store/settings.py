@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     device: str = "cpu"
     dtype: str = "auto"
     slots: PositiveInt = 1  # documents in the engine at once
+    max_document_tokens: PositiveInt = 8_000_000  # longer documents end their job before they are read
     default_policy: str = "namm-key"
     default_budget: PositiveInt = 512
 

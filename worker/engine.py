@@ -122,6 +122,7 @@ def load(config: Settings) -> Served:
             max_output_tokens=job.max_output_tokens,
             temperature=job.temperature,
             seed=job.seed,
+            max_document_tokens=config.max_document_tokens,
             # A custom prompt is put to the model as it stands.
             prompt_template=job.task != "prompt",
         )

@@ -79,9 +79,10 @@ class Search:
         self.exam = make_exam(model, config, config.validation_documents, seed=0, split="validation")
         if (directory / "state.pickle").exists():
             state = pickle.loads((directory / "state.pickle").read_bytes())
-            if state["config"] != config:
+            if replace(state["config"], generations=config.generations) != config:
                 raise ValueError(f"{directory} holds a run of another config; choose another directory")
             self.__dict__.update(state)
+            self.config = config  # a finished run may be given more generations
             return
         self.scorer = starting_scorer(model, config)
         self.strategy = cma.CMAEvolutionStrategy(

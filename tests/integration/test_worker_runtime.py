@@ -33,6 +33,7 @@ def process(database_url: str, tmp_path: Path, model_directory: Path) -> Iterato
         model=str(model_directory),
         progress_seconds=0.001,
         snapshot_chunks=1,
+        max_document_tokens=2 * len(TEXT),
     )
     database = Database(config.database)
     with database.session() as session:
@@ -122,6 +123,7 @@ def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_s
         (b"\xff\xfe\x00binary" * 100, {}, "document_not_text"),
         (TEXT, {"prompts": ["why " * 2000]}, "prompt_too_long"),
         (TEXT, {"policy": "full"}, "document_too_long"),
+        (TEXT * 3, {}, "document_too_long"),
         (TEXT, {"policy": "nonsense"}, "unknown_policy"),
         (TEXT, {"policy": "namm", "scorer_requested": "nobody@9"}, "unknown_scorer"),
         (TEXT, {"scorer_requested": "namm"}, "scorer_not_used"),
