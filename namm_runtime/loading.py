@@ -99,7 +99,7 @@ def load_model(
         )
     model = model.to(device).eval()
     return LoadedModel(
-        name=Path(source).name if Path(source).is_dir() else str(path_or_id),
+        name=str(path_or_id).rstrip("/").rsplit("/", 1)[-1],
         revision=_revision(source, model),
         model=model,
         tokenizer=tokenizer,
