@@ -10,23 +10,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BLOCKS = ("attn.qkv.weight", "attn.qkv.bias", "attn.out.weight", "attn.out.bias", "head.weight", "head.bias")
-
 
 @dataclass(frozen=True)
 class Bam:
     """Shapes of the network; parameters are passed in flat, so that a population can be scored at once.
 
     The flat order is that of the reference implementation; for 25 features and width 32 it has 4,172 numbers.
+
+    Attributes:
+        multiply: whether the attention scales its token's features as well as adding to them.
+        bias: whether the attention has biases; the head always has one.
     """
 
     features: int = 25
     width: int = 32
+    multiply: bool = True
+    bias: bool = True
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         f, w = self.features, self.width
-        return dict(zip(BLOCKS, ((f, 3 * w), (3 * w,), (w, 2 * f), (2 * f,), (f, 1), (1,)), strict=True))
+        out = 2 * f if self.multiply else f
+        shapes = {
+            "attn.qkv.weight": (f, 3 * w),
+            "attn.qkv.bias": (3 * w,),
+            "attn.out.weight": (w, out),
+            "attn.out.bias": (out,),
+            "head.weight": (f, 1),
+            "head.bias": (1,),
+        }
+        dropped = () if self.bias else ("attn.qkv.bias", "attn.out.bias")
+        return {name: shape for name, shape in shapes.items() if name not in dropped}
 
     @property
     def size(self) -> int:
@@ -34,11 +48,7 @@ class Bam:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Views [..., *shape] of a flat vector [..., size]."""
-        parts = torch.split(flat, [torch.Size(shape).numel() for shape in self.shapes.values()], dim=-1)
-        return {
-            name: part.view(*part.shape[:-1], *shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        return split_flat(flat, self.shapes)
 
     def score(self, flat: Tensor, x: Tensor) -> Tensor:
         """Score x [B, H, N, features], tokens in the order of the text → [B, H, N].
@@ -50,11 +60,29 @@ class Bam:
             flat = flat.unsqueeze(0)
         p = {name: part.unsqueeze(1) for name, part in self.split(flat).items()}
         newest_first = x.flip(-2)
-        qkv = newest_first @ p["attn.qkv.weight"] + p["attn.qkv.bias"].unsqueeze(-2)
+        qkv = linear(newest_first, p, "attn.qkv")
         q, k, v = qkv.chunk(3, dim=-1)
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        update = attended @ p["attn.out.weight"] + p["attn.out.bias"].unsqueeze(-2)
-        residual, multiplier = update.chunk(2, dim=-1)
-        y = newest_first * (1 + multiplier) + residual
-        score: Tensor = y @ p["head.weight"] + p["head.bias"].unsqueeze(-2)
-        return score.squeeze(-1).flip(-1)
+        update = linear(attended, p, "attn.out")
+        if self.multiply:
+            residual, multiplier = update.chunk(2, dim=-1)
+            y = newest_first * (1 + multiplier) + residual
+        else:
+            y = newest_first + update
+        return linear(y, p, "head").squeeze(-1).flip(-1)
+
+
+def split_flat(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Name the consecutive blocks of a flat vector [..., size] → views [..., *shape]."""
+    parts = torch.split(flat, [torch.Size(shape).numel() for shape in shapes.values()], dim=-1)
+    return {
+        name: part.view(*part.shape[:-1], *shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def linear(x: Tensor, parameters: dict[str, Tensor], name: str) -> Tensor:
+    """x [..., N, in] through the weight [..., in, out], and the bias [..., out] where there is one."""
+    y = x @ parameters[f"{name}.weight"]
+    bias = parameters.get(f"{name}.bias")
+    return y if bias is None else y + bias.unsqueeze(-2)

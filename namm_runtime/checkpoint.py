@@ -18,6 +18,7 @@ from torch import Tensor
 
 from namm_runtime.bam import Bam
 from namm_runtime.errors import Refusal
+from namm_runtime.mlp import Mlp
 from namm_runtime.spectrogram import BINS
 
 FORMAT = 1
@@ -39,10 +40,32 @@ class ScorerConfig:
     key_mean: float = 0.0
     key_deviation: float = 1.0
     spectrum_zeroed: bool = False  # control: the spectrum's features are always zero
+    kind: str = "bam"  # or "mlp", which scores each token without looking at others
+    multiply: bool = True  # bam: scale the features as well as adding to them
+    bias: bool = True  # of the attention (bam) or of every layer (mlp)
+    depth: int = 1  # mlp: linear layers
+    residual: bool = True  # mlp: add the features to the first hidden layer
+
+    @property
+    def features(self) -> int:
+        return self.recency_floats + BINS + self.key_input
 
     @property
     def bam(self) -> Bam:
-        return Bam(features=self.recency_floats + BINS + self.key_input, width=self.width)
+        return Bam(self.features, self.width, self.multiply, self.bias)
+
+    @property
+    def network(self) -> Bam | Mlp:
+        """What turns features into scores.
+
+        Raises:
+            ValueError: no such network.
+        """
+        if self.kind == "bam":
+            return self.bam
+        if self.kind == "mlp":
+            return Mlp(self.features, self.width, self.depth, self.bias, self.residual)
+        raise ValueError(f"no scorer is of the kind '{self.kind}'")
 
 
 @dataclass(frozen=True)
@@ -130,11 +153,12 @@ def load(directory: Path) -> Scorer:
     try:
         config = ScorerConfig(**_known(ScorerConfig, manifest["config"]))
         regime = Regime(**_known(Regime, manifest["regime"]))
-    except (KeyError, TypeError) as error:
+        shapes = {"parameters": (config.network.size,), "mean": (BINS,), "variance": (BINS,)}
+    except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
-            "scorer_unreadable", f"the manifest of {directory.name} is incomplete: {error}"
+            "scorer_unreadable", f"the manifest of {directory.name} is incomplete or wrong: {error}"
         ) from None
-    for name, shape in {"parameters": (config.bam.size,), "mean": (BINS,), "variance": (BINS,)}.items():
+    for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise Refusal("scorer_wrong_shape", f"'{name}' should have the shape {shape} in {file}")
         if not torch.isfinite(tensors[name]).all():

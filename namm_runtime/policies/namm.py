@@ -50,14 +50,16 @@ class Namm(Policy):
 
     def scores(self, layer: BoundedLayer) -> Tensor:
         x = self.features(layer)
-        bam, parameters = self.scorer.config.bam, self.parameters.to(x.device)
+        network, parameters = self.scorer.config.network, self.parameters.to(x.device)
         if not layer.ragged:
-            return bam.score(parameters, x)
+            return network.score(parameters, x)
         # Slots without a token must be the last thing newer tokens could look at: sort them before the text.
         positions = layer.positions[:, :, : layer.used].masked_fill(layer.unused(), -1)
         order = positions.argsort(dim=-1, stable=True)
         packed = x.gather(2, order.unsqueeze(-1).expand_as(x))
-        return torch.empty_like(positions, dtype=x.dtype).scatter_(2, order, bam.score(parameters, packed))
+        return torch.empty_like(positions, dtype=x.dtype).scatter_(
+            2, order, network.score(parameters, packed)
+        )
 
     def _recency(self, layer: BoundedLayer) -> Tensor:
         """[B, Hkv, used, 8]: sines then cosines of the distance to the newest token, clipped if asked."""

@@ -49,3 +49,25 @@ def test_newer_tokens_are_not_influenced_by_older_ones():
     before, after = bam.score(flat, x), bam.score(flat, changed)
     assert torch.allclose(before[..., 20:], after[..., 20:], atol=1e-6)
     assert not torch.allclose(before[..., :20], after[..., :20], atol=1e-3)
+
+
+def test_sizes_of_the_variants():
+    assert Bam(multiply=False).size == 3347
+    assert Bam(bias=False).size == 4026
+    assert Bam(width=16, bias=False).size == 2026
+
+
+def test_without_multiplier_the_attention_only_adds():
+    generator = torch.Generator().manual_seed(3)
+    bam, plain = Bam(), Bam(multiply=False)
+    flat = torch.randn(bam.size, generator=generator)
+    parts = bam.split(flat)
+    parts["attn.out.weight"][:, 25:] = 0
+    parts["attn.out.bias"][25:] = 0
+    parts["attn.out.weight"], parts["attn.out.bias"] = (
+        parts["attn.out.weight"][:, :25],
+        parts["attn.out.bias"][:25],
+    )
+    x = torch.randn(1, 2, 30, 25, generator=generator)
+    shorter = torch.cat([part.flatten() for part in parts.values()])
+    assert torch.allclose(bam.score(flat, x), plain.score(shorter, x), atol=1e-5)

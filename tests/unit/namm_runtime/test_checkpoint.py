@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from namm_runtime import checkpoint
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.errors import Refusal
 
 
@@ -81,3 +82,31 @@ def test_unknown_names_list_the_known_ones():
     with pytest.raises(Refusal) as refusal:
         checkpoint.resolve("nobody@7")
     assert refusal.value.code == "unknown_scorer"
+
+
+@pytest.mark.parametrize("settings", [{"kind": "mlp", "width": 25, "depth": 2}, {"multiply": False}])
+def test_other_networks_round_trip(tmp_path, settings):
+    config = ScorerConfig(**settings)
+    parameters = torch.randn(config.network.size)
+    scorer = Scorer("other", "1", config, parameters, torch.zeros(17), torch.ones(17))
+    scorer.save(tmp_path)
+    loaded = checkpoint.load(tmp_path)
+    assert loaded.config == config
+    assert torch.equal(loaded.parameters, parameters)
+
+
+def test_manifests_from_before_there_were_other_networks_are_read(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    for name in ("kind", "multiply", "bias", "depth", "residual"):
+        del manifest["config"][name]
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.load(saved).config.kind == "bam"
+
+
+def test_unknown_networks_are_refused(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["config"]["kind"] = "oracle"
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Refusal) as refusal:
+        checkpoint.load(saved)
+    assert refusal.value.code == "scorer_unreadable"
