@@ -124,19 +124,20 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         """
         if self.budget is None:
             raise RuntimeError("a cache without a budget does not evict")
-        room = min(self.budget, self.used)
+        used = self.used  # it changes with `start` below
+        room = min(self.budget, used)
         if self.ragged:
             scores = scores.masked_fill(self.unused(), -torch.inf)
         newest_first = scores.flip(-1).sort(dim=-1, descending=True, stable=True)
-        best = self.used - 1 - newest_first.indices[..., :room]
+        best = used - 1 - newest_first.indices[..., :room]
         floor = -torch.inf if threshold is None else threshold
         values = newest_first.values[..., :room]
         kept = (values >= floor) & (values > -torch.inf)
         # Dropped entries sort behind every slot, so that the kept ones are front-packed in text order.
-        order = best.masked_fill(~kept, self.used).sort(dim=-1).values
+        order = best.masked_fill(~kept, used).sort(dim=-1).values
         self.lengths = kept.sum(-1)
         self.start = int(self.lengths.max())
-        order = order[..., : self.start].clamp(max=self.used - 1)
+        order = order[..., : self.start].clamp(max=used - 1)
         for tensor in (self.keys, self.values, self.positions, *self.state.values()):
             _gather_to_front(tensor, order)
         self.pending = 0

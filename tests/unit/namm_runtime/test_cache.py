@@ -57,6 +57,18 @@ def test_compaction_equals_sorting_by_hand(seed, budget, threshold):
         append(layer, 48)
 
 
+def test_compaction_to_fewer_than_before_keeps_the_newest():
+    layer = filled(48, 40)
+    layer.compact(torch.ones(1, 2, 48), 0.0)
+    append(layer, 8)
+    scores = torch.full((1, 2, 48), -1.0)
+    scores[..., -4:] = 1.0
+    layer.compact(scores, 0.0)
+    layer.check_integrity()
+    assert kept(layer, 0) == kept(layer, 1) == [52, 53, 54, 55]
+    assert layer.keys[0, 0, :4, 0].tolist() == [52, 53, 54, 55]
+
+
 def test_gathering_in_blocks_equals_one_gather():
     generator = torch.Generator().manual_seed(0)
     tensor = torch.randn(1, 2, 100, 3, generator=generator)
