@@ -7,6 +7,9 @@ Slots of one head, in the order of the text:
 
 The pending tokens begin at the same slot for every head, so appending and the causal mask are uniform; only
 how much of [0, start) each head still uses is ragged. After an eviction `start` is the largest length.
+
+With a budget the capacity is allocated once. Without one (the full cache, and parity mode where the scorer
+has no cap) it grows by blocks, as far as the document or the scorer lets it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +26,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys, values and the policy's state of one decoder layer.
 
     Args:
-        budget: slots a head keeps at an eviction; None never evicts and grows by blocks.
+        budget: slots a head keeps at an eviction; None sets no limit and grows by blocks.
         interval: tokens between evictions; the capacity is budget + interval, allocated once.
         state: name → floats a slot, what the policy remembers of a token.
 
@@ -115,17 +118,24 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         slots = torch.arange(self.used, device=self.lengths.device)
         return (slots >= self.lengths.unsqueeze(-1)) & (slots < self.start)
 
-    def compact(self, scores: Tensor, threshold: float | None = None) -> None:
+    def compact(self, scores: Tensor, threshold: float | None = None, rectangular: bool = False) -> None:
         """Keep each head's best tokens, in the order of the text; the newest of equal scores wins.
 
         Args:
             scores: [B, Hkv, used], higher is kept. Slots without a token are ignored.
             threshold: tokens scored below it go even where there is room.
+            rectangular: heads of one document keep equally many: as many as the threshold leaves to the one
+                with most, so that the others keep tokens below it. Documents stay independent; the reference
+                implementation takes the longest head of the whole batch, so that a document's cache depends
+                on its company there.
+
+        Raises:
+            RuntimeError: there is no budget and the rule needs one.
         """
-        if self.budget is None:
+        if self.budget is None and not rectangular:
             raise RuntimeError("a cache without a budget does not evict")
         used = self.used  # it changes with `start` below
-        room = min(self.budget, used)
+        room = used if self.budget is None else min(self.budget, used)
         if self.ragged:
             scores = scores.masked_fill(self.unused(), -torch.inf)
         newest_first = scores.flip(-1).sort(dim=-1, descending=True, stable=True)
@@ -133,6 +143,9 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         floor = -torch.inf if threshold is None else threshold
         values = newest_first.values[..., :room]
         kept = (values >= floor) & (values > -torch.inf)
+        if rectangular:
+            longest = kept.sum(-1).amax(-1)[:, None, None]
+            kept = (torch.arange(room, device=kept.device) < longest) & (values > -torch.inf)
         # Dropped entries sort behind every slot, so that the kept ones are front-packed in text order.
         order = best.masked_fill(~kept, used).sort(dim=-1).values
         self.lengths = kept.sum(-1)

@@ -70,10 +70,10 @@ class ScorerConfig:
 
 @dataclass(frozen=True)
 class Regime:
-    """Where a scorer was evolved; serving it elsewhere is allowed and flagged."""
+    """Where a scorer was evolved; serving it elsewhere is allowed on request, and flagged."""
 
-    mode: str = "budget"
-    budget: int | None = None  # slots a head
+    mode: str = "budget"  # or "parity", the reference implementation's keep rule
+    budget: int | None = None  # slots a head; in parity mode the optional cap
     interval: int = 512  # tokens between evictions
     positions: str = "cache-relative"
 

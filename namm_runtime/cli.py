@@ -30,6 +30,7 @@ def read(
     policy: Annotated[str, typer.Option(help=", ".join(policies.names()))] = "namm-key",
     budget: Annotated[int | None, typer.Option(help="Slots a KV head keeps.")] = None,
     scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
+    mode: Annotated[str, typer.Option(help="auto, budget, or parity with the reference.")] = "auto",
     max_output_tokens: int = 64,
     temperature: float = 0.0,
     device: str = "cpu",
@@ -45,6 +46,7 @@ def read(
         policy=policy,
         budget=budget,
         scorer=scorer,
+        mode=mode,
         max_output_tokens=max_output_tokens,
         temperature=temperature,
     )

@@ -27,9 +27,13 @@ class Memory:
     """The cache of one document and everything needed to go on reading or answering.
 
     Args:
-        budget: slots a KV head keeps at an eviction (None: all).
-        interval: tokens between evictions, a multiple of 16.
+        budget: slots a KV head keeps at an eviction (None: all, or in parity mode the scorer's own cap).
+        interval: tokens between evictions, a multiple of 16. Evictions fall on its multiples, counted from
+            the first token of the document through to the last one answered.
         by_slot: cache-relative positions; otherwise places in the text.
+
+    Raises:
+        Refusal: `bad_interval`; `regime_mismatch` for settings that the policy's mode does not have.
     """
 
     def __init__(
@@ -43,7 +47,8 @@ class Memory:
         if interval % 16:
             raise Refusal("bad_interval", f"the eviction interval must be a multiple of 16, not {interval}")
         self.model, self.policy = model, policy
-        self.budget = budget if policy.evicts else None
+        self.budget = policy.room(budget, interval, by_slot)
+        self.evicting = self.budget is not None or policy.mode == "parity"
         self.interval, self.by_slot = interval, by_slot
         self.cache = BoundedCache(model.layers, self.budget, interval, policy.state)
         self.context = Context(self.cache, policy, model.rotation, by_slot)
@@ -58,9 +63,9 @@ class Memory:
     def feed(self, ids: Tensor) -> Tensor:
         """Read ids [B, T], evicting whenever `interval` tokens have come. Returns the last logits [B, V]."""
         while True:
-            room = CHUNK if self.budget is None else min(CHUNK, self.interval - self.cache.pending)
+            room = min(CHUNK, self.interval - self.cache.pending) if self.evicting else CHUNK
             logits = self._forward(ids[:, :room], 1)[:, -1]
-            if self.budget is not None and self.cache.pending == self.interval:
+            if self.evicting and self.cache.pending == self.interval:
                 begun = time.perf_counter()
                 self.policy.evict(self.cache)
                 self.score_seconds += time.perf_counter() - begun
@@ -113,12 +118,21 @@ class Memory:
             "tokenizer": self.model.tokenizer_sha256,
             "policy": self.policy.name,
             "scorer": scorer.sha256 if scorer else None,
-            "settings": [self.budget, self.interval, self.by_slot],
+            "settings": [self.budget, self.interval, self.by_slot, self.policy.mode],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path, extra: dict[str, Any] | None = None) -> None:
-        """Write one safetensors file, complete or not at all. `extra` is JSON that `load` gives back."""
+        """Write one safetensors file, complete or not at all. `extra` is JSON that `load` gives back.
+
+        Raises:
+            Refusal: `snapshot_unsupported` while a normaliser gathers statistics, which belong to no document.
+        """
+        normaliser = getattr(self.policy, "normaliser", None)
+        if normaliser is not None and not normaliser.frozen:
+            raise Refusal(
+                "snapshot_unsupported", "a memory whose normaliser still gathers statistics cannot be saved"
+            )
         tensors: dict[str, Tensor] = {}
         for index, layer in enumerate(self.cache.layers):
             if not layer.is_initialized:

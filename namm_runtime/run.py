@@ -28,9 +28,11 @@ class Request:
         document: a UTF-8 file.
         prompts: each is answered from its own fork of the document's memory.
         policy: a name from `policies.names()`.
-        budget: slots a KV head keeps; None takes the default of 512.
+        budget: slots a KV head keeps; None takes the default of 512, or in parity mode the scorer's own cap.
         scorer: directory of a scorer checkpoint; None takes the bundled one named like the policy.
         interval: tokens between evictions, a multiple of 16.
+        mode: `auto` is the one that the scorer was evolved in, `budget` without a scorer; `budget` and
+            `parity` can be asked for.
         positions: `auto` rotates by place in the text where document and answers fit the model's window and
             by slot (`cache-relative`) beyond; either can be asked for.
         max_document_tokens: longer documents are refused before they are read.
@@ -40,9 +42,10 @@ class Request:
     document: Path
     prompts: tuple[str, ...]
     policy: str = "namm-key"
-    budget: int | None = DEFAULT_BUDGET
+    budget: int | None = None
     scorer: Path | None = None
     interval: int = CHUNK
+    mode: str = "auto"
     max_output_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
@@ -71,7 +74,8 @@ class Run:
         error: why it ended early, if it did: a Refusal, or a defect of ours.
 
     Raises (on construction):
-        Refusal: `unknown_policy`, `unknown_scorer`, `scorer_…`, `budget_out_of_range`, `bad_request`.
+        Refusal: `unknown_policy`, `unknown_scorer`, `scorer_…`, `budget_out_of_range`, `bad_request`,
+            `regime_mismatch`.
     """
 
     request: Request
@@ -90,16 +94,21 @@ class Run:
             raise Refusal("bad_request", f"positions must be one of {', '.join(POSITIONS)}")
         if request.max_output_tokens < 1 or request.temperature < 0:
             raise Refusal("bad_request", "max_output_tokens must be at least 1 and temperature at least 0")
-        self._budget = DEFAULT_BUDGET if request.budget is None else request.budget
-        if self._budget < 16:
+        if request.budget is not None and request.budget < 16:
             raise Refusal(
-                "budget_out_of_range", f"a budget of {self._budget} slots is too small; 16 is the least"
+                "budget_out_of_range", f"a budget of {request.budget} slots is too small; 16 is the least"
             )
         bundled = policies.scorer_of(request.policy)
         scorer = None
         if bundled is not None:
             scorer = checkpoint.load(request.scorer or checkpoint.resolve(bundled).path)
-        self._policy = policies.make(request.policy, self._budget, scorer)
+        mode = request.mode
+        if mode == "auto":
+            mode = scorer.regime.mode if scorer else "budget"
+        self._budget = request.budget
+        if self._budget is None and mode == "budget":
+            self._budget = DEFAULT_BUDGET
+        self._policy = policies.make(request.policy, self._budget, scorer, mode)
         self._place = Place()
         self.memory: Memory | None = None
         self._prompts = [self._prompt_ids(prompt) for prompt in request.prompts]
@@ -220,12 +229,18 @@ class Run:
             request.positions == "auto" and total > window
         )
         self.usage.positions = "cache-relative" if self._by_slot else "absolute"
+        if self._policy.mode == "parity" and self._by_slot:
+            raise Refusal(
+                "regime_mismatch",
+                f"parity mode needs {total:,} places in the text and the model was trained for {window:,}; "
+                "take budget mode, or ask for absolute positions to go beyond",
+            )
         if not self._policy.evicts and self._by_slot:
             raise Refusal(
                 "document_too_long",
                 f"a full cache needs {total:,} positions of the model's {window:,}; choose another policy",
             )
-        if self._by_slot and self._budget + request.interval > window:
+        if self._by_slot and self._budget is not None and self._budget + request.interval > window:
             raise Refusal(
                 "budget_out_of_range",
                 f"{self._budget} slots and {request.interval} new tokens exceed the window of {window}",
@@ -235,8 +250,9 @@ class Run:
         memory = Memory(self.model, self._policy, self._budget, self.request.interval, self._by_slot)
         scorer = getattr(self._policy, "scorer", None)
         if scorer is not None:
-            served = (self.usage.positions, self.request.interval)
-            self.usage.regime_matches = served == (scorer.regime.positions, scorer.regime.interval)
+            served = (self._policy.mode, self.usage.positions, self.request.interval)
+            evolved = (scorer.regime.mode, scorer.regime.positions, scorer.regime.interval)
+            self.usage.regime_matches = served == evolved
         return memory
 
     def _prompt_ids(self, prompt: str) -> list[int]:

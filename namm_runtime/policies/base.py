@@ -13,6 +13,8 @@ from namm_runtime.errors import Refusal
 
 # The zeroed one is a control: the same scorer, blind to attention.
 LEARNED = {"namm-key": "namm-key", "namm": "namm", "namm-key-zeroed": "namm-key"}
+# `budget` keeps what fits into a given number of slots; `parity` is the reference implementation's own rule.
+MODES = ("budget", "parity")
 
 
 class Policy(ABC):
@@ -27,6 +29,15 @@ class Policy(ABC):
     evicts: ClassVar[bool] = True
     state: ClassVar[dict[str, int]] = {}
     threshold: float | None = None  # a score below it is dropped even where there is room
+    mode: str = "budget"
+
+    def room(self, budget: int | None, interval: int, by_slot: bool) -> int | None:
+        """Slots a head keeps at an eviction in this regime, None for no limit.
+
+        Raises:
+            Refusal: `regime_mismatch` where the policy's mode leaves no such choice.
+        """
+        return budget if self.evicts else None
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
         """Take in columns [B, Hkv, n, N]: attention of n (a multiple of 16) queries to the oldest N slots."""
@@ -44,7 +55,7 @@ class Policy(ABC):
         for layer in cache.layers:
             scores = self.scores(layer).float()
             scores[..., -1] = torch.inf
-            layer.compact(scores, self.threshold)
+            layer.compact(scores, self.threshold, rectangular=self.mode == "parity")
 
 
 def names() -> list[str]:
@@ -57,11 +68,12 @@ def scorer_of(name: str) -> str | None:
     return LEARNED.get(name)
 
 
-def make(name: str, budget: int | None, scorer: Scorer | None = None) -> Policy:
+def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str = "budget") -> Policy:
     """Build a policy.
 
     Raises:
-        Refusal: `unknown_policy`; `scorer_required` for the learned ones.
+        Refusal: `unknown_policy`; `scorer_required` for the learned ones; `regime_mismatch` for a mode that
+            the policy or its scorer does not have.
     """
     from namm_runtime.policies.full import Full
     from namm_runtime.policies.h2o import H2O
@@ -69,6 +81,8 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None) -> Policy:
     from namm_runtime.policies.namm import Namm
     from namm_runtime.policies.window import Window
 
+    if mode not in MODES or (mode == "parity" and name not in LEARNED):
+        raise Refusal("regime_mismatch", f"the policy '{name}' has no mode '{mode}'; take 'budget'")
     match name:
         case "full":
             return Full()
@@ -83,5 +97,5 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None) -> Policy:
                 raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")
             if name == "namm-key-zeroed":
                 scorer = replace(scorer, config=replace(scorer.config, spectrum_zeroed=True))
-            return Namm(scorer)
+            return Namm(scorer, mode=mode)
     raise Refusal("unknown_policy", f"there is no policy '{name}'; choose one of {', '.join(names())}")

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.checkpoint import Scorer
+from namm_runtime.errors import Refusal
+from namm_runtime.normaliser import Moments, Normaliser
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
 from namm_runtime.spectrogram import Spectrogram
@@ -18,19 +20,52 @@ class Namm(Policy):
     Args:
         scorer: parameters, normaliser and the regime they were evolved in.
         parameters: [B, size] instead of the scorer's own, one vector a row: how a population is evaluated.
+        mode: `parity` is the reference implementation's keep rule: no budget but the scorer's own cap, one
+            length for all heads of a layer, only the newest token protected, evictions where the scorer had
+            them, places in the text as positions. `budget` fills each head's slots with its best tokens.
+        normaliser: instead of the scorer's own frozen one, to gather statistics.
+
+    Raises:
+        Refusal: `regime_mismatch` if the scorer uses what the reference does not have.
     """
 
     name = "namm"
     observes = True
     state: ClassVar[dict[str, int]] = Spectrogram.state
 
-    def __init__(self, scorer: Scorer, parameters: Tensor | None = None) -> None:
-        self.scorer = scorer
+    def __init__(
+        self,
+        scorer: Scorer,
+        parameters: Tensor | None = None,
+        mode: str = "budget",
+        normaliser: Normaliser | None = None,
+    ) -> None:
+        self.scorer, self.mode = scorer, mode
+        if mode == "parity":
+            _refuse_extras(scorer)
         self.parameters = scorer.parameters if parameters is None else parameters
         self.threshold = scorer.config.threshold
+        # How many spectra a scorer's statistics were gathered from no longer matters once they are frozen.
+        self.normaliser = normaliser or Normaliser(Moments(scorer.mean, scorer.variance, 1))
         self.spectrogram = Spectrogram(scorer.config.gamma)
         half = scorer.config.recency_floats // 2
         self._frequencies = scorer.config.recency_base ** (-torch.arange(half).double() / half)
+
+    def room(self, budget: int | None, interval: int, by_slot: bool) -> int | None:
+        if self.mode != "parity":
+            return budget
+        regime = self.scorer.regime
+        if by_slot:
+            reason = "positions relative to the cache; parity keeps every key at its place in the text"
+        elif budget not in (None, regime.budget):
+            reason = (
+                f"a budget of {budget} slots; parity keeps the scorer's own cap ({regime.budget or 'none'})"
+            )
+        elif interval != regime.interval:
+            reason = f"an eviction every {interval} tokens; the scorer was evolved with {regime.interval}"
+        else:
+            return regime.budget
+        raise Refusal("regime_mismatch", f"parity mode and {reason}")
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
         slots = columns.shape[-1]
@@ -42,7 +77,9 @@ class Namm(Policy):
         """[B, Hkv, used, F]: recency first, then the normalised spectrum, then the optional inputs."""
         config = self.scorer.config
         ema = layer.state["ema"][:, :, : layer.used]
-        spectrum = (ema - self.scorer.mean) / self.scorer.deviation
+        # Unused slots matter only to statistics that are being gathered.
+        counted = None if self.normaliser.frozen or not layer.ragged else ~layer.unused()
+        spectrum = self.normaliser(ema, counted)
         parts = [self._recency(layer), spectrum * 0 if config.spectrum_zeroed else spectrum]
         if config.key_input:
             parts.append((key_similarity(layer).unsqueeze(-1) - config.key_mean) / config.key_deviation)
@@ -68,3 +105,20 @@ class Namm(Policy):
             age = age.clamp(max=self.scorer.config.recency_clip)
         angle = age.unsqueeze(-1).double() * self._frequencies.to(age.device)
         return torch.cat((angle.sin(), angle.cos()), dim=-1).float()
+
+
+def _refuse_extras(scorer: Scorer) -> None:
+    config = scorer.config
+    extras = {
+        "clips recency": config.recency_clip is not None,
+        "has no threshold": config.threshold is None,
+        "looks at keys": config.key_input,
+        "ignores the spectrum": config.spectrum_zeroed,
+    }
+    found = [what for what, present in extras.items() if present]
+    if found:
+        raise Refusal(
+            "regime_mismatch",
+            f"the scorer '{scorer.name}' {' and '.join(found)}, which the reference implementation does not; "
+            "serve it in budget mode",
+        )
