@@ -51,7 +51,8 @@ class Memory:
         self.evicting = self.budget is not None or policy.mode == "parity"
         self.interval, self.by_slot = interval, by_slot
         self.cache = BoundedCache(model.layers, self.budget, interval, policy.state)
-        self.context = Context(self.cache, policy, model.rotation, by_slot)
+        rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
+        self.context = Context(self.cache, policy, rotation, by_slot)
         self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
 
     @property
@@ -104,7 +105,7 @@ class Memory:
                 }
             )
             theirs.state = {name: tensor.clone() for name, tensor in mine.state.items()}
-        twin.context = Context(twin.cache, self.policy, self.model.rotation, self.by_slot)
+        twin.context = Context(twin.cache, self.policy, self.context.rotation, self.by_slot)
         return twin
 
     # -- on disk -------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class Memory:
         """Write one safetensors file, complete or not at all. `extra` is JSON that `load` gives back.
 
         Raises:
-            Refusal: `snapshot_unsupported` while a normaliser gathers statistics, which belong to no document.
+            Refusal: `snapshot_unsupported` while a normaliser gathers statistics: no document owns them.
         """
         normaliser = getattr(self.policy, "normaliser", None)
         if normaliser is not None and not normaliser.frozen:

@@ -16,10 +16,11 @@ class Rotation:
 
     Args:
         inv_freq: [D/2] inverse frequencies, as the model's own RoPE variant computes them.
+        angles: precision of position × frequency.
     """
 
-    def __init__(self, inv_freq: Tensor) -> None:
-        self.inv_freq = inv_freq.detach().double()
+    def __init__(self, inv_freq: Tensor, angles: torch.dtype = torch.float64) -> None:
+        self.inv_freq = inv_freq.detach().to(angles)
         self._cos = self._sin = torch.empty(0, device=inv_freq.device)
 
     @classmethod
@@ -38,9 +39,13 @@ class Rotation:
             )
         return cls(rotary.inv_freq)
 
+    def in_fp32(self) -> "Rotation":
+        """The same with angles rounded as the reference implementation (and transformers) rounds them."""
+        return Rotation(self.inv_freq, torch.float32)
+
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate x [..., T, D] by integer positions [..., T] (leading dimensions broadcast)."""
-        angles = positions.unsqueeze(-1).double() * self.inv_freq
+        angles = positions.unsqueeze(-1).to(self.inv_freq.dtype) * self.inv_freq
         return _apply(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
 
     def rotate_range(self, x: Tensor, first: int) -> Tensor:
@@ -48,9 +53,22 @@ class Rotation:
         last = first + x.shape[-2]
         if self._cos.shape[0] < last or self._cos.dtype != x.dtype:
             size = max(1024, 1 << (last - 1).bit_length())
-            angles = torch.arange(size, device=x.device).double().unsqueeze(-1) * self.inv_freq
+            angles = torch.arange(size, device=x.device).to(self.inv_freq.dtype).unsqueeze(-1) * self.inv_freq
             self._cos, self._sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         return _apply(x, self._cos[first:last], self._sin[first:last])
+
+
+def ntk_base(theta: float, width: int, factor: float, alpha: float) -> float:
+    """Base of a static NTK extension: default RoPE with a larger theta, from the first token on.
+
+    The reference policy was evolved on a Llama 3 with factor 4 and alpha 2; give the result to the model's
+    configuration as `rope_theta`.
+
+    Args:
+        width: of a head.
+    """
+    stretch = alpha * factor - (alpha - 1)
+    return float(theta * stretch ** (width / (width - 2)))
 
 
 def _apply(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

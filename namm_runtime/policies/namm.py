@@ -22,7 +22,8 @@ class Namm(Policy):
         parameters: [B, size] instead of the scorer's own, one vector a row: how a population is evaluated.
         mode: `parity` is the reference implementation's keep rule: no budget but the scorer's own cap, one
             length for all heads of a layer, only the newest token protected, evictions where the scorer had
-            them, places in the text as positions. `budget` fills each head's slots with its best tokens.
+            them, places in the text as positions with angles in fp32. `budget` fills each head's slots with
+            its best tokens.
         normaliser: instead of the scorer's own frozen one, to gather statistics.
 
     Raises:
