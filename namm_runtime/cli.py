@@ -88,6 +88,32 @@ def inspect(
     console.print(f"{scorer.parameters.numel():,} parameters, all finite, sha256 verified")
 
 
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A trainer's ckpt.pt.")],
+    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
+    name: Annotated[str, typer.Option(help="What to call it.")] = "imported",
+    cap: Annotated[int | None, typer.Option(help="cache_size of the run's selection, if it had one.")] = None,
+    best_member: Annotated[
+        bool, typer.Option("--best-member", help="The best single candidate instead of the mean.")
+    ] = False,
+) -> None:
+    """Import a checkpoint of the reference implementation; nothing in it is executed."""
+    from namm_runtime.reference_checkpoint import import_checkpoint
+
+    vector = "best_member" if best_member else "mean"
+    try:
+        scorer = import_checkpoint(file, name=name, vector=vector, cap=cap)
+        scorer.save(out)
+    except Refusal as refusal:
+        _fail(refusal)
+    console.print(
+        f"{out}: {scorer.parameters.numel():,} parameters ({vector}), iteration "
+        f"{scorer.provenance['iteration']}; normaliser: {scorer.provenance['normaliser']}",
+        highlight=False,
+    )
+
+
 @app.command()
 def scorers() -> None:
     """List the bundled scorers."""
