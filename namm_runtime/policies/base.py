@@ -60,7 +60,7 @@ class Policy(ABC):
 
 def names() -> list[str]:
     """Every policy a request may name."""
-    return [*LEARNED, "keydiff", "h2o", "window", "full"]
+    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "window", "full"]
 
 
 def scorer_of(name: str) -> str | None:
@@ -78,7 +78,9 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
     from namm_runtime.policies.full import Full
     from namm_runtime.policies.h2o import H2O
     from namm_runtime.policies.keydiff import KeyDiff
+    from namm_runtime.policies.l2 import L2
     from namm_runtime.policies.namm import Namm
+    from namm_runtime.policies.snapkv import SnapKV
     from namm_runtime.policies.window import Window
 
     if mode not in MODES or (mode == "parity" and name not in LEARNED):
@@ -92,6 +94,10 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
             return H2O(recent=(budget or 0) // 2)
         case "keydiff":
             return KeyDiff()
+        case "snapkv":
+            return SnapKV()
+        case "l2":
+            return L2()
         case _ if name in LEARNED:
             if scorer is None:
                 raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")

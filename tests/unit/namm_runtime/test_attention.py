@@ -8,7 +8,7 @@ from namm_runtime import attention, policies
 from namm_runtime.attention import block_length
 from namm_runtime.memory import Memory
 
-POLICIES = ["full", "window", "h2o", "keydiff", "namm"]
+POLICIES = ["full", "window", "h2o", "snapkv", "l2", "keydiff", "namm"]
 
 
 @pytest.mark.parametrize("by_slot", [False, True])
@@ -27,7 +27,7 @@ def test_the_comparison_above_can_fail(plain: LlamaForCausalLM, model, ids):
     assert not torch.allclose(memory.feed(ids), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("policy", ["h2o", "namm"])
+@pytest.mark.parametrize("policy", ["h2o", "snapkv", "namm"])
 @pytest.mark.parametrize(
     "steps", [(512,), (128,) * 4, (16,) * 32, (1,) * 512, (37, 100, 375), (300, 1, 1, 210)]
 )

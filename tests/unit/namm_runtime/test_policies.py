@@ -13,7 +13,7 @@ def positions(memory: Memory, layer: int = 0, head: int = 0) -> list[int]:
     return cache.positions[0, head, : int(cache.lengths[0, head])].tolist()
 
 
-@pytest.mark.parametrize("name", ["window", "h2o", "keydiff", "namm"])
+@pytest.mark.parametrize("name", ["window", "h2o", "snapkv", "l2", "keydiff", "namm"])
 def test_every_policy_fills_its_budget_and_keeps_the_newest(model, make_scorer, ids, name):
     memory = Memory(model, policies.make(name, 128, make_scorer()), 128, 256)
     memory.feed(ids)
@@ -47,6 +47,29 @@ def test_keydiff_drops_what_points_with_the_mean(model, ids):
     alike = (keys * keys.mean(2, keepdim=True)).sum(-1)[0, 0].topk(10).indices.tolist()
     memory.feed(ids[:, 127:128])
     assert not set(alike) & set(positions(memory))
+
+
+def test_l2_drops_the_longest_keys(model, ids):
+    memory = Memory(model, policies.make("l2", 100), 100, 128)
+    memory.feed(ids[:, :127])
+    layer = memory.cache.layers[0]
+    longest = layer.keys[0, 0, :127].norm(dim=-1).topk(27).indices.tolist()
+    memory.feed(ids[:, 127:128])
+    assert len(set(longest) & set(positions(memory))) <= 1  # the newest took the place of one
+
+
+def test_snapkv_keeps_its_window_and_what_it_looked_at(model, ids):
+    memory = Memory(model, policies.make("snapkv", 100), 100, 128)
+    memory.feed(ids)
+    assert positions(memory)[-32:] == list(range(1280 - 32, 1280))
+    tight = Memory(model, policies.make("snapkv", 16), 16, 128)
+    tight.feed(ids)
+    assert positions(tight) == list(range(1280 - 16, 1280))
+
+
+def test_every_name_can_be_made(make_scorer):
+    for name in policies.names():
+        assert policies.make(name, 128, make_scorer()).name in {name, "namm"}
 
 
 def test_zero_parameters_keep_all_that_fits(model, make_scorer, ids):
