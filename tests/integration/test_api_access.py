@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from conftest import Api, problem
 from sqlalchemy import text
 
 from api.app import create_app
 from store import keys
 from store.settings import Settings
+from tests.conftest import Api, problem
 
 PUBLIC = {"/healthz", "/readyz"}
 

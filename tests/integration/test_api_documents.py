@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Api, problem
 
 import store.blobs
 from api import uploads
+from tests.conftest import Api, problem
 
 GIGABYTE = 1024**3
 

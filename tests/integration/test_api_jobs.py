@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Api, problem
 from sqlalchemy import text
 
 from store.workers import ModelCard
+from tests.conftest import Api, problem
 
 ASK = {"text": "The meeting is on Tuesday.", "questions": ["When is the meeting?"]}
 
