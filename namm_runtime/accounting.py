@@ -2,7 +2,7 @@
 
 kept      bytes of K and V after the last eviction, tail included, at the largest head of each layer
 resident  bytes allocated for K, V, positions and the policy's state
-peak      resident plus the largest measured scratch of attention
+peak      resident plus the largest scratch of attention and scorer, from the shapes of its tensors
 dense     bytes of K and V that a full cache would hold for the tokens read so far
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from namm_runtime.memory import Memory
 
-PHASES = ("load", "count", "read", "score", "answer", "snapshot")
+PHASES = ("count", "read", "score", "answer", "snapshot")
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Usage:
             self.dense_bytes = dense
         else:
             resident += beside.cache.resident_bytes()
-        self.peak_bytes = max(self.peak_bytes, resident + memory.context.scratch_bytes)
+        self.peak_bytes = max(self.peak_bytes, resident + memory.scratch_bytes)
         self.kv_byte_seconds += resident * elapsed
         self.dense_byte_seconds += dense * elapsed
 

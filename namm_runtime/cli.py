@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -69,7 +70,7 @@ def read(
         console.print_json(json.dumps(report))
         return
     for answer in run.answers:
-        console.print(f"[bold]{answer.prompt}[/] {answer.text}", highlight=False)
+        console.print(f"[bold]{escape(answer.prompt)}[/] {escape(answer.text)}", highlight=False)
     _print_usage(run.usage)
 
 
@@ -137,7 +138,11 @@ def evolve(
 ) -> None:
     """Evolve a scorer; interrupted runs go on where they stopped."""
     from namm_runtime.evolve.config import EvolutionConfig
-    from namm_runtime.evolve.search import Search
+
+    try:
+        from namm_runtime.evolve.search import Search
+    except ModuleNotFoundError as error:
+        _fail(Refusal("extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"))
     from namm_runtime.loading import load_model
 
     try:
@@ -179,8 +184,8 @@ def _print_usage(usage: "Usage") -> None:
     console.print(table)
 
 
-def _fail(refusal: Refusal) -> None:
-    Console(stderr=True).print(f"[red]{refusal.code}[/]: {refusal.message}", highlight=False)
+def _fail(refusal: Refusal) -> NoReturn:
+    Console(stderr=True).print(f"[red]{refusal.code}[/]: {escape(refusal.message)}", highlight=False)
     raise typer.Exit(2)
 
 

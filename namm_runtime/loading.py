@@ -16,6 +16,8 @@ from namm_runtime.errors import Refusal
 from namm_runtime.prompts import Frame, frame_for
 from namm_runtime.rope import Rotation
 
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -23,7 +25,7 @@ class LoadedModel:
 
     Attributes:
         window: positions it was trained for.
-        revision: commit or directory hash of the weights' index, to tell two models of one name apart.
+        revision: hub commit, or a hash of config and weights, to tell two models of one name apart.
     """
 
     name: str
@@ -93,10 +95,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="bounded")
     except (OSError, ValueError) as error:
         raise Refusal("model_not_found", f"cannot load a model from '{path_or_id}': {error}") from None
-    if not hasattr(model.get_decoder(), "rotary_emb"):
-        raise Refusal(
-            "model_unsupported", f"'{path_or_id}' has no rotary positions; use a Llama-family decoder"
-        )
+    _check_supported(model.config)
     model = model.to(device).eval()
     return LoadedModel(
         name=str(path_or_id).rstrip("/").rsplit("/", 1)[-1],
@@ -106,6 +105,19 @@ def load_model(
         rotation=Rotation.of(model),
         window=int(model.config.max_position_embeddings),
     )
+
+
+def _check_supported(config: Any) -> None:
+    """Refuse architectures whose attention is more than softmax over every earlier token."""
+    if config.model_type not in SUPPORTED:
+        known = ", ".join(SUPPORTED)
+        raise Refusal(
+            "model_unsupported", f"models of type '{config.model_type}' are not supported; {known} are"
+        )
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    mistral_window = config.model_type == "mistral" and config.sliding_window is not None
+    if layers != {"full_attention"} or mistral_window:
+        raise Refusal("model_unsupported", "models with sliding-window attention are not supported")
 
 
 def _revision(source: str | Path, model: Any) -> str:

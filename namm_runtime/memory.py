@@ -56,6 +56,12 @@ class Memory:
         self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
 
     @property
+    def scratch_bytes(self) -> int:
+        """The most that temporaries of attention and scorer took so far, from the shapes of the largest."""
+        attending = self.context.scratch_bytes + self.policy.watch_scratch
+        return max(attending, self.policy.score_scratch)
+
+    @property
     def clock(self) -> int:
         """Tokens seen."""
         return self.cache.layers[0].clock
@@ -124,9 +130,10 @@ class Memory:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path, extra: dict[str, Any] | None = None) -> None:
-        """Write one safetensors file, complete or not at all. `extra` is JSON that `load` gives back.
+        """Write one safetensors file, complete or not at all. `extra` is JSON that `restore` gives back.
 
         Raises:
+            OSError: it cannot be written.
             Refusal: `snapshot_unsupported` while a normaliser gathers statistics: no document owns them.
         """
         normaliser = getattr(self.policy, "normaliser", None)
@@ -154,7 +161,10 @@ class Memory:
             "extra": json.dumps(extra or {}),
         }
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata)
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # what safetensors makes of a full disk or a closed directory
+            raise OSError(f"cannot write {partial}: {error}") from error
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)

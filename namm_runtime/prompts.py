@@ -13,20 +13,27 @@ class Frame:
     prefix: tuple[int, ...]
     before: str
     after: str
+    templated: bool
 
     def prompt_ids(self, tokenizer: Any, prompt: str) -> list[int]:
-        """Tokens that ask `prompt` after the document."""
-        text = self.before + prompt + self.after
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Tokens that ask `prompt` after the document. Control tokens spelt in the prompt are only text."""
+        if not self.templated:
+            return _ids(tokenizer, self.before + prompt + self.after, control=False)
+        around = [_ids(tokenizer, text, control=True) for text in (self.before, self.after)]
+        return around[0] + _ids(tokenizer, prompt, control=False) + around[1]
 
 
 def frame_for(tokenizer: Any) -> Frame:
     """A user turn that holds the document and then the question; without a chat template, plain lines."""
     if not getattr(tokenizer, "chat_template", None):
         bos = tokenizer.bos_token_id
-        return Frame(() if bos is None else (bos,), "\n", "")
+        return Frame(() if bos is None else (bos,), "\n", "", templated=False)
     turn = [{"role": "user", "content": f"{_DOCUMENT}\n\n{_QUESTION}"}]
     text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     prefix, _, rest = text.partition(_DOCUMENT)
     before, _, after = rest.partition(_QUESTION)
-    return Frame(tuple(tokenizer(prefix, add_special_tokens=False)["input_ids"]), before, after)
+    return Frame(tuple(_ids(tokenizer, prefix, control=True)), before, after, templated=True)
+
+
+def _ids(tokenizer: Any, text: str, control: bool) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=not control)["input_ids"])

@@ -14,7 +14,7 @@ from namm_runtime.errors import Refusal
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import CHUNK, Memory
 from namm_runtime.sampling import Sampler
-from namm_runtime.text import Place, TokenStream, count_tokens
+from namm_runtime.text import Place, TokenStream, counted
 
 DEFAULT_BUDGET = 512
 POSITIONS = ("auto", "absolute", "cache-relative")
@@ -36,7 +36,6 @@ class Request:
         positions: `auto` rotates by place in the text where document and answers fit the model's window and
             by slot (`cache-relative`) beyond; either can be asked for.
         max_document_tokens: longer documents are refused before they are read.
-        prompt_template: put the prompt into the model's chat template, if it has one.
     """
 
     document: Path
@@ -51,7 +50,6 @@ class Request:
     seed: int = 0
     positions: str = "auto"
     max_document_tokens: int | None = None
-    prompt_template: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,7 @@ class Run:
 
     def steps(self) -> Iterator[None]:
         """Do the work, yielding after every unit of it."""
-        with self.usage.timed("count"):
-            self.tokens_total = count_tokens(self.request.document, self.model.tokenizer)
-        self.usage.tokens_document = self.tokens_total
+        yield from self._count()
         self._check_lengths()
         self.memory = self._empty_memory()
         if self.resume is not None:
@@ -148,6 +144,17 @@ class Run:
 
     # -- the phases ----------------------------------------------------------------------------------------
 
+    def _count(self) -> Iterator[None]:
+        limit = self.request.max_document_tokens
+        begun = time.perf_counter()
+        for tokens in counted(self.request.document, self.model.tokenizer):
+            self.tokens_total = self.usage.tokens_document = tokens
+            if limit is not None and tokens > limit:
+                raise Refusal("document_too_long", f"the document has more than {limit:,} tokens, the limit")
+            self.usage.seconds["count"] += time.perf_counter() - begun
+            yield
+            begun = time.perf_counter()
+
     def _read(self, memory: Memory) -> Iterator[None]:
         frame = self.model.frame
         if memory.clock == 0 and frame.prefix:
@@ -169,6 +176,8 @@ class Run:
             self.tokens_read += len(waiting)
             self._feed(memory, waiting)
             yield
+        for layer in memory.cache.layers:
+            layer.check_integrity()
 
     def _chunk(self, memory: Memory) -> int:
         """Tokens up to the next multiple of a chunk: the opening of a chat template shifts nothing."""
@@ -213,11 +222,6 @@ class Run:
         request, window = self.request, self.model.window
         if not self.tokens_total:
             raise Refusal("document_empty", "the document has no text")
-        limit = request.max_document_tokens
-        if limit is not None and self.tokens_total > limit:
-            raise Refusal(
-                "document_too_long", f"the document has {self.tokens_total:,} tokens; the limit is {limit:,}"
-            )
         longest = max((len(ids) for ids in self._prompts), default=0)
         if longest > request.interval:
             raise Refusal(
@@ -250,15 +254,14 @@ class Run:
         memory = Memory(self.model, self._policy, self._budget, self.request.interval, self._by_slot)
         scorer = getattr(self._policy, "scorer", None)
         if scorer is not None:
-            served = (self._policy.mode, self.usage.positions, self.request.interval)
-            evolved = (scorer.regime.mode, scorer.regime.positions, scorer.regime.interval)
+            served = (self._policy.mode, self.usage.positions, self.request.interval, self._budget)
+            regime = scorer.regime
+            evolved = (regime.mode, regime.positions, regime.interval, regime.budget)
             self.usage.regime_matches = served == evolved
         return memory
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        if self.request.prompt_template:
-            return self.model.frame.prompt_ids(self.model.tokenizer, prompt)
-        return list(self.model.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        return self.model.frame.prompt_ids(self.model.tokenizer, prompt)
 
     def _restore(self, memory: Memory, path: Path) -> None:
         extra = memory.restore(path)

@@ -32,6 +32,7 @@ class Spectrogram:
 
     def __init__(self, gamma: float = 0.99) -> None:
         self.gamma = gamma
+        self.scratch_bytes = 0  # of the largest call so far
         self._halves = torch.empty(0)
 
     def fold(self, columns: Tensor, ema: Tensor, carry: Tensor) -> None:
@@ -51,6 +52,7 @@ class Spectrogram:
         older = torch.empty_like(newer)
         older[:, :, 1:] = halves[0] @ hops[:, :, :-1]
         older[:, :, 0] = halves[0] @ carry.transpose(-1, -2)
+        self.scratch_bytes = max(self.scratch_bytes, newer.nbytes + older.nbytes)
         spectrum = newer.add_(older).view(batch, heads, frames, 2, BINS * keys)
         magnitude = spectrum.square_().sum(dim=3).sqrt_()
         fade = self.gamma**HOP

@@ -1,7 +1,8 @@
 """A document as a stream of tokens, in flat memory, equal to tokenising it at once.
 
 A tokenizer's merges look only a little way around them. So overlapping windows are tokenised on their own and
-joined where both agree: at a token boundary in the overlap after which their next tokens are the same.
+joined where both agree: at a token boundary in the overlap after which their next tokens are the same. Text
+that offers no such place, a quarter of a million characters without a break, is cut where it stands.
 """
 
 import codecs
@@ -15,6 +16,7 @@ from namm_runtime.errors import Refusal
 WINDOW = 1 << 15  # characters tokenised at once
 OVERLAP = 1 << 10  # characters two windows share
 AGREE = 8  # tokens that must be the same behind a joint
+LONGEST = 1 << 18  # characters; text without a break for so long is cut where it stands
 
 
 @dataclass(frozen=True)
@@ -73,21 +75,28 @@ class TokenStream:
             text, byte = reader.read(WINDOW + OVERLAP), self.place.byte
             ids, starts = self._encode(text)
             skip = self.place.tokens
+            while len(ids) < skip and (more := reader.read(len(text))):  # the window had grown there
+                text += more
+                ids, starts = self._encode(text)
             while True:
-                following = reader.read(WINDOW)
+                # Twice as much where no joint was found, so that unbroken text costs no more than its length.
+                following = reader.read(max(WINDOW, len(text) - OVERLAP))
                 if not following:
                     yield Piece(ids[skip:], starts[skip:], text, byte, skip)
                     return
                 cut = max(0, len(text) - OVERLAP)
-                while True:
-                    next_text = text[cut:] + following
-                    next_ids, next_starts = self._encode(next_text)
-                    joint = _joint(ids, starts, next_ids, next_starts, cut)
-                    if joint is not None or cut == 0:
-                        break
-                    cut = max(0, cut - 4 * OVERLAP)
-                if joint is None:  # nothing agrees anywhere: one long window is the only sure way
-                    text, ids, starts = next_text, next_ids, next_starts
+                next_text = text[cut:] + following
+                next_ids, next_starts = self._encode(next_text)
+                joint = _joint(ids, starts, next_ids, next_starts, cut)
+                if joint is None and len(text) < LONGEST:
+                    text += following
+                    ids, starts = self._encode(text)
+                    continue
+                if joint is None:
+                    yield Piece(ids[skip:], starts[skip:], text, byte, skip)
+                    byte += len(text.encode())
+                    text, skip = following, 0
+                    ids, starts = self._encode(text)
                     continue
                 here, there = joint
                 yield Piece(ids[skip:here], starts[skip:here], text, byte, skip)
@@ -98,6 +107,7 @@ class TokenStream:
         encoding = self.tokenizer(
             text,
             add_special_tokens=False,
+            split_special_tokens=True,  # a document that spells a control token only spells it
             return_offsets_mapping=True,
             return_attention_mask=False,
             verbose=False,
@@ -105,9 +115,12 @@ class TokenStream:
         return encoding["input_ids"], [start for start, _ in encoding["offset_mapping"]]
 
 
-def count_tokens(path: Path, tokenizer: Any) -> int:
-    """Tokens of a document. Raises as `TokenStream` does."""
-    return sum(len(piece.ids) for piece in TokenStream(path, tokenizer))
+def counted(path: Path, tokenizer: Any) -> Iterator[int]:
+    """Tokens so far, piece by piece, up to those of the whole document. Raises as `TokenStream` does."""
+    tokens = 0
+    for piece in TokenStream(path, tokenizer):
+        tokens += len(piece.ids)
+        yield tokens
 
 
 class _Reader:

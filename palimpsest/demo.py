@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tokenizers import Tokenizer
 
@@ -86,7 +87,7 @@ def ask_planted(service: Service, tokens: int, policy: str, budget: int | None, 
                 )
             console.print(table)
             found = sum(answer == truth for answer, truth in zip(answers, truths, strict=True))
-            console.print(f"\n[bold]{found} of {FACTS} facts found[/] by {_brain(job)}")
+            console.print(f"\n[bold]{found} of {FACTS} facts found[/] (measured) by {_brain(job)}")
             _bill(client, job)
     return True
 
@@ -100,7 +101,7 @@ def ask_own(
         if result is None:
             return False
         for answer in result["answers"]:
-            console.print(f"[bold]{answer['prompt'].strip()}[/] {answer['text'].strip()}")
+            console.print(f"[bold]{escape(answer['prompt'].strip())}[/] {escape(answer['text'].strip())}")
         console.print(f"\nanswered by {_brain(job)}")
         console.print(
             "The bundled model only demonstrates: it completes lines it has read (Invoice 4821 total: …). "
@@ -128,7 +129,7 @@ def _run(
     job = follow(client, job["id"])
     if job["state"] != "succeeded":
         error = job["error"] or {}
-        console.print(f"[red]{job['state']}[/] {error.get('code', '')}: {error.get('message', '')}")
+        console.print(f"[red]{job['state']}[/] {error.get('code', '')}: {escape(error.get('message', ''))}")
         return job, None
     return job, client.result(job["id"])
 
@@ -143,15 +144,19 @@ def _bill(client: Client, job: dict[str, Any]) -> None:
     bill = client.cost(job["id"])
     table = Table("figure", "quantity", "", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    lines = {line["meter"]: line for line in bill["lines"] if not line["waste"]}
-    spent = {name: float(line["quantity"]) for name, line in lines.items()}
+    spent: dict[str, float] = {}
+    for line in bill["lines"]:
+        if not line["waste"]:
+            before, quantity = spent.get(line["meter"], 0.0), float(line["quantity"])
+            adds = line["unit"] == "second"  # over attempts; the others are the state at the end of each
+            spent[line["meter"]] = before + quantity if adds else max(before, quantity)
     reading = spent.get("device_seconds.read", 0.0) + spent.get("device_seconds.score", 0.0)
     if reading:
         table.add_row("tokens read", f"{spent['tokens.document']:,.0f}", "", "measured")
         table.add_row("reading speed", f"{spent['tokens.document'] / reading:,.0f}", "tokens/s", "derived")
     if spent.get("tokens.document"):
         share = spent["tokens.kept"] / spent["tokens.document"]
-        table.add_row("kept in the KV cache", f"{share:.2%}", "of the tokens", "measured")
+        table.add_row("kept in the KV cache", f"{share:.2%}", "of the tokens", "derived")
     for figure in bill["summary"]:
         quantity, unit = float(figure["quantity"]), figure["unit"]
         if unit in ("byte", "byte-second"):

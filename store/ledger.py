@@ -35,11 +35,11 @@ METERS = (
     Meter("tokens.prompt", "tokens_prompt", "token", "measured", False),
     Meter("tokens.generated", "tokens_generated", "token", "measured", False),
     Meter("tokens.kept", "tokens_kept", "token", "measured", False),
-    Meter("kv_bytes.kept", "kept_bytes", "byte", "measured", False),
-    Meter("kv_bytes.resident", "resident_bytes", "byte", "measured", False),
+    Meter("kv_bytes.kept", "kept_bytes", "byte", "derived", False),
+    Meter("kv_bytes.resident", "resident_bytes", "byte", "derived", False),
     Meter("kv_bytes.peak", "peak_bytes", "byte", "derived", False),
     Meter("kv_bytes.dense", "dense_bytes", "byte", "derived", False),
-    Meter("kv_byte_seconds.actual", "kv_byte_seconds", "byte-second", "measured", True),
+    Meter("kv_byte_seconds.actual", "kv_byte_seconds", "byte-second", "derived", True),
     Meter("kv_byte_seconds.dense", "dense_byte_seconds", "byte-second", "derived", True),
 )
 DEVICE_SECONDS = "device_seconds."  # one meter a phase: device_seconds.read, device_seconds.score …

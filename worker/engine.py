@@ -123,8 +123,6 @@ def load(config: Settings) -> Served:
             temperature=job.temperature,
             seed=job.seed,
             max_document_tokens=config.max_document_tokens,
-            # A custom prompt is put to the model as it stands.
-            prompt_template=job.task != "prompt",
         )
 
     model = load_model(config.model, device=config.device, dtype=config.dtype)

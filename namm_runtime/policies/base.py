@@ -24,12 +24,14 @@ class Policy(ABC):
     `state` and kept by the cache layer, which moves them with the slots.
     """
 
-    name: ClassVar[str]
+    name: str
     observes: ClassVar[bool] = False  # whether it wants attention columns
     evicts: ClassVar[bool] = True
     state: ClassVar[dict[str, int]] = {}
     threshold: float | None = None  # a score below it is dropped even where there is room
     mode: str = "budget"
+    watch_scratch = 0  # bytes of the largest temporaries of `observe` so far
+    score_scratch = 0  # and of `scores`
 
     def room(self, budget: int | None, interval: int, by_slot: bool) -> int | None:
         """Slots a head keeps at an eviction in this regime, None for no limit.
@@ -103,5 +105,7 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
                 raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")
             if name == "namm-key-zeroed":
                 scorer = replace(scorer, config=replace(scorer.config, spectrum_zeroed=True))
-            return Namm(scorer, mode=mode)
+            policy = Namm(scorer, mode=mode)
+            policy.name = name
+            return policy
     raise Refusal("unknown_policy", f"there is no policy '{name}'; choose one of {', '.join(names())}")

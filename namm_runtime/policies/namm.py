@@ -72,6 +72,7 @@ class Namm(Policy):
         slots = columns.shape[-1]
         ema = layer.state["ema"][:, :, :slots]
         self.spectrogram.fold(columns, ema, layer.state["carry"][:, :, :slots])
+        self.watch_scratch = self.spectrogram.scratch_bytes
         # Slots the block could not see were attended by nobody: their spectrum is zero and stays so.
 
     def features(self, layer: BoundedLayer) -> Tensor:
@@ -89,6 +90,9 @@ class Namm(Policy):
     def scores(self, layer: BoundedLayer) -> Tensor:
         x = self.features(layer)
         network, parameters = self.scorer.config.network, self.parameters.to(x.device)
+        # Features as they are, reversed and updated; queries, keys, values and what they attended to.
+        floats = 5 * x.shape[-1] + 4 * self.scorer.config.width
+        self.score_scratch = max(self.score_scratch, x.nbytes // x.shape[-1] * floats)
         if not layer.ragged:
             return network.score(parameters, x)
         # Slots without a token must be the last thing newer tokens could look at: sort them before the text.

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from namm_runtime import text
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.errors import Refusal
-from namm_runtime.text import Place, TokenStream, count_tokens
+from namm_runtime.text import Place, TokenStream, counted
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_stream_equals_one_shot(tmp_path, tokenizer, name):
     path = tmp_path / "document.txt"
     path.write_text(content, newline="")
     assert streamed(path, tokenizer) == at_once(tokenizer, content)
-    assert count_tokens(path, tokenizer) == len(at_once(tokenizer, content))
+    assert list(counted(path, tokenizer))[-1] == len(at_once(tokenizer, content))
 
 
 @pytest.mark.parametrize("name", ["source", "many scripts"])
@@ -84,8 +84,32 @@ def test_what_is_not_text_is_refused(tmp_path, tokenizer, content):
     path = tmp_path / "document.txt"
     path.write_bytes(content)
     with pytest.raises(Refusal) as refusal:
-        count_tokens(path, tokenizer)
+        list(counted(path, tokenizer))
     assert refusal.value.code == "document_not_text"
+
+
+@pytest.mark.parametrize("character", ["0", "-", "é"])
+def test_text_without_a_break_is_cut_and_nothing_is_lost(tmp_path, tokenizer, character):
+    path = tmp_path / "document.txt"
+    content = "x" + character * 600_000 + " end"
+    path.write_text(content)
+    pieces = list(TokenStream(path, tokenizer))
+    tokens = [token for piece in pieces for token in piece.ids]
+    assert tokenizer.decode(tokens) == content
+    assert max(len(piece.text) for piece in pieces) <= 4 * text.LONGEST
+    later = pieces[len(pieces) // 2]
+    place = Place(later.byte, later.first)
+    rest = [token for piece in TokenStream(path, tokenizer, place) for token in piece.ids]
+    assert content.endswith(tokenizer.decode(rest))
+    assert len(tokenizer.decode(rest)) > len(content) // 4
+
+
+def test_control_tokens_in_a_document_are_only_text(tmp_path, tokenizer):
+    path = tmp_path / "document.txt"
+    path.write_text(f"before {tokenizer.eos_token} after")
+    tokens = [token for piece in TokenStream(path, tokenizer) for token in piece.ids]
+    assert tokenizer.eos_token_id not in tokens
+    assert tokenizer.decode(tokens) == f"before {tokenizer.eos_token} after"
 
 
 def test_memory_does_not_hold_the_document(tmp_path, tokenizer):
