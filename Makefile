@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
+STAMP := $(VENV)/.installed-$(subst =,-,$(TORCH))
+
 .PHONY: demo test lint format bench clean install
 
 demo: install
@@ -32,10 +34,10 @@ bench: install
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-install: $(VENV)/.installed
+install: $(STAMP)
 
 # torch goes first and alone: any looser requirement lets pip choose a build of several gigabytes.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt
 	@echo "==> Python environment in $(VENV) (first time only: about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit("Palimpsest needs Python 3.11 or newer; choose one with PYTHON=…") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -4,17 +4,20 @@
 """
 
 import json
+import multiprocessing
 import platform
-import resource
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 
+from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine import Engine, Request
 from namm_runtime.loading import load_model
 from namm_runtime.tasks.sized import document_of_tokens
@@ -41,21 +44,18 @@ def measure(
     policy: str, budget: int, tokens: int, facts: int = 30, seed: int = 0, filler: str = "stdlib"
 ) -> dict[str, Any]:
     """Read a document of `tokens` tokens and ask for every planted fact."""
-    model = load_model("bundled")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "document.txt"
-        document = document_of_tokens(model.tokenizer, tokens, facts, seed, filler)  # type: ignore[arg-type]
-        path.write_text(document.text)
-        planted = [(p.fact.question, p.fact.answer, p.depth) for p in document.facts]
-        del document
-        # Making the document takes more memory than reading it: forget the high-water mark so far.
-        Path("/proc/self/clear_refs").write_text("5")
+        # In a process of its own: making the document takes more memory than reading it.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            planted = pool.submit(_write_document, path, tokens, facts, seed, filler).result()
+        model = load_model("bundled")
         begun = _peak_rss()
-        questions = tuple(question for question, _, _ in planted)
+        questions = tuple(question for question, _ in planted)
         run = Engine(model).complete(Request(path, questions, policy, budget, max_output_tokens=12))
         peak = _peak_rss()
     found = [
-        answer.text.rstrip(".") == truth for answer, (_, truth, _) in zip(run.answers, planted, strict=True)
+        answer.text.rstrip(".") == truth for answer, (_, truth) in zip(run.answers, planted, strict=True)
     ]
     usage = run.usage
     spent = usage.seconds["read"] + usage.seconds["score"]
@@ -78,13 +78,20 @@ def measure(
         "dense_bytes": usage.dense_bytes,
         "process_before_bytes": begun,
         "process_peak_bytes": peak,
-        "process_lifetime_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "machine": machine(),
     }
 
 
+def _write_document(path: Path, tokens: int, facts: int, seed: int, filler: str) -> list[tuple[str, str]]:
+    """Write the document; returns questions with their answers."""
+    tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+    document = document_of_tokens(tokenizer, tokens, facts, seed, filler)  # type: ignore[arg-type]
+    path.write_text(document.text)
+    return [(planted.fact.question, planted.fact.answer) for planted in document.facts]
+
+
 def _peak_rss() -> int:
-    """High-water mark of this process's resident memory since it was last cleared, in bytes (Linux)."""
+    """High-water mark of this process's resident memory, in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024

@@ -38,7 +38,8 @@ def policies(rows: list[Row]) -> str:
             f"{row['read_seconds']:.0f} s",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _origin(rows[0])])
+    caption = f"{rows[0]['tokens']:,} tokens, {rows[0]['budget']} slots a head, {_origin(rows)}"
+    return "\n".join([*lines, "", caption])
 
 
 def slots(rows: list[Row]) -> str:
@@ -54,7 +55,7 @@ def slots(rows: list[Row]) -> str:
             for b in budgets
         ]
         lines.append(f"| {LABELS[policy]} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _origin(rows[0])])
+    return "\n".join([*lines, "", f"{rows[0]['tokens']:,} tokens, {_origin(rows)}"])
 
 
 def memory(rows: list[Row]) -> str:
@@ -68,17 +69,23 @@ def memory(rows: list[Row]) -> str:
             f"| {row['tokens']:,} tokens | {row['process_peak_bytes'] / MIB:,.0f} MiB "
             f"| {rise / MIB:+,.0f} MiB | {row['resident_bytes'] / MIB:.1f} MiB |"
         )
-    return "\n".join([*lines, "", _origin(rows[0])])
+    growth = (rows[-1]["process_peak_bytes"] - rows[0]["process_peak_bytes"]) / MIB
+    caption = (
+        f"From {rows[0]['tokens']:,} to {rows[-1]['tokens']:,} tokens the peak grew by {growth:.0f} MiB. "
+    )
+    return "\n".join([*lines, "", f"{caption}{rows[0]['budget']} slots a head, {_origin(rows)}"])
 
 
-def _origin(row: Row) -> str:
-    made = row["machine"]
+def _origin(rows: list[Row]) -> str:
+    """Where the rows were made; they must share it."""
+    machines = [row["machine"] for row in rows]
+    if len({(made["processor"], made["threads"], made["torch"]) for made in machines}) != 1:
+        raise ValueError("the rows of a table come from different machines; make them anew on one")
+    row, made = rows[0], machines[0]
     return (
-        f"{row['tokens']:,} tokens of {row['filler']} text, {row['asked']} planted facts, "
-        f"{row['budget']} slots "
-        f"a head unless shown; one run, seed {row['seed']}. {made['processor']}, {made['threads']} threads, "
-        f"torch {made['torch']}, {made['date']}. Facts found, speed and memory of the process are measured; "
-        "bytes of the caches are derived from allocated shapes."
+        f"{row['filler']} text, {row['asked']} planted facts, one run, seed {row['seed']}. "
+        f"{made['processor']}, {made['threads']} threads, torch {made['torch']}, {made['date']}. Facts found, "
+        "time and memory of the process are measured; bytes of caches are derived from the shapes allocated."
     )
 
 

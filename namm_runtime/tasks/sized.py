@@ -19,7 +19,7 @@ def document_of_tokens(
 
     def count(text: str) -> int:
         if hasattr(tokenizer, "encode_batch"):
-            return sum(len(e.ids) for e in tokenizer.encode_batch(text.splitlines(keepends=True)))
+            return len(tokenizer.encode(text, add_special_tokens=False).ids)
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     sample = make_document(_SAMPLE_CHARS, 0, seed, split, filler).text
