@@ -84,7 +84,7 @@ def _origin(rows: list[Row]) -> str:
     row, made = rows[0], machines[0]
     return (
         f"{row['filler']} text, {row['asked']} planted facts, one run, seed {row['seed']}. "
-        f"{made['processor']}, {made['threads']} threads, torch {made['torch']}, {made['date']}. Facts found, "
+        f"{made['processor']}, {made['threads']} threads, torch {made['torch']}, {made['date']}. Found, "
         "time and memory of the process are measured; bytes of caches are derived from the shapes allocated."
     )
 
