@@ -33,7 +33,7 @@ def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
 
 
 @app.command()
-def slots(tokens: int = 262_144) -> None:
+def slots(tokens: int = 131_072) -> None:
     """Slots × speed × facts found: where the default budget comes from."""
     budgets = (256, 512, 768, 1024, 1536)
     grid = [(name, budget) for name in ("namm-key", "keydiff", "window") for budget in budgets]
