@@ -20,6 +20,7 @@ from store.workers import ModelCard
 
 ROUTE = "POST /v1/jobs"
 SUMMARIZE = "Summarize the document."
+SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
 
 
 async def _raw(request: Request) -> bytes:
@@ -75,7 +76,7 @@ def _new_job(
         model=card.name,
         policy=body.policy or context.settings.default_policy,
         scorer_requested=body.scorer,
-        budget=body.budget,
+        budget=context.settings.default_budget if body.budget is None else body.budget,
         max_output_tokens=body.max_output_tokens,
         temperature=body.temperature,
         seed=body.seed,
@@ -107,17 +108,18 @@ def _refuse_limits(context: Context, body: JobCreate) -> None:
 
 def _model(context: Context, session: Session, body: JobCreate) -> ModelCard:
     """The card of the model asked for. Raises Problem when there is none, or it cannot do this."""
-    known = {
-        model.card.name: model.card for model in workers.models(session, context.settings.worker_live_seconds)
-    }
+    served = workers.models(session, context.settings.worker_live_seconds)
+    known = {model.card.name: model.card for model in served}
     names = sorted(known)
-    if body.model is None and not known:
-        detail = "No worker has registered a model yet; try again in a moment, or start a worker."
+    # A model that nobody serves any more may be asked for by name, and waits; it is never the default.
+    live = sorted(model.card.name for model in served if model.workers_live)
+    if body.model is None and not live:
+        detail = "No live worker has registered a model; try again in a moment, or start a worker."
         raise Problem(503, "no_worker", detail, headers={"retry-after": "5"})
-    if body.model is None and len(known) > 1:
-        detail = f"Say which model is meant: {', '.join(names)}."
-        raise Problem(422, "model_required", detail, field="model", known_models=names)
-    name = body.model or names[0]
+    if body.model is None and len(live) > 1:
+        detail = f"Say which model is meant: {', '.join(live)}."
+        raise Problem(422, "model_required", detail, field="model", known_models=live)
+    name = body.model or live[0]
     if name not in known:
         detail = f"No worker serves the model '{name}'. Known: {', '.join(names) or 'none'}."
         raise Problem(422, "unknown_model", detail, field="model", known_models=names)
@@ -126,6 +128,9 @@ def _model(context: Context, session: Session, body: JobCreate) -> ModelCard:
     if card.policies is not None and policy not in card.policies:
         detail = f"The model '{name}' has no policy '{policy}'. Known: {', '.join(card.policies)}."
         raise Problem(422, "unknown_policy", detail, field="policy", known_policies=card.policies)
+    if body.scorer is not None and not policy.startswith(SCORED):
+        detail = f"The policy '{policy}' takes no scorer; those whose name begins with '{SCORED}' do."
+        raise Problem(422, "scorer_not_used", detail, field="scorer")
     if card.scorers is not None and body.scorer is not None:
         scorers = [f"{scorer['name']}@{scorer['version']}" for scorer in card.scorers]
         if body.scorer not in scorers and body.scorer not in (scorer["name"] for scorer in card.scorers):

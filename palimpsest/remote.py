@@ -207,6 +207,8 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
             job = client.job(job_id)
             if job["state"] in ENDED:
                 return job
+            if job["state"] == "queued":
+                _notice_broken_model(client, job)
             known = job["progress"] or {}
             total = known.get("tokens_total")
             progress.update(
@@ -218,6 +220,16 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
                 speed=known.get("tokens_per_second"),
             )
             time.sleep(POLL_SECONDS)
+
+
+def _notice_broken_model(client: Client, job: dict[str, Any]) -> None:
+    """Raises LocalError when no worker can load the job's model: it would stay queued for ever."""
+    for model in client.models()["data"]:
+        if model["name"] == job["model"] and model["errors"] and not model["loaded"]:
+            raise LocalError(
+                f"No worker can load the model '{job['model']}': {model['errors'][0]} "
+                f"The job {job['id']} stays queued for one that can."
+            )
 
 
 def _share(job: dict[str, Any]) -> str:

@@ -144,7 +144,7 @@ class Supervisor:
         give_up = time.monotonic() + WORKER_START_SECONDS
         with Client(url, key) as client:
             while time.monotonic() < give_up:
-                if client.models()["data"]:
+                if any(model["workers_live"] for model in client.models()["data"]):
                     return
                 time.sleep(0.1)
         self._say(

@@ -31,13 +31,22 @@ class _Drain:
         self._looked_at = 0.0  # monotonic time of the last look at the database
 
     def work(self) -> int:
+        try:
+            return self._work()
+        finally:
+            # Whatever ended this, the engine outlives it: no run may keep a slot that nobody steps any more.
+            for execution in self._active:
+                execution.abandon()
+
+    def _work(self) -> int:
         while True:
             if self._look_due():
                 if self._process.is_stopping():
                     for execution in self._active:
                         execution.give_back()
                     return self._taken
-                self._claim()
+                if self._claim() and not self._active:
+                    continue  # all ended on arrival: go on with the next ones
             if not self._active:
                 return self._taken
             self._step()
@@ -50,26 +59,28 @@ class _Drain:
             self._looked_at = now
         return due
 
-    def _claim(self) -> None:
+    def _claim(self) -> int:
+        """Fills the free slots; gives how many jobs were taken, those that ended on arrival too."""
         free = self._served.engine.free_slots
         if free < 1:
-            return
+            return 0
         process = self._process
-        with process.database.session() as session:
-            claimed = leases.claim(
+        claimed = process.transaction(
+            lambda session: leases.claim(
                 session,
                 process.models,
                 process.holder,
                 limit=free,
                 lease_seconds=process.config.lease_seconds,
             )
+        )
         self._taken += len(claimed)
         executions = [Execution(job, self._served, process, self._keeper) for job in claimed]
+        self._active += executions
         for execution in executions:
             execution.start()
-        self._active += [execution for execution in executions if not execution.over]
-        if executions and not self._active:
-            self._claim()  # all ended on arrival: go on with the next ones
+        self._active = [execution for execution in self._active if not execution.over]
+        return len(claimed)
 
     def _step(self) -> None:
         try:

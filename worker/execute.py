@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import documents, leases, ledger, log
@@ -17,7 +16,7 @@ from store.models import Job
 from store.states import State
 from worker.engine import RunLike, ScorerPin, Served
 from worker.lease import LeaseKeeper
-from worker.process import WorkerProcess
+from worker.process import AWAY, WorkerProcess
 from worker.snapshots import key_of
 
 _log = log.get("worker.execute")
@@ -79,6 +78,12 @@ class Execution:
     def give_back(self) -> None:
         """The worker stops: keep what was read and let another worker go on."""
         self._guard(self._give_back)
+
+    def abandon(self) -> None:
+        """Frees the engine's slot and the files without a word to Postgres: the lease runs out by itself."""
+        if not self.over:
+            self._log.warning("job_abandoned")
+            self._leave()
 
     # How it is done ---------------------------------------------------------------------------------
 
@@ -316,14 +321,8 @@ class Execution:
         ]
 
     def _write(self, act: Callable[[Session], Value]) -> Value:
-        """One transaction; while Postgres is away it is tried again for as long as the lease may stand."""
-        patience = time.monotonic() + self._process.config.lease_seconds
-        while True:
-            try:
-                with self._process.database.session() as session:
-                    return act(session)
-            except (OperationalError, InterfaceError) as error:
-                if time.monotonic() > patience:
-                    raise LeaseLost("Postgres did not answer for as long as a lease lasts.") from error
-                self._log.warning("database_away", error=str(error))
-                time.sleep(0.5)
+        """One transaction; when Postgres stays away as long as a lease lasts, the lease counts as lost."""
+        try:
+            return self._process.transaction(act)
+        except AWAY as error:
+            raise LeaseLost("Postgres did not answer for as long as a lease lasts.") from error

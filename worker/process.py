@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, leases, log, workers
@@ -15,6 +19,8 @@ from worker import engine
 from worker.names import WORKER_ID
 
 _log = log.get("worker.process")
+Value = TypeVar("Value")
+AWAY = (OperationalError, InterfaceError)
 
 
 class WorkerProcess:
@@ -64,15 +70,29 @@ class WorkerProcess:
         """After an unexpected error inside the engine: the next job gets a freshly loaded one."""
         self._served = None
 
+    def transaction(self, act: Callable[[Session], Value]) -> Value:
+        """One transaction; while Postgres is away it is tried again for as long as a lease may stand.
+
+        After that it raises the error of the last try, one of AWAY.
+        """
+        patience = time.monotonic() + self.config.lease_seconds
+        while True:
+            try:
+                with self.database.session() as session:
+                    return act(session)
+            except AWAY as error:
+                if time.monotonic() > patience:
+                    raise
+                _log.warning("database_away", error=str(error))
+                time.sleep(0.5)
+
     def any_waiting(self) -> bool:
         """Whether there is a job to claim."""
-        with self.database.session() as session:
-            return leases.any_waiting(session, self.models)
+        return self.transaction(lambda session: leases.any_waiting(session, self.models))
 
     def is_stopping(self) -> bool:
         """Whether the worker was told to stop."""
-        with self.database.session() as session:
-            return workers.is_stopping(session, self.worker_id)
+        return self.transaction(lambda session: workers.is_stopping(session, self.worker_id))
 
 
 @lru_cache(maxsize=1)

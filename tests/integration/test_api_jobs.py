@@ -136,6 +136,27 @@ def test_an_unknown_model_is_answered_with_the_known_ones(api: Api, client: http
     assert body["known_models"] == ["bundled", "other"]
 
 
+def test_a_model_that_nobody_serves_any_more_is_never_the_default(api: Api, client: httpx.Client) -> None:
+    api.register(ModelCard("yesterday"), "wrk_2")
+    with api.database.session() as session:
+        session.execute(
+            text("UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE id = 'wrk_2'")
+        )
+    assert client.post("/v1/jobs", json=ASK).json()["model"] == "bundled"
+    assert client.post("/v1/jobs", json={**ASK, "model": "yesterday"}).status_code == 201
+
+
+def test_the_default_budget_is_the_settings(api: Api, client: httpx.Client) -> None:
+    api.settings.default_budget = 768
+    assert client.post("/v1/jobs", json=ASK).json()["budget"] == 768
+    assert client.post("/v1/jobs", json={**ASK, "budget": 64}).json()["budget"] == 64
+
+
+def test_a_scorer_needs_a_policy_that_takes_one(client: httpx.Client) -> None:
+    body = {**ASK, "policy": "window", "scorer": "namm-key"}
+    problem(client.post("/v1/jobs", json=body), 422, "scorer_not_used", "scorer")
+
+
 def test_without_any_worker_a_job_cannot_choose_its_model(api: Api, client: httpx.Client) -> None:
     with api.database.session() as session:
         session.execute(text("DELETE FROM workers"))

@@ -54,7 +54,7 @@ def test_cost_and_savings_of_a_simple_job(db: Database, submit: Submit) -> None:
         "device_seconds.waste": (Decimal(0), "measured"),
         "cost": (Decimal("0.001"), "derived"),
         "cost.waste": (Decimal(0), "derived"),
-        "kv_bytes.peak": (Decimal(100), "measured"),
+        "kv_bytes.peak": (Decimal(100), "derived"),
         "kv_bytes.dense": (Decimal(1000), "derived"),
         "memory_saved.peak": (Decimal(900), "derived"),
         "memory_saved.byte_seconds": (Decimal(7200 * GIB), "derived"),

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from store import blobs, jobs, leases, ledger, reaper, workers
 from store.database import Database
@@ -331,3 +332,70 @@ def test_job_taken_by_another_is_dropped_without_a_word(
     taken = look(db, job)
     assert (taken.state, taken.attempt) == ("running", 2)
     assert result(db, job) is None
+
+
+def look_fails(monkeypatch: pytest.MonkeyPatch, asked: str, which: Callable[[int], bool]) -> None:
+    """Postgres does not answer those looks (by their number) of the worker at `leases` or `workers`."""
+    module = leases if asked == "claim" else workers
+    original, count = getattr(module, asked), [0]
+
+    def ask(*arguments: object, **named: object) -> object:
+        count[0] += 1
+        if which(count[0]):
+            raise OperationalError("SELECT", {}, ConnectionResetError("on purpose"))
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(module, asked, ask)
+
+
+@pytest.mark.parametrize("asked", ["is_stopping", "claim"])
+def test_postgres_hiccup_between_steps_costs_nothing(
+    config: Settings, db: Database, submit: Submit, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    with db.session() as session:
+        workers.register(session, "wrk_test", "here", "cpu")
+    process = WorkerProcess(config.model_copy(update={"slots": 2, "progress_seconds": 1e-9}), db, "wrk_test")
+    job = submit()
+    look_fails(monkeypatch, asked, lambda number: number == 4)
+    assert drain_jobs(process) == 1
+    done = look(db, job)
+    assert (done.state, done.attempt, done.attempts_lost) == ("succeeded", 1, 0)
+    second = submit()
+    assert drain_jobs(process) == 1
+    assert look(db, second).state == "succeeded"
+
+
+def test_postgres_away_for_long_frees_the_slot_for_the_next_drain(
+    process: WorkerProcess, db: Database, config: Settings, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.config = config.model_copy(update={"lease_seconds": 0.1, "progress_seconds": 1e-9})
+    job = submit()
+    with monkeypatch.context() as patch:
+        look_fails(patch, "is_stopping", lambda number: number > 3)
+        with pytest.raises(OperationalError):
+            drain_jobs(process)
+    assert look(db, job).state == "running"
+    assert process.serve().engine.free_slots == 1
+    process.config = config
+    with db.session() as session:
+        session.execute(text("UPDATE jobs SET lease_expires_at = now() - interval '1 s'"))
+    assert reap_once(db, blobs.connect(config), config).requeued == 1
+    assert drain_jobs(process) == 1
+    done = look(db, job)
+    assert (done.state, done.attempt, done.attempts_lost) == ("succeeded", 2, 1)
+
+
+def test_jobs_that_end_on_arrival_do_not_keep_a_stopping_worker(
+    process: WorkerProcess, db: Database, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = submit(prompts=["break-now"]), submit(prompts=["break-now"])
+    admit = Engine.admit
+
+    def stop(self: Engine, *arguments: object) -> object:
+        with db.session() as session:
+            workers.request_stop(session, "wrk_test")
+        return admit(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "admit", stop)
+    assert drain_jobs(process) == 1
+    assert (look(db, first).state, look(db, second).state) == ("failed", "queued")
