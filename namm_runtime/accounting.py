@@ -32,7 +32,7 @@ class Usage:
     dense_bytes: int = 0
     kv_byte_seconds: float = 0.0
     dense_byte_seconds: float = 0.0
-    positions: str = ""
+    positions: str | None = None  # absolute | cache-relative, known once the document is counted
     regime_matches: bool = True
 
     @property

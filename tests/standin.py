@@ -60,7 +60,7 @@ class Usage:
     dense_bytes: int = 0
     kv_byte_seconds: float = 0.0
     dense_byte_seconds: float = 0.0
-    positions: str = "absolute"
+    positions: str | None = None  # known once counted, as in the real engine
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +107,7 @@ class Run:
             self.usage = Usage(**state["usage"])
             self.answers = [Answer(**answer) for answer in state["answers"]]
         self.phase = "reading"
+        self.usage.positions = "absolute"
 
     def _read(self, pause: float) -> None:
         if self.tokens_read >= CHUNK * 3:
