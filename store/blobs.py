@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,25 @@ class Blobs:
             return []
         found = [str(path) for path in self._files.find(folder)]
         return sorted(path[path.index(folder) + len(folder) + 1 :] for path in found)
+
+    def remove_leftovers(self, older_than_seconds: float) -> int:
+        """Removes local files of writers that were killed on the way; gives how many there were.
+
+        A file is left over when nobody has written to it for so long. What lies in a remote store came whole.
+        """
+        places = [(self._scratch, ".*.partial"), (self._scratch, "*.copy")]
+        if self._local:
+            places.append((Path(self._root), ".*.partial"))
+        removed = 0
+        for folder, pattern in places:
+            for path in folder.rglob(pattern):
+                try:
+                    if time.time() - path.stat().st_mtime > older_than_seconds:
+                        path.unlink()
+                        removed += 1
+                except FileNotFoundError:
+                    continue  # its writer has just finished, or another reaper was quicker
+        return removed
 
     def check(self) -> None:
         """Writes and removes a small blob. Raises what the file system raises."""

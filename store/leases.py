@@ -305,5 +305,8 @@ def _save_result(
 
 
 def drop_snapshot(session: Session, job_id: str, token: int) -> Signal:
-    """Forgets a snapshot that could not be used; the next attempt starts from the beginning."""
+    """Forgets a snapshot that could not be used; the next attempt starts from the beginning.
+
+    The caller removes the blob once this has committed.
+    """
     return _fenced(session, job_id, token, {Job.snapshot_key: None, Job.snapshot_usage: None})

@@ -251,8 +251,11 @@ class Execution:
         return self._resumed and run.tokens_read == 0
 
     def _distrust_snapshot(self) -> None:
-        self._log.warning("snapshot_dropped", key=self.job.snapshot_key)
+        key = self.job.snapshot_key
+        self._log.warning("snapshot_dropped", key=key)
         self._write(lambda session: leases.drop_snapshot(session, self.job.id, self._token))
+        if key is not None:
+            self._process.blobs.delete(key)
 
     def _give_back(self) -> None:
         run = self.run

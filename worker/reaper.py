@@ -12,6 +12,8 @@ from worker.loop import forever
 from worker.snapshots import folder_of
 
 _log = log.get("worker.reaper")
+LEFTOVER_SECONDS = 24 * 3600.0  # a file that nobody wrote to for so long belongs to no upload any more
+LEFTOVERS_EVERY_SECONDS = 3600.0  # to look for them means to walk the whole store
 
 
 def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reaped:
@@ -29,14 +31,27 @@ def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reap
     return reaped
 
 
+def remove_leftovers(files: Blobs) -> None:
+    """Removes the half-written files of killed processes."""
+    removed = files.remove_leftovers(LEFTOVER_SECONDS)
+    if removed:
+        _log.info("leftovers_removed", files=removed)
+
+
 def main() -> None:
     """Sweeps until SIGTERM."""
     config = settings()
     log.configure(config)
     database, files = connect(config), blobs.connect(config)
 
+    leftovers_due = time.monotonic()
+
     def step() -> None:
+        nonlocal leftovers_due
         reap_once(database, files, config)
+        if time.monotonic() >= leftovers_due:
+            leftovers_due = time.monotonic() + LEFTOVERS_EVERY_SECONDS
+            remove_leftovers(files)
         time.sleep(config.reaper_seconds)
 
     forever("reaper", step)

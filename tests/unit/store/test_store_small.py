@@ -1,7 +1,9 @@
 """Blobs, ids, settings, idempotency keys, workers and the outbox."""
 
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,24 @@ def test_scratch_is_left_empty(files: Blobs, tmp_path: Path) -> None:
         pass
     assert list((tmp_path / "scratch").glob("*")) == []
     assert list(tmp_path.rglob("*.partial")) == []
+
+
+def test_leftovers_of_killed_writers_go_after_their_time(files: Blobs, tmp_path: Path) -> None:
+    with files.create("a/b") as file:
+        file.write(b"1")
+    local = (tmp_path / "blobs").is_dir()
+    folders = [tmp_path / "scratch", *([tmp_path / "blobs" / "a"] if local else [])]
+    names = [folder / name for folder in folders for name in (".old.partial", ".new.partial")]
+    names += [tmp_path / "scratch" / "old.copy", tmp_path / "scratch" / "new.copy"]
+    for path in names:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+        if "old" in path.name:
+            os.utime(path, (time.time() - 90_000,) * 2)
+    assert files.remove_leftovers(86_400) == len(names) / 2
+    assert [path for path in names if path.exists()] == [path for path in names if "new" in path.name]
+    assert files.exists("a/b")
+    assert files.remove_leftovers(86_400) == 0
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,9 +294,9 @@ def test_useless_snapshot_is_not_used(
         if damage.startswith("UPDATE"):
             session.execute(text(damage))
         session.execute(text("UPDATE workers SET stopping_at = NULL"))
+    key = look(db, job).snapshot_key
+    assert key is not None
     if damage == "broken file":
-        key = look(db, job).snapshot_key
-        assert key is not None
         with blobs.connect(config).create(key) as file:
             file.write(b"{")
     used: list[object] = []
@@ -309,6 +309,8 @@ def test_useless_snapshot_is_not_used(
     drain_jobs(process)
     assert used[-1] is None
     assert len(used) == (2 if damage == "broken file" else 1)
+    if damage == "broken file":
+        assert not blobs.connect(config).exists(key)
     assert look(db, job).state == "succeeded"
     kept = result(db, job)
     assert kept is not None
