@@ -20,6 +20,7 @@ from palimpsest.local import LocalError, data_directory, read_cli_key, read_runn
 
 ENDED = ("succeeded", "failed", "expired", "cancelled")
 POLL_SECONDS = 0.5
+MODELS_SECONDS = 5.0  # between looks at why a job is still queued
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -203,11 +204,13 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("queued", total=None, whole="?", speed=None)
+        looked_at = -MODELS_SECONDS
         while True:
             job = client.job(job_id)
             if job["state"] in ENDED:
                 return job
-            if job["state"] == "queued":
+            if job["state"] == "queued" and time.monotonic() - looked_at >= MODELS_SECONDS:
+                looked_at = time.monotonic()
                 _notice_broken_model(client, job)
             known = job["progress"] or {}
             total = known.get("tokens_total")
@@ -225,7 +228,9 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
 def _notice_broken_model(client: Client, job: dict[str, Any]) -> None:
     """Raises LocalError when no worker can load the job's model: it would stay queued for ever."""
     for model in client.models()["data"]:
-        if model["name"] == job["model"] and model["errors"] and not model["loaded"]:
+        # Fewer errors than live workers: another one may still be loading it.
+        broken = model["errors"] and not model["loaded"] and len(model["errors"]) >= model["workers_live"]
+        if model["name"] == job["model"] and broken:
             raise LocalError(
                 f"No worker can load the model '{job['model']}': {model['errors'][0]} "
                 f"The job {job['id']} stays queued for one that can."

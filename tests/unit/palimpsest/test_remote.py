@@ -13,8 +13,8 @@ QUEUED = {"id": "job_1", "state": "queued", "model": "mine", "progress": None}
 class FakeClient:
     """A service whose job stays queued for `looks` looks and then has succeeded."""
 
-    def __init__(self, errors: list[str], loaded: bool, looks: int = 2) -> None:
-        self.card = {"name": "mine", "errors": errors, "loaded": loaded}
+    def __init__(self, errors: list[str], loaded: bool, workers: int, looks: int = 2) -> None:
+        self.card = {"name": "mine", "errors": errors, "loaded": loaded, "workers_live": workers}
         self.looks = looks
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -26,10 +26,15 @@ class FakeClient:
 
 
 def test_a_model_that_no_worker_can_load_is_told() -> None:
+    client = FakeClient(["cannot load a model from '/typo'."], loaded=False, workers=1)
     with pytest.raises(LocalError, match=r"cannot load a model from .*job_1 stays queued"):
-        follow(FakeClient(["cannot load a model from '/typo'."], loaded=False), "job_1")  # type: ignore[arg-type]
+        follow(client, "job_1")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("errors", "loaded"), [([], False), (["one of two"], True)])
-def test_a_job_that_will_be_taken_is_waited_for(errors: list[str], loaded: bool) -> None:
-    assert follow(FakeClient(errors, loaded), "job_1")["state"] == "succeeded"  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("errors", "loaded", "workers"),
+    [([], False, 1), (["one of two"], True, 2), (["the other one is loading"], False, 2)],
+)
+def test_a_job_that_will_be_taken_is_waited_for(errors: list[str], loaded: bool, workers: int) -> None:
+    client = FakeClient(errors, loaded, workers)
+    assert follow(client, "job_1")["state"] == "succeeded"  # type: ignore[arg-type]
