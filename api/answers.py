@@ -157,7 +157,7 @@ class ModelOut(Answered):
     tokenizer_sha256: str | None
     policies: list[str] | None = Field(description="Null until a worker has loaded the model.")
     scorers: list[ScorerOut] | None
-    workers_live: int
+    workers_live: int = Field(description="0 = a job for this model waits until a worker is back.")
     loaded: bool = Field(description="By at least one live worker.")
     errors: list[str] = Field(description="Why live workers could not load it.")
 

@@ -115,7 +115,7 @@ class JobCreate(Asked):
     )
     prompt: Prompt | None = Field(None, description="For `prompt`: what is to be done, in your words.")
     model: Name | None = Field(
-        None, description="A name from GET /v1/models; may be left out when there is one."
+        None, description="A name from GET /v1/models; may be left out when live workers serve only one."
     )
     policy: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")] | None = Field(
         None,

@@ -76,7 +76,7 @@ def _new_job(
         model=card.name,
         policy=body.policy or context.settings.default_policy,
         scorer_requested=body.scorer,
-        budget=context.settings.default_budget if body.budget is None else body.budget,
+        budget=body.budget or _default_budget(context, body),
         max_output_tokens=body.max_output_tokens,
         temperature=body.temperature,
         seed=body.seed,
@@ -86,6 +86,12 @@ def _new_job(
         max_attempts=context.settings.max_attempts,
         api_key_id=caller.key_id,
     )
+
+
+def _default_budget(context: Context, body: JobCreate) -> int | None:
+    """What a KV head may keep when the client does not say; `full` keeps everything."""
+    policy = body.policy or context.settings.default_policy
+    return None if policy == "full" else context.settings.default_budget
 
 
 def _refuse_limits(context: Context, body: JobCreate) -> None:
@@ -120,6 +126,10 @@ def _model(context: Context, session: Session, body: JobCreate) -> ModelCard:
         detail = f"Say which model is meant: {', '.join(live)}."
         raise Problem(422, "model_required", detail, field="model", known_models=live)
     name = body.model or live[0]
+    if name not in known and not live:
+        # A worker that ends takes its models along, so for all that is known this one may come back.
+        detail = f"No live worker has registered a model, '{name}' neither; try again, or start a worker."
+        raise Problem(503, "no_worker", detail, headers={"retry-after": "5"})
     if name not in known:
         detail = f"No worker serves the model '{name}'. Known: {', '.join(names) or 'none'}."
         raise Problem(422, "unknown_model", detail, field="model", known_models=names)

@@ -1,10 +1,10 @@
-"""API keys, made on the machine that has the database. Only their HMAC is stored."""
+"""What is done in the database itself, on the machine that has it: API keys, and a clean start."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.local import read_cli_key, write_private
-from store import database, keys, tenants
+from store import database, keys, tenants, workers
 from store.settings import Settings
 
 
@@ -23,6 +23,16 @@ def create_key(settings: Settings, name: str, tenant: str | None = None) -> str:
         with connection.session() as session:
             tenant_id = tenants.ensure(session, *(() if tenant is None else (f"ten_{tenant}", tenant)))
             return keys.create(session, tenant_id, name, settings.pepper)[1]
+    finally:
+        connection.close()
+
+
+def forget_workers(settings: Settings) -> None:
+    """Forget the workers of before: killed ones would count as live for a while."""
+    connection = database.connect(settings)
+    try:
+        with connection.session() as session:
+            workers.forget_all(session)
     finally:
         connection.close()
 

@@ -91,6 +91,10 @@ class Supervisor:
         settings = self._provide_servers()
         self._say("Bringing the database up to date")
         migrations.upgrade(settings.database)
+        own_database = self._embedded is not None and settings.database == self._embedded.database_url
+        if own_database:
+            # It was down with everything that used it, so no worker in it is alive.
+            access.forget_workers(settings)
         for name, command in commands(self._host, port).items():
             stop_seconds = WORKER_STOP_SECONDS if name == "worker" else 10.0
             self._children.start(Child(name, command, self._environment, logs / f"{name}.log", stop_seconds))
@@ -99,7 +103,6 @@ class Supervisor:
         self._wait_for_api(url, logs)
         keys = access.prepare(settings, self._data)
         self._wait_for_worker(url, keys.cli_key, logs)
-        own_database = self._embedded is not None and settings.database == self._embedded.database_url
         self._claim.announce(Running(url, os.getpid(), settings.database if own_database else None))
         return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded, self._children)
 

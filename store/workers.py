@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -84,8 +84,14 @@ def is_stopping(session: Session, worker_id: str) -> bool:
 
 
 def stopped(session: Session, worker_id: str) -> None:
-    """The worker has ended in good order."""
+    """The worker has ended in good order, and serves nothing any more."""
     session.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=func.now()))
+    session.execute(delete(WorkerModel).where(WorkerModel.worker_id == worker_id))
+
+
+def forget_all(session: Session) -> None:
+    """Forgets every worker; one that is alive all the same registers again at its next heartbeat."""
+    session.execute(delete(Worker))
 
 
 def models(session: Session, live_seconds: float) -> list[ServedModel]:

@@ -260,6 +260,8 @@ def test_after_a_killed_supervisor_the_next_one_cleans_up_and_goes_on(closed: Pa
     alive = [process for process in leftovers if process.is_running() and not _is_server(process)]
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     with Client(second.url(), key) as client:
+        [model] = client.models()["data"]
+        assert model["workers_live"] == 1  # the killed one does not count
         eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job of before")
 
     own = command("keys", "create", "--data", str(second.data)).stdout.strip()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from store import blobs, idempotency, ids, outbox, workers
 from store.blobs import Blobs
@@ -200,8 +201,19 @@ def test_models_of_workers(db: Database) -> None:
         [served] = workers.models(session, 60)
         assert (served.card, served.loaded, served.workers_live, served.errors) == (full, True, 1, [])
         workers.stopped(session, "wrk_a")
-        [gone] = workers.models(session, 60)
-        assert (gone.card, gone.workers_live) == (full, 0)
+        assert workers.models(session, 60) == []
+
+
+def test_killed_workers_model_stays_known_until_all_are_forgotten(db: Database) -> None:
+    with db.session() as session:
+        workers.register(session, "wrk_killed", "host", "cpu")
+        workers.advertise(session, "wrk_killed", ModelCard("m"), loaded=True)
+        session.execute(text("UPDATE workers SET heartbeat_at = now() - interval '61 s'"))
+        [silent] = workers.models(session, 60)
+        assert (silent.workers_live, silent.loaded) == (0, False)
+        workers.forget_all(session)
+        assert workers.models(session, 60) == []
+        assert not workers.heartbeat(session, "wrk_killed")  # so a living one would register again
 
 
 def test_stop_request_is_for_one_worker(db: Database) -> None:
