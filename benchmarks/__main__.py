@@ -33,9 +33,9 @@ def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
 
 
 @app.command()
-def slots(tokens: int = 131_072) -> None:
+def slots(tokens: int = 65_536) -> None:
     """Slots × speed × facts found: where the default budget comes from."""
-    budgets = (256, 512, 768, 1024, 1536)
+    budgets = (128, 256, 512, 1024)
     grid = [(name, budget) for name in ("namm-key", "keydiff", "window") for budget in budgets]
     _make("slots", [{"policy": name, "budget": budget, "tokens": tokens} for name, budget in grid])
 
