@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from namm_runtime.attended import Attended, Fold
+from namm_runtime.backends import plain
+from namm_runtime.cache import BoundedLayer
 from namm_runtime.spectrogram import BINS, HOP, Spectrogram
+from namm_runtime.twopass import attend
 
 GAMMA = 0.99
 
@@ -114,6 +117,37 @@ def fold_error(fold: Fold, case: Case, **options: Any) -> float:
         relative(ours[:, :, : attended.seen], theirs, case.used)
         for ours, theirs in zip((ema, carry), exact, strict=True)
     )
+
+
+def error_through_evictions(
+    fold: Fold, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, width: int = 32
+) -> float:
+    """The largest relative error over four updates of 48 queries, with random evictions in between.
+
+    What must hold: state moves with its tokens, heads become ragged, new keys start from nothing.
+    """
+    generator = torch.Generator().manual_seed(5)
+    ours, exact = (BoundedLayer(64, 48, Spectrogram.state) for _ in range(2))
+    spectrogram, worst = Spectrogram(GAMMA), 0.0
+    for _ in range(4):
+        query, key, value = (
+            torch.randn(2, heads, 48, width, generator=generator).to(device, dtype) for heads in (4, 2, 2)
+        )
+        for layer, precision in ((ours, dtype), (exact, torch.float64)):
+            layer.update(key.to(precision), value.to(precision))
+        exact.state = {name: tensor.double() for name, tensor in exact.state.items()}
+        _, attended = attend(plain, query, ours.keys, ours, width**-0.5, ours.used)
+        fold(spectrogram, attended, ours.state["ema"], ours.state["carry"])
+        columns, _, _ = dense(attended, ours.values)
+        Spectrogram(GAMMA).fold(columns, *(exact.state[name][:, :, : exact.used] for name in exact.state))
+        for name in exact.state:
+            mine, theirs = (layer.state[name][:, :, : layer.used] for layer in (ours, exact))
+            worst = max(worst, relative(mine, theirs, ~ours.unused()))
+        scores = torch.randn(2, 2, ours.used, generator=generator).to(device)
+        scores[..., -1] = torch.inf
+        for layer in (ours, exact):
+            layer.compact(scores.clone(), threshold=-0.3)
+    return worst
 
 
 def relative(ours: Tensor, exact: Tensor, used: Tensor | None = None) -> float:

@@ -9,8 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.gpu_checks import Case, fold_error, make_case, relative
+from benchmarks.gpu_checks import Case, error_through_evictions, fold_error, make_case, relative
+from namm_runtime import policies
 from namm_runtime.attended import fold_tiles
+from namm_runtime.backends import Backend, plain
+from namm_runtime.memory import Memory
 from namm_runtime.spectrogram import BINS, HOP, Spectrogram
 from tests.interpreted import kernel_module
 
@@ -100,6 +103,22 @@ def test_what_the_kernel_was_not_made_for_is_refused():
     case = make_case(queries=40)
     with pytest.raises(ValueError, match="multiple of 16"):
         kernel.fold(Spectrogram(), case.attended, *state(case))
+
+
+def test_evictions_between_updates():
+    assert error_through_evictions(kernel.fold) < 1e-5
+
+
+def test_a_document_is_read_as_in_one_pass(model, make_scorer, ids):
+    def memory(backend):
+        return Memory(model, policies.make("namm", 96, make_scorer()), 96, 64, backend=backend)
+
+    one, fused = memory(None), memory(Backend("interpreted", plain, kernel.fold))
+    for piece in ids[:, :400].split([256, 7, 9, 128], dim=1):
+        assert torch.allclose(one.feed(piece), fused.feed(piece), atol=1e-4)
+    for a, b in zip(one.cache.layers, fused.cache.layers, strict=True):
+        assert torch.equal(a.positions[:, :, : a.used], b.positions[:, :, : b.used])
+        assert torch.allclose(a.state["ema"], b.state["ema"], atol=1e-6)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
