@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from namm_runtime.attended import Attended, Fold
-from namm_runtime.backends import plain
+from namm_runtime.backends import Kernel, plain
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.spectrogram import BINS, HOP, Spectrogram
 from namm_runtime.twopass import attend
@@ -117,6 +117,24 @@ def fold_error(fold: Fold, case: Case, **options: Any) -> float:
         relative(ours[:, :, : attended.seen], theirs, case.used)
         for ours, theirs in zip((ema, carry), exact, strict=True)
     )
+
+
+def layer_of(case: Case) -> BoundedLayer:
+    """A cache layer in the state that a case describes."""
+    given = case.attended
+    layer = BoundedLayer(given.start, given.key.shape[2] - given.start, {})
+    layer.lazy_initialization(given.key, case.value)
+    layer.keys, layer.values, layer.lengths = given.key, case.value, given.lengths
+    layer.start, layer.pending = given.start, given.seen - given.start
+    return layer
+
+
+def attention_errors(kernel: Kernel, case: Case) -> tuple[float, float]:
+    """Relative error of the output of two merged calls, and absolute error of the log-sum-exp."""
+    given = case.attended
+    output, attended = attend(kernel, given.query, given.key, layer_of(case), given.scaling, given.seen)
+    exact = dense(given, case.value)[2]
+    return relative(output, case.output), float((attended.lse - exact).abs().max())
 
 
 def error_through_evictions(

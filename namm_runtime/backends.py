@@ -186,7 +186,7 @@ def probe(device: torch.device, dtype: torch.dtype, width: int, group: int) -> B
     """
     rejected: list[str] = []
     kernel_name, kernel = _first(
-        [partial(_settled, make, device, dtype, width, group) for make in PREFERENCE],
+        [partial(settled, make, device, dtype, width, group) for make in PREFERENCE],
         (f"plain attention (torch {torch.__version__})", plain),
         rejected,
     )
@@ -209,7 +209,7 @@ def _first(
     return fallback
 
 
-def _settled(
+def settled(
     make: Callable[[], tuple[str, Kernel]], device: torch.device, dtype: torch.dtype, width: int, group: int
 ) -> tuple[str, Kernel]:
     """The kernel with its log-sum-exp in our layout and base, as three rows of a small example show them.

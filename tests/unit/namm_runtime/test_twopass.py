@@ -5,26 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.gpu_checks import dense, error_through_evictions, make_case, relative
+from benchmarks.gpu_checks import dense, error_through_evictions, layer_of, make_case, relative
 from namm_runtime import policies
-from namm_runtime.attended import Attended, fold_tiles
+from namm_runtime.attended import fold_tiles
 from namm_runtime.backends import Backend, plain
-from namm_runtime.cache import BoundedLayer
 from namm_runtime.checkpoint import Regime
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
 from namm_runtime.twopass import attend, merge
 
 TWO_PASSES = Backend("two passes in plain torch", plain, fold_tiles)
-
-
-def layer_of(attended: Attended, value: torch.Tensor) -> BoundedLayer:
-    """A cache layer in the state that a case describes."""
-    layer = BoundedLayer(attended.start, attended.key.shape[2] - attended.start, {})
-    layer.lazy_initialization(attended.key, value)
-    layer.keys, layer.values, layer.lengths = attended.key, value, attended.lengths
-    layer.start, layer.pending = attended.start, attended.seen - attended.start
-    return layer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -34,7 +24,7 @@ def layer_of(attended: Attended, value: torch.Tensor) -> BoundedLayer:
 def test_two_calls_equal_one_softmax_on_ragged_heads(dtype, start, pending, queries):
     case = make_case(dtype=dtype, start=start, pending=pending, queries=queries)
     given = case.attended
-    layer = layer_of(given, case.value)
+    layer = layer_of(case)
     output, attended = attend(plain, given.query, given.key, layer, given.scaling, given.seen)
     assert output.dtype == dtype
     assert relative(output, case.output) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
@@ -46,7 +36,7 @@ def test_heads_that_kept_nothing_see_the_pending_tokens_only():
     case = make_case()
     case.attended.lengths[0] = 0
     _, exact, _ = dense(case.attended, case.value)
-    given, layer = case.attended, layer_of(case.attended, case.value)
+    given, layer = case.attended, layer_of(case)
 
     def kernel(query, keys, values, lengths, causal, scaling):
         """Flash kernels say +inf and leave anything in rows without a key."""
