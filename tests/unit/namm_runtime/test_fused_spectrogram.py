@@ -41,10 +41,14 @@ def test_half_precision_inputs_add_up_in_single(dtype, width, group):
         (300, 32, 16),  # whole tiles that hold no token
         (64, 128, 128),  # everything on the edge of a tile
         (37, 99, 80),  # nothing on any edge
+        (600, 300, 288),  # more than one tile of each kind
     ],
 )
-def test_every_layout_of_slots(start, pending, queries):
-    assert fold_error(kernel.fold, make_case(start=start, pending=pending, queries=queries)) < 1e-5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_layout_of_slots(start, pending, queries, dtype):
+    """Tiles are of 16 slots in fp32 and of 128 in half precision."""
+    case = make_case(dtype=dtype, start=start, pending=pending, queries=queries)
+    assert fold_error(kernel.fold, case) < 1e-5
 
 
 def test_the_comparison_can_fail():
