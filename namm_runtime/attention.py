@@ -3,6 +3,8 @@
 Registered with transformers as `bounded`. No mask function is registered under that name, so transformers
 builds no mask of queries × cache; the only mask here is the square over the tokens of the running block.
 
+This module is the CPU's way, one pass; on a GPU the same call goes through `namm_runtime.twopass`.
+
 Scratch: a block of queries meets all keys at once, and is as long as `TILE_BYTES` allows (a multiple of 16,
 at least 16). It depends on the budget, never on the document's length, the layers or the number of jobs.
 """
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from namm_runtime.backends import Backend
 from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.rope import Rotation
+from namm_runtime.twopass import two_pass_attention
 
 TILE_BYTES = 4 << 20  # scores of one block; larger tiles fall out of the CPU's cache
 HOP = 16  # policies see queries in multiples of this
@@ -39,8 +43,14 @@ class Context:
     policy: Observer
     rotation: Rotation
     by_slot: bool  # rotate by slot (cache-relative) instead of by place in the text
+    backend: Backend | None = None  # of two passes; None is the one pass below
     scratch_bytes: int = 0  # largest block of scores and probabilities so far
     watch_seconds: float = 0.0  # spent by the policy on columns
+
+    @property
+    def backend_name(self) -> str:
+        """Which attention runs, for results to say."""
+        return self.backend.name if self.backend else "one pass (torch)"
 
 
 def bounded_attention(
@@ -58,6 +68,9 @@ def bounded_attention(
     `key` and `value` [B, Hkv, N, D] are the cache's own slots, unrotated, the newest T of them just appended.
     """
     layer = context.cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    if context.backend is not None:
+        query, key = _rotate(query, layer.keys, layer, context)
+        return two_pass_attention(query, key, layer, context, context.backend, scaling), None
     query, key = _rotate(query, key, layer, context)
     aligned = query.shape[2] % HOP == 0 and layer.queries is None
     watch = context.policy.observes
@@ -72,20 +85,26 @@ AttentionInterface.register("bounded", bounded_attention)
 
 
 def _rotate(query: Tensor, key: Tensor, layer: BoundedLayer, context: Context) -> tuple[Tensor, Tensor]:
-    """Rotate by slot or by place in the text. Slots of one KV head stand for its group of query heads."""
-    tokens, slots = query.shape[2], key.shape[2]
+    """Rotate by slot or by place in the text. Slots of one KV head stand for its group of query heads.
+
+    Args:
+        query: [B, Hq, T, D] of the newest T tokens.
+        key: [B, Hkv, N, D] of the first N slots, the newest token's among them.
+    """
+    used, slots = layer.used, key.shape[2]
+    first = used - query.shape[2]
     if not context.by_slot:
         where = layer.positions[:, :, :slots]
-        newest = where[:, :1, -tokens:]  # pending tokens have the same place in every head
+        newest = where[:, :1, first:used]  # pending tokens have the same place in every head
         return context.rotation.rotate(query, newest), context.rotation.rotate(key, where)
     if not layer.ragged:
         rotate = context.rotation.rotate_range
-        return rotate(query, slots - tokens), rotate(key, 0)
+        return rotate(query, first), rotate(key, 0)
     ranks = torch.arange(slots, device=key.device).expand(*key.shape[:2], slots)
     gap = (layer.start - layer.lengths).unsqueeze(-1)
     ranks = torch.where(ranks >= layer.start, ranks - gap, ranks)
     group = query.shape[1] // key.shape[1]
-    newest = ranks[..., -tokens:].repeat_interleave(group, dim=1)
+    newest = ranks[..., first:used].repeat_interleave(group, dim=1)
     return context.rotation.rotate(query, newest), context.rotation.rotate(key, ranks)
 
 

@@ -52,12 +52,21 @@ class LoadedModel:
         return torch.device(self.model.device)
 
     @property
+    def head_width(self) -> int:
+        """Floats of one head."""
+        config = self.config
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+    @property
+    def head_group(self) -> int:
+        """Query heads that share a KV head."""
+        return int(self.config.num_attention_heads // self.config.num_key_value_heads)
+
+    @property
     def dense_bytes_per_token(self) -> int:
         """Bytes of K and V that a full cache takes for one token, all layers."""
-        config = self.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         element = torch.empty((), dtype=self.model.dtype).element_size()
-        return int(self.layers * 2 * config.num_key_value_heads * width * element)
+        return int(self.layers * 2 * self.config.num_key_value_heads * self.head_width * element)
 
     @cached_property
     def frame(self) -> Frame:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from namm_runtime.attention import Context
+from namm_runtime.backends import Backend, choose
 from namm_runtime.cache import BoundedCache
 from namm_runtime.errors import Refusal
 from namm_runtime.loading import LoadedModel
@@ -31,6 +32,8 @@ class Memory:
         interval: tokens between evictions, a multiple of 16. Evictions fall on its multiples, counted from
             the first token of the document through to the last one answered.
         by_slot: cache-relative positions; otherwise places in the text.
+        backend: attention in two passes by these kernels; by default what the model's device offers, and one
+            pass on a CPU. `context.backend_name` says which.
 
     Raises:
         Refusal: `bad_interval`; `regime_mismatch` for settings that the policy's mode does not have.
@@ -43,6 +46,7 @@ class Memory:
         budget: int | None,
         interval: int = CHUNK,
         by_slot: bool = True,
+        backend: Backend | None = None,
     ) -> None:
         if interval % 16:
             raise Refusal("bad_interval", f"the eviction interval must be a multiple of 16, not {interval}")
@@ -52,7 +56,8 @@ class Memory:
         self.interval, self.by_slot = interval, by_slot
         self.cache = BoundedCache(model.layers, self.budget, interval, policy.state)
         rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
-        self.context = Context(self.cache, policy, rotation, by_slot)
+        backend = backend or choose(model.device, model.model.dtype, model.head_width, model.head_group)
+        self.context = Context(self.cache, policy, rotation, by_slot, backend)
         self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
 
     @property
@@ -111,7 +116,8 @@ class Memory:
                 }
             )
             theirs.state = {name: tensor.clone() for name, tensor in mine.state.items()}
-        twin.context = Context(twin.cache, self.policy, self.context.rotation, self.by_slot)
+        rotation, backend = self.context.rotation, self.context.backend
+        twin.context = Context(twin.cache, self.policy, rotation, self.by_slot, backend)
         return twin
 
     # -- on disk -------------------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ class Policy(ABC):
 
     A policy holds no memory of a document: what it needs between evictions are floats a slot, declared in
     `state` and kept by the cache layer, which moves them with the slots.
+
+    A policy that observes gets columns from `observe`. One that can do without them may also have
+    `observe_qk(layer, attended, fold)`, which attention in two passes calls instead (`namm_runtime.twopass`).
     """
 
     name: str

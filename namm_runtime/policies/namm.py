@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from namm_runtime.attended import Attended, Fold
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
@@ -74,6 +75,11 @@ class Namm(Policy):
         self.spectrogram.fold(columns, ema, layer.state["carry"][:, :, :slots])
         self.watch_scratch = self.spectrogram.scratch_bytes
         # Slots the block could not see were attended by nobody: their spectrum is zero and stays so.
+
+    def observe_qk(self, layer: BoundedLayer, attended: Attended, fold: Fold) -> None:
+        """The same without columns: `fold` rebuilds them from queries and keys."""
+        fold(self.spectrogram, attended, layer.state["ema"], layer.state["carry"])
+        self.watch_scratch = self.spectrogram.scratch_bytes
 
     def features(self, layer: BoundedLayer) -> Tensor:
         """[B, Hkv, used, F]: recency first, then the normalised spectrum, then the optional inputs."""

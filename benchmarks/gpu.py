@@ -1,0 +1,188 @@
+"""Everything to do with a GPU lent for half an hour: check the CUDA path, then time it. Writes gpu.json.
+
+    benchmarks/gpu.sh                                      # an H100: checks, then 1,000,000 tokens
+    benchmarks/gpu.sh --minutes 4 --policies namm,window   # not longer than that for each policy
+    python -m benchmarks.gpu --device cpu                  # the same steps on a tiny shape, plain torch only
+
+Needs torch and transformers, no network and no installation. The file is written anew after every step, so
+that an interrupted run leaves what it had; `--steps` takes one step at a time. Exit status 1: a check
+failed; the timings are still there.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import gpu_checks, gpu_reading
+from benchmarks.gpu_reading import Setting
+from namm_runtime import backends
+from namm_runtime.attended import fold_tiles
+from namm_runtime.backends import plain, probe
+
+Row = dict[str, Any]
+# Relative errors. Half precision is compared with a double-precision oracle over the same rounded inputs.
+FOLD_LIMITS = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "torch": 1e-5}
+OUTPUT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+LSE_LIMIT = 1e-3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _options(arguments)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write("no CUDA device here; `--device cpu` runs the same steps on a tiny shape\n")
+        return 2
+    torch.backends.cuda.matmul.allow_tf32 = False  # plain torch is the reference
+    options.out.mkdir(parents=True, exist_ok=True)
+    result: Row = {"machine": machine(device), "checks": [], "kernels": [], "readings": []}
+
+    def keep(part: str, row: Row) -> None:
+        result[part].append(row)
+        (options.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
+        sys.stdout.write(f"{part}: {json.dumps({k: v for k, v in row.items() if k != 'series'})}\n")
+        sys.stdout.flush()
+
+    with torch.inference_mode():
+        if "checks" in options.steps:
+            check(device, lambda row: keep("checks", row))
+        if "kernels" in options.steps or "readings" in options.steps:
+            time_it(options, device, keep)
+    return 1 if any(row.get("ok") is False for row in result["checks"]) else 0
+
+
+def check(device: torch.device, keep: Callable[[Row], None]) -> None:
+    """Every attention kernel and every second pass that runs here, against double precision."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    shapes = ((32, 8), (64, 4), (128, 1), (128, 2), (128, 4), (128, 8))
+    for dtype in dtypes if device.type == "cuda" else dtypes[:2]:
+        for width, group in shapes if device.type == "cuda" else shapes[:2]:
+            case = gpu_checks.make_case(device, dtype, width, group, start=900, pending=272, queries=256)
+            here = {"dtype": str(dtype).removeprefix("torch."), "head": width, "group": group}
+            for row in [*attention_rows(case, dtype), *fold_rows(case, device, dtype)]:
+                keep(here | row)
+
+
+def attention_rows(case: gpu_checks.Case, dtype: torch.dtype) -> list[Row]:
+    """Two calls and their merge on ragged heads, by each kernel that is offered."""
+    device, width, group = case.value.device, case.value.shape[-1], case.attended.group
+    rows: list[Row] = []
+    makes = [partial(backends.settled, make, device, dtype, width, group) for make in backends.PREFERENCE]
+    for make in (lambda: ("plain", plain), *makes):
+        try:
+            name, kernel = make()
+            output, lse = gpu_checks.attention_errors(kernel, case)
+        except Exception as error:  # what is not offered is a row, not the end
+            rows.append({"check": "attention", "unavailable": _short(error)})
+            continue
+        ok = output <= OUTPUT_LIMITS[dtype] and lse <= LSE_LIMIT
+        rows.append({"check": "attention", "kernel": name, "output": output, "lse": lse, "ok": ok})
+    return rows
+
+
+def fold_rows(case: gpu_checks.Case, device: torch.device, dtype: torch.dtype) -> list[Row]:
+    """The second pass in torch and in Triton, once over a large case and through evictions."""
+    width = case.value.shape[-1]
+    folds: list[tuple[str, Any, Row]] = [("torch", fold_tiles, {})]
+    if device.type == "cuda":
+        try:
+            from namm_runtime.kernels import spectrogram
+        except ImportError as error:
+            return [{"check": "second pass", "unavailable": _short(error)}]
+        precisions = ("ieee",) if dtype == torch.float32 else spectrogram.PRECISIONS
+        folds += [(precision, spectrogram.fold, {"precision": precision}) for precision in precisions]
+    rows: list[Row] = []
+    for name, fold, keywords in folds:
+        try:
+            once = gpu_checks.fold_error(fold, case, **keywords)
+            evicting = gpu_checks.error_through_evictions(
+                lambda *given, fold=fold, keywords=keywords: fold(*given, **keywords), device, dtype, width
+            )
+        except Exception as error:
+            rows.append({"check": "second pass", "precision": name, "ok": False, "error": _short(error)})
+            continue
+        ok = max(once, evicting) <= FOLD_LIMITS[name]
+        rows.append(
+            {"check": "second pass", "precision": name, "once": once, "through_evictions": evicting, "ok": ok}
+        )
+    return rows
+
+
+def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[str, Row], None]) -> None:
+    """Kernels over a full cache, then a long text by every policy asked for."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = gpu_reading.random_llama(options.shape, device, dtype)
+    backend = probe(
+        device, dtype, model.head_width, model.head_group
+    )  # on a CPU too, for the sake of the test
+    seconds = options.minutes * 60
+
+    def setting(policy: str) -> Setting:
+        return Setting(options.shape, policy, options.tokens, options.budget, options.interval, seconds)
+
+    if "kernels" in options.steps:
+        for row in gpu_reading.time_kernels(model, setting("namm")):
+            keep("kernels", row)
+    if "readings" in options.steps:
+        for policy in options.policies.split(","):
+            keep("readings", gpu_reading.read(model, setting(policy), backend))
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def machine(device: torch.device) -> Row:
+    """What ran where, versions included."""
+    found: Row = {"date": datetime.now(UTC).date().isoformat(), "python": platform.python_version()}
+    for package in ("torch", "transformers", "triton", "flash-attn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    found["device"] = "cpu"
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "device": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+        }
+    return found
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    out = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, default=out, help="directory for gpu.json (default: $OUT)")
+    parser.add_argument("--steps", default="checks,kernels,readings", help="which of these (default: all)")
+    parser.add_argument("--shape", choices=sorted(gpu_reading.SHAPES), help="default: 8b, on a CPU tiny")
+    parser.add_argument("--tokens", type=int, help="default: 1,000,000, on a CPU 4,096")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of reading, for each policy (default: 5)")
+    parser.add_argument("--budget", type=int, help="slots a head; default: 8,192, on a CPU 512")
+    parser.add_argument("--interval", type=int, default=512, help="tokens between evictions (default: 512)")
+    parser.add_argument("--policies", default="namm", help="separated by commas (default: namm)")
+    options = parser.parse_args(arguments)
+    small = options.device == "cpu"
+    options.shape = options.shape or ("tiny" if small else "8b")
+    options.tokens = options.tokens or (4096 if small else 1_000_000)
+    options.budget = options.budget or (512 if small else 8192)
+    options.steps = options.steps.split(",")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Time a Llama with random weights over a long text of random tokens, beside the least work it must do.
+
+Random weights attend almost evenly and answer nothing: tokens a second and bytes are real, quality is not
+measured. Nothing is downloaded.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from namm_runtime import policies
+from namm_runtime.attended import Attended
+from namm_runtime.backends import Backend, probe
+from namm_runtime.checkpoint import Scorer, ScorerConfig
+from namm_runtime.loading import LoadedModel
+from namm_runtime.memory import CHUNK, Memory
+from namm_runtime.rope import Rotation
+from namm_runtime.spectrogram import BINS, HOP, Spectrogram
+from namm_runtime.twopass import attend
+
+SHAPES: dict[str, dict[str, Any]] = {
+    # Llama 3 8B
+    "8b": {
+        "vocab_size": 128_256,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+    },
+    "tiny": {
+        "vocab_size": 256,
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+    },
+}
+# Dense bf16 products without sparsity, from NVIDIA's data sheets (SXM parts).
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+DFT_FLOPS = 2 * 2 * 32 * 16 / HOP  # a query, key and KV head: two products of [32] × [32, 16] every hop
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is read, and how."""
+
+    shape: str
+    policy: str
+    tokens: int
+    budget: int
+    interval: int
+    seconds: float  # when to stop reading
+
+
+def random_llama(shape: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """A Llama of a known shape with random weights, made on the device."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SHAPES[shape], rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="bounded").eval()
+    window = int(config.max_position_embeddings)
+    return LoadedModel(f"Llama, {shape}, random weights", "random", model, None, Rotation.of(model), window)
+
+
+def random_scorer() -> Scorer:
+    config = ScorerConfig(threshold=None)
+    parameters = torch.randn(config.network.size, generator=torch.Generator().manual_seed(0)) * 0.2
+    return Scorer("random", "1", config, parameters, torch.full((BINS,), 1e-3), torch.full((BINS,), 1e-6))
+
+
+def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[str, Any]:
+    """Read up to `tokens` random tokens, or until time is up. The first filling of the cache is warm-up."""
+    policy = policies.make(setting.policy, setting.budget, random_scorer())
+    memory = Memory(model, policy, setting.budget, setting.interval, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    warm = min(setting.budget + 2 * setting.interval, setting.tokens // 2) // CHUNK * CHUNK
+    _reset_peak(model.device)
+    begun = started = time.perf_counter()
+    warm_seconds, series, read_tokens = 0.0, [], 0
+    while read_tokens < setting.tokens:
+        size = min(CHUNK, setting.tokens - read_tokens)
+        ids = torch.randint(0, model.vocab_size, (1, size), generator=generator).to(model.device)
+        memory.feed(ids)
+        read_tokens += size
+        if read_tokens == warm:
+            _synchronise(model.device)
+            begun = time.perf_counter()
+            warm_seconds = begun - started
+        if read_tokens % (32 * CHUNK) == 0:  # without waiting, queued work would let the clock run ahead
+            _synchronise(model.device)
+            series.append([read_tokens, round(time.perf_counter() - started, 3)])
+            if time.perf_counter() - started > setting.seconds:
+                break
+    _synchronise(model.device)
+    seconds = time.perf_counter() - begun
+    rate = (read_tokens - warm) / seconds
+    work = flops_a_token(model, setting)
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in _device_name(model.device)), None)
+    return {
+        "model": model.name,
+        "policy": setting.policy,
+        "budget": setting.budget,
+        "interval": setting.interval,
+        "attention": memory.context.backend_name,
+        "passed_over": backend.rejected if backend else (),
+        "asked_tokens": setting.tokens,
+        "tokens": read_tokens,
+        "complete": read_tokens == setting.tokens,
+        "warm_tokens": warm,
+        "warm_seconds": round(warm_seconds, 3),
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(rate, 1),
+        "flops_a_token": work,
+        "floor_tokens_per_second": round(peak / sum(work.values()), 1) if peak else None,
+        "share_of_floor": round(rate * sum(work.values()) / peak, 4) if peak else None,
+        "peak_bytes": _peak(model.device),
+        "weight_bytes": sum(parameter.nbytes for parameter in model.model.parameters()),
+        "cache_bytes": memory.cache.resident_bytes(),
+        "series": series,
+    }
+
+
+def flops_a_token(model: LoadedModel, setting: Setting) -> dict[str, float]:
+    """Multiplications and additions, counted as two, that a token costs once the cache is full.
+
+    Derived from shapes, not measured: kept slots plus half an interval of pending ones are what a query sees.
+    """
+    config = model.config
+    layers = model.model.get_decoder().layers
+    linear = 2 * sum(p.numel() for p in layers.parameters() if p.dim() == 2)
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, model.head_width
+    seen = setting.budget + setting.interval / 2
+    pairs = config.num_hidden_layers * seen
+    work = {
+        "linear": float(linear),
+        "logits": 2 * config.vocab_size * config.hidden_size / CHUNK,
+        "attention": 4.0 * width * heads * pairs,
+    }
+    if setting.policy == "namm":
+        full = setting.budget + setting.interval
+        bam = 4 * random_scorer().config.width * full * full / 2
+        work["columns"] = 2.0 * width * heads * pairs
+        work["spectrum"] = DFT_FLOPS * kv_heads * pairs
+        work["scorer"] = config.num_hidden_layers * kv_heads * bam / setting.interval
+    return work
+
+
+def time_kernels(model: LoadedModel, setting: Setting, repeats: int = 20) -> list[dict[str, Any]]:
+    """One layer's attention and second pass over a full cache: milliseconds, and the rate of its products."""
+    device, dtype = model.device, model.model.dtype
+    backend = probe(device, dtype, model.head_width, model.head_group)
+    memory = Memory(model, policies.make("window", setting.budget), setting.budget, setting.interval)
+    ids = torch.randint(0, model.vocab_size, (1, CHUNK), device=device)
+    queries = min(CHUNK, setting.interval)
+    while memory.cache.layers[0].start < setting.budget:
+        memory.feed(ids)
+    memory.feed(ids[:, : queries - 16])  # stop short of the next eviction
+    layer = memory.cache.layers[0]
+    query = torch.randn(
+        1, model.config.num_attention_heads, layer.pending, model.head_width, device=device, dtype=dtype
+    )
+    pairs = query.shape[1] * query.shape[2] * (layer.used - layer.pending / 2)
+    scaling = model.head_width**-0.5
+    attended = attend(backend.kernel, query, layer.keys, layer, scaling, layer.used)[1]
+    ema, carry = (torch.zeros(*layer.keys.shape[:3], floats, device=device) for floats in (BINS, HOP))
+    spectrogram = Spectrogram()
+
+    def second_pass(attended: Attended = attended) -> None:
+        backend.fold(spectrogram, attended, ema, carry)
+
+    calls = (
+        (
+            "two calls and merge",
+            4,
+            lambda: attend(backend.kernel, query, layer.keys, layer, scaling, layer.used),
+        ),
+        ("second pass", 2, second_pass),
+    )
+    rows = []
+    for name, products, call in calls:
+        call()
+        _synchronise(device)
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        _synchronise(device)
+        seconds = (time.perf_counter() - begun) / repeats
+        rows.append(
+            {
+                "kernel": name,
+                "backend": backend.name,
+                "queries": query.shape[2],
+                "slots": layer.used,
+                "milliseconds": round(seconds * 1e3, 4),
+                "tflops": round(products * model.head_width * pairs / seconds / 1e12, 2),
+            }
+        )
+    return rows
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

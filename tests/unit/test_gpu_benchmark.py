@@ -1,0 +1,63 @@
+"""The command for a lent GPU, run where there is none: the same steps on a tiny shape."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks import gpu, gpu_reading
+from benchmarks.gpu_reading import Setting, flops_a_token, random_llama
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_step_runs_and_is_written(tmp_path):
+    arguments = ["--device", "cpu", "--tokens", "1536", "--budget", "128", "--interval", "128"]
+    status = gpu.main([*arguments, "--policies", "namm,h2o", "--out", str(tmp_path / "out")])
+    written = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert status == 0
+    assert written["machine"]["device"] == "cpu"
+    assert all(row.get("ok", "unavailable" in row) for row in written["checks"])
+    assert {row["check"] for row in written["checks"]} == {"attention", "second pass"}
+    assert [row["kernel"] for row in written["kernels"]] == ["two calls and merge", "second pass"]
+    for row, policy in zip(written["readings"], ("namm", "h2o"), strict=True):
+        assert (row["policy"], row["tokens"], row["complete"]) == (policy, 1536, True)
+        assert row["attention"].startswith("plain attention")
+        assert row["tokens_per_second"] > 0
+
+
+def test_reading_stops_when_time_is_up():
+    model = random_llama("tiny", torch.device("cpu"), torch.float32)
+    row = gpu_reading.read(model, Setting("tiny", "window", 10**9, 128, 128, 0.0), None)
+    assert row["tokens"] == row["series"][-1][0] == 32 * 512
+    assert not row["complete"]
+
+
+def test_a_failing_check_is_the_exit_status(tmp_path, monkeypatch):
+    monkeypatch.setitem(gpu.FOLD_LIMITS, "torch", 0.0)
+    assert gpu.main(["--device", "cpu", "--steps", "checks", "--out", str(tmp_path)]) == 1
+
+
+def test_the_floor_counts_every_product():
+    model = random_llama("tiny", torch.device("cpu"), torch.float32)
+    work = flops_a_token(model, Setting("tiny", "namm", 1, 512, 512, 1.0))
+    per_layer = 128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 128  # q and o, k and v, the three of the MLP
+    assert work["linear"] == 2 * 2 * per_layer
+    assert work["attention"] == 2 * work["columns"] == 2 * 4 * 4 * 32 * (512 + 256)
+
+
+def test_without_a_gpu_it_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--out", str(tmp_path)]) == 2
+    assert "--device cpu" in capsys.readouterr().err
+
+
+def test_the_script_finds_its_way(tmp_path):
+    environment = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path)}
+    command = [ROOT / "benchmarks" / "gpu.sh", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--minutes" in done.stdout
