@@ -254,7 +254,7 @@ class Run:
         memory = Memory(self.model, self._policy, self._budget, self.request.interval, self._by_slot)
         scorer = getattr(self._policy, "scorer", None)
         if scorer is not None:
-            served = (self._policy.mode, self.usage.positions, self.request.interval, self._budget)
+            served = (self._policy.mode, self.usage.positions, self.request.interval, memory.budget)
             regime = scorer.regime
             evolved = (regime.mode, regime.positions, regime.interval, regime.budget)
             self.usage.regime_matches = served == evolved
