@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.local import read_cli_key, write_private
+from palimpsest.local import LocalError, read_cli_key, write_private
 from store import database, keys, tenants, workers
+from store.errors import NotFound
+from store.models import ApiKey
 from store.settings import Settings
 
 
@@ -21,10 +23,37 @@ def create_key(settings: Settings, name: str, tenant: str | None = None) -> str:
     connection = database.connect(settings)
     try:
         with connection.session() as session:
-            tenant_id = tenants.ensure(session, *(() if tenant is None else (f"ten_{tenant}", tenant)))
+            tenant_id = tenants.ensure(session, *(() if tenant is None else (_tenant_id(tenant), tenant)))
             return keys.create(session, tenant_id, name, settings.pepper)[1]
     finally:
         connection.close()
+
+
+def list_keys(settings: Settings, tenant: str | None = None) -> list[ApiKey]:
+    """The rows of a tenant's keys, newest first; none holds the key itself."""
+    connection = database.connect(settings)
+    try:
+        with connection.session() as session:
+            return keys.list_keys(session, _tenant_id(tenant))
+    finally:
+        connection.close()
+
+
+def revoke_key(settings: Settings, key_id: str, tenant: str | None = None) -> None:
+    """End a key at once. Raises LocalError when the tenant has none of this id."""
+    connection = database.connect(settings)
+    try:
+        with connection.session() as session:
+            keys.revoke(session, _tenant_id(tenant), key_id)
+    except NotFound:
+        message = f"The tenant has no key {key_id}: 'palimpsest keys list' shows the ids."
+        raise LocalError(message) from None
+    finally:
+        connection.close()
+
+
+def _tenant_id(tenant: str | None) -> str:
+    return tenants.DEFAULT_TENANT if tenant is None else f"ten_{tenant}"
 
 
 def forget_workers(settings: Settings) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from palimpsest import access
 from palimpsest.demo import demo
@@ -36,6 +38,9 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Data directory; PALIMPSEST_DATA_DIR or ~/.local/share/palimpsest if left out."),
 ]
+
+
+Tenant = Annotated[str | None, typer.Option(help="Tenant the key belongs to; the default one if left out.")]
 
 
 @app.callback()
@@ -134,17 +139,46 @@ def create_key(
         tenant.replace("-", "").isalnum() and tenant.islower() and len(tenant) <= 40
     ):
         raise typer.BadParameter("at most 40 lower-case letters, digits and '-'", param_hint="--tenant")
-    place = data_directory(data)
     with failing_clearly():
-        settings = Settings(data_dir=place)
-        if settings.database_url is None:
-            running = read_running(place)
-            if running is None or running.database_url is None:
-                raise LocalError(
-                    f"Nothing runs on {place}: start 'palimpsest up' first, or set DATABASE_URL."
-                )
-            settings = Settings.model_validate({"data_dir": place, "DATABASE_URL": running.database_url})
-        out.print(access.create_key(settings, name, tenant), markup=False)
+        out.print(access.create_key(_database_settings(data), name, tenant), markup=False)
+
+
+@keys.command("list")
+def list_keys(data: Data = None, tenant: Tenant = None) -> None:
+    """List a tenant's API keys, newest first; the keys themselves are not stored."""
+    with failing_clearly():
+        table = Table(box=None, pad_edge=False)
+        for heading in ("id", "name", "key", "last used", "state"):
+            table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
+        for row in access.list_keys(_database_settings(data), tenant):
+            used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else ""
+            state = "revoked" if row.revoked_at else ""
+            table.add_row(row.id, Text(row.name), f"{row.prefix}…{row.last4}", used, state)
+        out.print(table)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="As `palimpsest keys list` shows it.", metavar="ID")],
+    data: Data = None,
+    tenant: Tenant = None,
+) -> None:
+    """End an API key at once."""
+    with failing_clearly():
+        access.revoke_key(_database_settings(data), key_id, tenant)
+        out.print(f"{key_id} revoked", markup=False)
+
+
+def _database_settings(data: Path | None) -> Settings:
+    """Settings that name a database: the given one, or that of the service here. Raises LocalError."""
+    place = data_directory(data)
+    settings = Settings(data_dir=place)
+    if settings.database_url is not None:
+        return settings
+    running = read_running(place)
+    if running is None or running.database_url is None:
+        raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set DATABASE_URL.")
+    return Settings.model_validate({"data_dir": place, "DATABASE_URL": running.database_url})
 
 
 app.command()(demo)

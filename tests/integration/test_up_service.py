@@ -314,10 +314,20 @@ def _use_the_command_line(closed: Path, url: str, database_url: str) -> None:
     assert "set DATABASE_URL" in told.stderr
     made = command("keys", "create", "--tenant", "acme", **here, DATABASE_URL=database_url)
     assert re.fullmatch(r"pal_\w{38}\n", made.stdout), made.stderr
+    listed = command("keys", "list", "--tenant", "acme", **here, DATABASE_URL=database_url).stdout
+    [key_id] = re.findall(r"^key_\w+", listed, re.MULTILINE)
+    assert made.stdout.strip() not in listed
     # The other tenant sees nothing, and the key of the data directory goes to no other address.
     theirs = command("result", job_id, PALIMPSEST_URL=url, PALIMPSEST_API_KEY=made.stdout.strip())
     assert theirs.returncode == 1
     assert "not_found" in theirs.stderr
+    stranger = command("keys", "revoke", key_id, **here, DATABASE_URL=database_url)
+    assert stranger.returncode == 1
+    assert f"The tenant has no key {key_id}" in stranger.stderr
+    ended = command("keys", "revoke", key_id, "--tenant", "acme", **here, DATABASE_URL=database_url)
+    assert ended.returncode == 0, ended.stderr
+    revoked = command("jobs", PALIMPSEST_URL=url, PALIMPSEST_API_KEY=made.stdout.strip())
+    assert "api_key_invalid" in revoked.stderr
     elsewhere = command("jobs", PALIMPSEST_URL="http://127.0.0.1:9", **here)
     assert elsewhere.returncode == 1
     assert "Set PALIMPSEST_API_KEY" in elsewhere.stderr
