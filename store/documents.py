@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from store.ids import new_id
 from store.models import Document
-from store.tenants import get_scoped, scoped
+from store.tenants import get_scoped
 
 
 def new_document_id() -> str:
@@ -48,14 +48,6 @@ def create(
 def get(session: Session, tenant_id: str, document_id: str) -> Document:
     """Raises NotFound."""
     return get_scoped(session, Document, tenant_id, id=document_id)
-
-
-def list_documents(
-    session: Session, tenant_id: str, *, before: str | None = None, limit: int = 20
-) -> list[Document]:
-    """The tenant's documents, newest first; `before` is the id of the last one of the page before."""
-    query = scoped(Document, tenant_id).order_by(Document.id.desc()).limit(limit)
-    return list(session.scalars(query if before is None else query.where(Document.id < before)))
 
 
 def of_job(session: Session, document_id: str) -> Document:

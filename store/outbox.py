@@ -35,7 +35,7 @@ def add_hint(session: Session, model: str, job_id: str | None = None) -> None:
 
 
 def add_event(session: Session, tenant_id: str, job_id: str, kind: str, payload: dict[str, Any]) -> None:
-    """Records that something happened to a job, for the notifier to tell the tenant."""
+    """Records what happened to a job, for a notifier to tell the tenant; the reaper drops old ones."""
     values = {"kind": "event", "tenant_id": tenant_id, "job_id": job_id, "payload": {"type": kind, **payload}}
     session.execute(insert(OutboxRow).values(values))
 

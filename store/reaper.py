@@ -87,7 +87,12 @@ def _hint_again(session: Session, hint_seconds: float) -> int:
 
 
 def forget(session: Session) -> None:
-    """Drops what has no more use: idempotency keys past their time, and workers silent for a day."""
+    """Drops what has no more use: idempotency keys past their time, workers silent for a day, old events.
+
+    Events wait a week in the outbox. No notifier reads them yet; the jobs themselves tell how they ended.
+    """
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now()))
     silent = Worker.heartbeat_at < func.now() - text("interval '1 day'")
     session.execute(delete(Worker).where(silent))
+    old = OutboxRow.created_at < func.now() - text("interval '7 days'")
+    session.execute(delete(OutboxRow).where(OutboxRow.kind == "event", old))

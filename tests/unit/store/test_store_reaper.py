@@ -108,7 +108,13 @@ def test_forget_drops_what_is_over(db: Database, tenant: str) -> None:
         session.execute(
             text("UPDATE workers SET heartbeat_at = now() - interval '2 days' WHERE id = 'wrk_old'")
         )
+        for age in ("6 days", "8 days"):
+            outbox.add_event(session, tenant, age, "job.succeeded", {})
+        outbox.add_hint(session, "small", "a hint")
+        aged = "UPDATE outbox SET created_at = now() - CAST(replace(job_id, 'a hint', '8 days') AS interval)"
+        session.execute(text(aged))
         reaper.forget(session)
+        assert set(session.scalars(text("SELECT job_id FROM outbox"))) == {"6 days", "a hint"}
         assert session.scalar(text("SELECT count(*) FROM idempotency_keys")) == 0
         assert list(session.scalars(text("SELECT id FROM workers"))) == ["wrk_new"]
         assert workers.find_model(session, "gone", 60) is None
