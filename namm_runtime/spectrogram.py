@@ -5,6 +5,7 @@ with weights that halve every 69 queries. The recursion is the same whether quer
 """
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -34,6 +35,14 @@ class Spectrogram:
         self.gamma = gamma
         self.scratch_bytes = 0  # of the largest call so far
         self._halves = torch.empty(0)
+
+    def fold_into(self, state: Mapping[str, Tensor], columns: Tensor) -> None:
+        """`fold` for a layer's state [B, H, C, floats], of which the block saw the oldest N slots.
+
+        Slots it could not see were attended by nobody: their spectrum is zero and stays so.
+        """
+        slots = columns.shape[-1]
+        self.fold(columns, *(state[name][:, :, :slots] for name in ("ema", "carry")))
 
     def fold(self, columns: Tensor, ema: Tensor, carry: Tensor) -> None:
         """Update `ema` [B, H, N, 17] and `carry` [B, H, N, 16] in place.

@@ -27,8 +27,7 @@ class Gatherer(Policy):
         self.sums = torch.zeros(2, BINS + 1, dtype=torch.float64)
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
-        slots = columns.shape[-1]
-        self.spectrogram.fold(columns, layer.state["ema"][:, :, :slots], layer.state["carry"][:, :, :slots])
+        self.spectrogram.fold_into(layer.state, columns)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
         similarity = key_similarity(layer)

@@ -70,11 +70,8 @@ class Namm(Policy):
         raise Refusal("regime_mismatch", f"parity mode and {reason}")
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
-        slots = columns.shape[-1]
-        ema = layer.state["ema"][:, :, :slots]
-        self.spectrogram.fold(columns, ema, layer.state["carry"][:, :, :slots])
+        self.spectrogram.fold_into(layer.state, columns)
         self.watch_scratch = self.spectrogram.scratch_bytes
-        # Slots the block could not see were attended by nobody: their spectrum is zero and stays so.
 
     def observe_qk(self, layer: BoundedLayer, attended: Attended, fold: Fold) -> None:
         """The same without columns: `fold` rebuilds them from queries and keys."""
