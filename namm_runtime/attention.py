@@ -10,7 +10,7 @@ at least 16). It depends on the budget, never on the document's length, the laye
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,7 @@ from namm_runtime.backends import Backend
 from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.rope import Rotation
 from namm_runtime.twopass import two_pass_attention
+from namm_runtime.workspace import Workspace
 
 TILE_BYTES = 4 << 20  # scores of one block; larger tiles fall out of the CPU's cache
 HOP = 16  # policies see queries in multiples of this
@@ -44,8 +45,21 @@ class Context:
     rotation: Rotation
     by_slot: bool  # rotate by slot (cache-relative) instead of by place in the text
     backend: Backend | None = None  # of two passes; None is the one pass below
-    scratch_bytes: int = 0  # largest block of scores and probabilities so far
+    watch_last: int | None = None  # policies see only so many queries before each eviction; None: all of them
+    workspace: Workspace = field(default_factory=Workspace)  # one pass: scores and columns of a block
+    scratch_bytes: int = 0  # largest temporaries so far
     watch_seconds: float = 0.0  # spent by the policy on columns
+
+    def first_watched(self, layer: BoundedLayer, tokens: int, before: int = 0) -> int:
+        """Which of a layer's newest `tokens` queries is the first that its policy sees, at most `tokens`.
+
+        Args:
+            before: tokens that came after those.
+        """
+        if self.watch_last is None:
+            return 0
+        opens = layer.interval - self.watch_last
+        return min(tokens, max(0, opens - (layer.pending - before - tokens)))
 
     @property
     def backend_name(self) -> str:
@@ -73,10 +87,11 @@ def bounded_attention(
         return two_pass_attention(query, key, layer, context, context.backend, scaling), None
     query, key = _rotate(query, key, layer, context)
     aligned = query.shape[2] % HOP == 0 and layer.queries is None
-    watch = context.policy.observes
-    output = torch.empty_like(query)
-    _attend(query, key, value, layer, context, scaling, output, watch and aligned)
-    if watch and not aligned:
+    output, tokens = torch.empty_like(query), query.shape[2]
+    now = context.policy.observes and aligned
+    watched_from = context.first_watched(layer, tokens) if now else tokens
+    _attend(query, key, value, layer, context, scaling, output, watched_from)
+    if context.policy.observes and not aligned:
         _watch_later(query, key, value, layer, context, scaling)
     return output.transpose(1, 2), None
 
@@ -116,41 +131,55 @@ def _attend(
     context: Context,
     scaling: float,
     output: Tensor | None,
-    watch: bool,
+    watched_from: int,
 ) -> None:
     """Softmax attention of the newest T queries, block by block; the policy sees each block's columns.
 
     Args:
         query: [B, Hq, T, D] rotated, aligned with the last T slots of key [B, Hkv, N, D].
         output: [B, Hq, T, D] to fill, or None where only the columns are wanted.
+        watched_from: the first query that the policy sees, a multiple of 16 or T for none.
     """
     batch, q_heads, tokens, width = query.shape
     kv_heads, slots = key.shape[1], key.shape[2]
-    group = q_heads // kv_heads
+    group, rows = q_heads // kv_heads, batch * kv_heads
     unused = layer.unused()[:, :, None, None, :] if layer.ragged else None
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
     block = block_length(batch * q_heads * slots * 4, tokens)
     for begin in range(0, tokens, block):
         end = min(begin + block, tokens)
-        visible = slots - tokens + end  # later keys are invisible to the whole block
-        q = query[:, :, begin:end].reshape(batch, kv_heads, group * (end - begin), width) * scaling
-        scores = q @ key[:, :, :visible].transpose(-1, -2)
-        scores = scores.view(batch, kv_heads, group, end - begin, visible)
-        if end - begin > 1:
-            square = torch.ones(end - begin, end - begin, dtype=torch.bool, device=q.device).triu_(1)
-            scores[..., visible - (end - begin) :].masked_fill_(square, -torch.inf)
+        length, visible = end - begin, slots - tokens + end  # later keys are invisible to the whole block
+        q = query[:, :, begin:end].reshape(rows, group * length, width) * scaling
+        scores = context.workspace.take("scores", (rows, group * length, visible), q)
+        torch.bmm(q, keys[:, :visible].transpose(1, 2), out=scores)
+        by_head = scores.view(batch, kv_heads, group, length, visible)
+        if length > 1:
+            square = torch.ones(length, length, dtype=torch.bool, device=q.device).triu_(1)
+            by_head[..., visible - length :].masked_fill_(square, -torch.inf)
         if unused is not None:
-            scores.masked_fill_(unused[..., :visible], -torch.inf)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
-        scratch = 2 * weights.nbytes + weights.nbytes // group + key.nbytes + query.nbytes
-        context.scratch_bytes = max(context.scratch_bytes, scratch)
+            by_head.masked_fill_(unused[..., :visible], -torch.inf)
+        weights = _softmax(by_head)
         if output is not None:
-            p = weights.view(batch, kv_heads, -1, visible).to(value.dtype)
-            out = p @ value[:, :, :visible]
-            output[:, :, begin:end] = out.view(batch, q_heads, end - begin, width)
-        if watch:
+            p = weights.view(rows, -1, visible).to(value.dtype)
+            output[:, :, begin:end] = torch.bmm(p, values[:, :visible]).view(batch, q_heads, length, width)
+        if watched_from < end:
             begun = time.perf_counter()
-            context.policy.observe(layer, weights.mean(dim=2))
+            seen = weights[:, :, :, max(0, watched_from - begin) :]
+            # In the order of the queries, which the spectrogram reads without a copy.
+            columns = context.workspace.take("columns", (seen.shape[3], batch, kv_heads, visible), weights)
+            columns = columns.permute(1, 2, 0, 3)
+            torch.mean(seen, dim=2, out=columns)
+            context.policy.observe(layer, columns)
             context.watch_seconds += time.perf_counter() - begun
+    scratch = context.workspace.nbytes + key.nbytes + query.nbytes
+    context.scratch_bytes = max(context.scratch_bytes, scratch)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension, in fp32; in place where the scores are fp32 already."""
+    if scores.dtype != torch.float32:
+        return torch.softmax(scores, dim=-1, dtype=torch.float32)
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _watch_later(
@@ -165,7 +194,9 @@ def _watch_later(
     rest = held.shape[2] - ready
     if ready:
         seen = key.shape[2] - rest  # the slots up to the newest ready query
-        _attend(held[:, :, :ready], key[:, :, :seen], value, layer, context, scaling, None, True)
+        first = context.first_watched(layer, ready, before=rest)
+        if first < ready:
+            _attend(held[:, :, :ready], key[:, :, :seen], value, layer, context, scaling, None, first)
     layer.queries = held[:, :, ready:].clone() if rest else None
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class Memory:
         by_slot: cache-relative positions; otherwise places in the text.
         backend: attention in two passes by these kernels; by default what the model's device offers, and one
             pass on a CPU. `context.backend_name` says which.
+        watch_last: show the policy only so many queries before each eviction, a multiple of 16: cheaper, and
+            not what scorers were evolved with. None shows all of them.
 
     Raises:
         Refusal: `bad_interval`; `regime_mismatch` for settings that the policy's mode does not have.
@@ -47,9 +50,12 @@ class Memory:
         interval: int = CHUNK,
         by_slot: bool = True,
         backend: Backend | None = None,
+        watch_last: int | None = None,
     ) -> None:
         if interval % 16:
             raise Refusal("bad_interval", f"the eviction interval must be a multiple of 16, not {interval}")
+        if watch_last is not None and (watch_last % 16 or not 0 < watch_last <= interval):
+            raise Refusal("bad_interval", f"a policy sees 16, 32, … {interval} queries, not {watch_last}")
         self.model, self.policy = model, policy
         self.budget = policy.room(budget, interval, by_slot)
         self.evicting = self.budget is not None or policy.mode == "parity"
@@ -57,7 +63,7 @@ class Memory:
         self.cache = BoundedCache(model.layers, self.budget, interval, policy.state)
         rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
         backend = backend or choose(model.device, model.model.dtype, model.head_width, model.head_group)
-        self.context = Context(self.cache, policy, rotation, by_slot, backend)
+        self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
         self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
 
     @property
@@ -116,8 +122,7 @@ class Memory:
                 }
             )
             theirs.state = {name: tensor.clone() for name, tensor in mine.state.items()}
-        rotation, backend = self.context.rotation, self.context.backend
-        twin.context = Context(twin.cache, self.policy, rotation, self.by_slot, backend)
+        twin.context = replace(self.context, cache=twin.cache, scratch_bytes=0)
         return twin
 
     # -- on disk -------------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ class Memory:
             "tokenizer": self.model.tokenizer_sha256,
             "policy": self.policy.name,
             "scorer": scorer.sha256 if scorer else None,
-            "settings": [self.budget, self.interval, self.by_slot, self.policy.mode],
+            "settings": [self.budget, self.interval, self.by_slot, self.policy.mode, self.context.watch_last],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

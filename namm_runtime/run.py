@@ -31,6 +31,7 @@ class Request:
         budget: slots a KV head keeps; None takes the default of 512, or in parity mode the scorer's own cap.
         scorer: directory of a scorer checkpoint; None takes the bundled one named like the policy.
         interval: tokens between evictions, a multiple of 16.
+        watch_last: the policy sees only so many queries before each eviction, a multiple of 16; None: all.
         mode: `auto` is the one that the scorer was evolved in, `budget` without a scorer; `budget` and
             `parity` can be asked for.
         positions: `auto` rotates by place in the text where document and answers fit the model's window and
@@ -44,6 +45,7 @@ class Request:
     budget: int | None = None
     scorer: Path | None = None
     interval: int = CHUNK
+    watch_last: int | None = None
     mode: str = "auto"
     max_output_tokens: int = 64
     temperature: float = 0.0
@@ -251,13 +253,21 @@ class Run:
             )
 
     def _empty_memory(self) -> Memory:
-        memory = Memory(self.model, self._policy, self._budget, self.request.interval, self._by_slot)
+        request = self.request
+        memory = Memory(
+            self.model,
+            self._policy,
+            self._budget,
+            request.interval,
+            self._by_slot,
+            watch_last=request.watch_last,
+        )
         scorer = getattr(self._policy, "scorer", None)
         if scorer is not None:
-            served = (self._policy.mode, self.usage.positions, self.request.interval, memory.budget)
+            served = (self._policy.mode, self.usage.positions, request.interval, memory.budget)
             regime = scorer.regime
             evolved = (regime.mode, regime.positions, regime.interval, regime.budget)
-            self.usage.regime_matches = served == evolved
+            self.usage.regime_matches = served == evolved and request.watch_last is None
         return memory
 
     def _prompt_ids(self, prompt: str) -> list[int]:

@@ -11,6 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from namm_runtime.workspace import Workspace
+
 FRAME, HOP, BINS = 32, 16, 17
 
 
@@ -33,8 +35,13 @@ class Spectrogram:
 
     def __init__(self, gamma: float = 0.99) -> None:
         self.gamma = gamma
-        self.scratch_bytes = 0  # of the largest call so far
-        self._halves = torch.empty(0)
+        self._workspace = Workspace()
+        self._basis = torch.empty(0)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Of the largest call so far."""
+        return self._workspace.nbytes
 
     def fold_into(self, state: Mapping[str, Tensor], columns: Tensor) -> None:
         """`fold` for a layer's state [B, H, C, floats], of which the block saw the oldest N slots.
@@ -49,32 +56,34 @@ class Spectrogram:
 
         Args:
             columns: [B, H, n, N] attention paid by n consecutive queries (n a multiple of 16) to N keys.
+                Fastest where one query's columns lie together in memory, as `attention` lays them.
         """
         batch, heads, queries, keys = columns.shape
-        frames = queries // HOP
+        frames, rows = queries // HOP, batch * heads * keys
         if queries % HOP:
             raise ValueError(f"{queries} queries are not a multiple of {HOP}")
-        halves = self._halves_for(columns)
-        hops = columns.reshape(batch, heads, frames, HOP, keys)
-        # A frame is two hops. The older half of the first frame is the carry of the previous call.
-        newer = halves[1] @ hops
-        older = torch.empty_like(newer)
-        older[:, :, 1:] = halves[0] @ hops[:, :, :-1]
-        older[:, :, 0] = halves[0] @ carry.transpose(-1, -2)
-        self.scratch_bytes = max(self.scratch_bytes, newer.nbytes + older.nbytes)
-        spectrum = newer.add_(older).view(batch, heads, frames, 2, BINS * keys)
-        magnitude = spectrum.square_().sum(dim=3).sqrt_()
+        basis = self._basis_for(columns)
+        # [query, row]: a frame is then 32 neighbouring rows of it, and frames overlap without a copy.
+        by_query = columns.permute(2, 0, 1, 3).reshape(queries, rows).contiguous()
+        spectrum = self._workspace.take("spectrum", (frames, 2 * BINS, rows), columns)
+        magnitude = self._workspace.take("magnitude", (frames, BINS, rows), columns)
+        # The older half of the first frame is the carry of the previous call.
+        older = carry.permute(3, 0, 1, 2).reshape(HOP, rows)
+        torch.mm(basis[:, :HOP], older, out=spectrum[0])
+        spectrum[0].addmm_(basis[:, HOP:], by_query[:HOP])
+        if frames > 1:
+            overlapping = by_query.as_strided((frames - 1, FRAME, rows), (HOP * rows, rows, 1))
+            torch.bmm(basis.expand(frames - 1, -1, -1), overlapping, out=spectrum[1:])
+        torch.hypot(spectrum[:, :BINS], spectrum[:, BINS:], out=magnitude)
         fade = self.gamma**HOP
         weights = (1 - fade) * fade ** torch.arange(
             frames - 1, -1, -1, device=columns.device, dtype=ema.dtype
         )
-        folded = (weights @ magnitude).view(batch, heads, BINS, keys)
-        ema.mul_(self.gamma**queries).add_(folded.transpose(-1, -2))
-        carry.copy_(hops[:, :, -1].transpose(-1, -2))
+        folded = (weights @ magnitude.view(frames, -1)).view(BINS, batch, heads, keys)
+        ema.mul_(self.gamma**queries).add_(folded.permute(1, 2, 3, 0))
+        carry.copy_(by_query[-HOP:].view(HOP, batch, heads, keys).permute(1, 2, 3, 0))
 
-    def _halves_for(self, like: Tensor) -> Tensor:
-        """[2, 34, 16]: the basis over the older and the newer hop of a frame."""
-        if self._halves.dtype != like.dtype or self._halves.device != like.device or not self._halves.numel():
-            basis = dft_basis(like.dtype, like.device)
-            self._halves = torch.stack((basis[:, :HOP], basis[:, HOP:])).contiguous()
-        return self._halves
+    def _basis_for(self, like: Tensor) -> Tensor:
+        if self._basis.dtype != like.dtype or self._basis.device != like.device or not self._basis.numel():
+            self._basis = dft_basis(like.dtype, like.device)
+        return self._basis

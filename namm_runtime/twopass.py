@@ -5,6 +5,7 @@ one length. Each is a call that flash kernels know, so that no mask of queries Ã
 """
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,6 +99,12 @@ def _watch(attended: Attended, layer: BoundedLayer, context: "Context", backend:
 
 def _show(attended: Attended, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
     """One fused call where the policy offers it, else columns block by block."""
+    first = context.first_watched(layer, attended.queries, before=layer.used - attended.seen)
+    if first == attended.queries:
+        return
+    if first:
+        query, lse = attended.query[:, :, first:].contiguous(), attended.lse[:, :, first:].contiguous()
+        attended = replace(attended, query=query, lse=lse)
     fused = getattr(context.policy, "observe_qk", None)
     if fused is not None:
         fused(layer, attended, backend.fold)

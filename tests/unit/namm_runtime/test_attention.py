@@ -4,10 +4,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from namm_runtime import attention, policies
+from namm_runtime import attention, backends, policies
+from namm_runtime.attended import fold_tiles
 from namm_runtime.attention import block_length
+from namm_runtime.errors import Refusal
 from namm_runtime.memory import Memory
 
+BACKENDS = [None, backends.Backend("plain", backends.plain, fold_tiles)]
 POLICIES = ["full", "window", "h2o", "snapkv", "l2", "keydiff", "namm"]
 
 
@@ -53,6 +56,40 @@ def test_chunking_changes_no_eviction(model, make_scorer, ids):
         by_piece.feed(piece)
     for one, other in zip(by_chunk.cache.layers, by_piece.cache.layers, strict=True):
         assert torch.equal(one.positions[:, :, : one.used], other.positions[:, :, : other.used])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_policy_may_see_the_last_queries_only(model, ids, backend):
+    """Of 256 tokens since the last eviction the newest 64 are among the last 320 of 512."""
+
+    def mass(tokens, watch_last=None):
+        memory = Memory(model, policies.make("h2o", 256), 256, 512, backend=backend, watch_last=watch_last)
+        memory.feed(ids[:, :tokens])
+        return memory.cache.layers[1].state["mass"][:, :, :256]
+
+    assert torch.allclose(mass(256, watch_last=320), mass(256) - mass(192), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("steps", [(16,) * 64, (37, 100, 375, 300, 1, 211)])
+def test_the_last_queries_are_the_same_however_they_come(model, make_scorer, ids, steps, backend):
+    def memory():
+        policy = policies.make("namm", 96, make_scorer())
+        return Memory(model, policy, 96, 256, backend=backend, watch_last=64)
+
+    whole, pieces = memory(), memory()
+    whole.feed(ids[:, :1024])
+    for piece in ids[:, :1024].split(list(steps), dim=1):
+        pieces.feed(piece)
+    for one, other in zip(whole.cache.layers, pieces.cache.layers, strict=True):
+        assert torch.equal(one.positions[:, :, : one.used], other.positions[:, :, : other.used])
+
+
+@pytest.mark.parametrize("watch_last", [0, 8, 100, 512])
+def test_other_numbers_of_last_queries_are_refused(model, watch_last):
+    with pytest.raises(Refusal) as refused:
+        Memory(model, policies.make("h2o", 256), 256, 256, watch_last=watch_last)
+    assert refused.value.code == "bad_interval"
 
 
 @pytest.mark.parametrize("by_slot", [False, True])
