@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_checks, gpu_reading
+from benchmarks import company, gpu_checks, gpu_reading
 from benchmarks.gpu_reading import Setting
 from namm_runtime import backends
 from namm_runtime.attended import fold_tiles
@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.inference_mode():
         if "checks" in options.steps:
             check(device, lambda row: keep("checks", row))
+            keep("checks", rows_together(device))
         if "kernels" in options.steps or "readings" in options.steps:
             time_it(options, device, keep)
     return 1 if any(row.get("ok") is False for row in result["checks"]) else 0
@@ -70,6 +71,14 @@ def check(device: torch.device, keep: Callable[[Row], None]) -> None:
             here = {"dtype": str(dtype).removeprefix("torch."), "head": width, "group": group}
             for row in [*attention_rows(case, dtype), *fold_rows(case, device, dtype)]:
                 keep(here | row)
+
+
+def rows_together(device: torch.device) -> Row:
+    """How often a keep decision depends on the rows beside it, in the precision that is served."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = gpu_reading.random_llama("tiny", device, dtype)
+    ids = torch.randint(0, model.vocab_size, (8, 4096), generator=torch.Generator().manual_seed(2)).to(device)
+    return {"check": "company"} | company.compare(model, gpu_reading.random_scorer(), ids, 512, 512)
 
 
 def attention_rows(case: gpu_checks.Case, dtype: torch.dtype) -> list[Row]:

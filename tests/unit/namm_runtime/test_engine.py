@@ -1,6 +1,7 @@
 """Requests in, answers out, with the bundled model: alone, in company, interrupted, and refused."""
 
 import pytest
+import torch
 
 from namm_runtime.engine import Engine, Refusal, Request
 from namm_runtime.loading import LoadedModel, load_model
@@ -58,12 +59,14 @@ def test_short_documents_keep_their_places(bundled, tmp_path):
     assert "9310" in run.answers[0].text
 
 
-def test_company_changes_nothing(bundled, file, document, tmp_path):
+@pytest.mark.parametrize("policy", ["keydiff", "namm"])
+def test_company_changes_nothing(bundled, file, document, tmp_path, policy):
+    """Not one bit of the cache, and no answer, whoever comes and goes in the other slots."""
     other = tmp_path / "other.txt"
     other.write_text(make_document(9_000, 3, seed=9, split="test").text)
-    alone = Engine(bundled).complete(request(file, document))
+    alone = Engine(bundled).complete(request(file, document, policy=policy))
     engine = Engine(bundled, slots=3)
-    run = engine.admit(request(file, document))
+    run = engine.admit(request(file, document, policy=policy))
     engine.admit(Request(other, ("Invoice 1 total:",), policy="h2o"))
     late = None
     while run.phase != "done":
@@ -72,6 +75,12 @@ def test_company_changes_nothing(bundled, file, document, tmp_path):
             late = engine.admit(Request(other, ("Order 2 owner:",), policy="window", budget=64))
     assert texts(run) == texts(alone)
     assert late is not None
+    assert late.phase == "done"
+    for ours, theirs in zip(run.memory.cache.layers, alone.memory.cache.layers, strict=True):
+        assert torch.equal(ours.positions, theirs.positions)
+        assert torch.equal(ours.keys, theirs.keys)
+        for name in ours.state:
+            assert torch.equal(ours.state[name], theirs.state[name])
 
 
 @pytest.mark.parametrize("moment", ["reading", "answering"])

@@ -1,0 +1,87 @@
+"""Do keep decisions depend on what is computed beside a document? Rows in one tensor against each row alone.
+
+The engine computes each document alone (decision 003), so that its decisions cannot change. Evolution and
+anything else that stacks documents in one tensor leaves the order of sums to the matrix library; this says
+how often a decision changes by that, and how close to the cut those tokens were.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from namm_runtime.cache import BoundedLayer
+from namm_runtime.checkpoint import Scorer
+from namm_runtime.loading import LoadedModel
+from namm_runtime.memory import Memory
+from namm_runtime.policies.namm import Namm
+
+Row = dict[str, Any]
+
+
+class Watched(Namm):
+    """Notes the scores of the first eviction of every layer."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__(scorer)
+        self.first: dict[int, Tensor] = {}
+
+    def scores(self, layer: BoundedLayer) -> Tensor:
+        scores = super().scores(layer)
+        self.first.setdefault(id(layer), scores.float().clone())
+        return scores
+
+
+def compare(model: LoadedModel, scorer: Scorer, ids: Tensor, budget: int, interval: int) -> Row:
+    """Read ids [R, T] as one batch and row by row.
+
+    Returns: the largest difference of a score at the first eviction; the share of keep decisions that changed
+    there and in the cache at the end; and how far from the cut the changed ones were at most.
+    """
+    together, first_together = _read(model, scorer, ids, budget, interval)
+    decisions = changed_first = changed_last = 0
+    difference = gap = 0.0
+    for row in range(len(ids)):
+        alone, first_alone = _read(model, scorer, ids[row : row + 1], budget, interval)
+        for index, layer in enumerate(alone.cache.layers):
+            ours, theirs = first_together[index][row], first_alone[index][0]
+            difference = max(difference, float((ours - theirs).abs().max()))
+            kept = [_kept(scores, budget) for scores in (ours, theirs)]
+            differing = kept[0] ^ kept[1]
+            changed_first += int(differing.sum()) // 2
+            if differing.any():
+                cut = theirs.topk(budget, dim=-1).values[..., -1:]
+                gap = max(gap, float((theirs - cut).abs()[differing].max()))
+            decisions += kept[0].shape[0] * budget
+            beside = together.cache.layers[index]
+            for head in range(theirs.shape[0]):
+                mine = set(layer.positions[0, head, : layer.start].tolist())
+                other = set(beside.positions[row, head, : beside.start].tolist())
+                changed_last += len(mine - other)
+    return {
+        "device": str(model.device),
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "rows": len(ids),
+        "tokens": ids.shape[1],
+        "budget": budget,
+        "largest_score_difference": difference,
+        "changed_at_first_eviction": changed_first / decisions,
+        "changed_at_the_end": changed_last / decisions,
+        "largest_gap_to_the_cut": gap,
+    }
+
+
+def _read(
+    model: LoadedModel, scorer: Scorer, ids: Tensor, budget: int, interval: int
+) -> tuple[Memory, list[Tensor]]:
+    policy = Watched(scorer)
+    memory = Memory(model, policy, budget, interval)
+    memory.feed(ids)
+    return memory, [policy.first[id(layer)] for layer in memory.cache.layers]
+
+
+def _kept(scores: Tensor, budget: int) -> Tensor:
+    """[H, N] → bool, the best of each head; the newest token always is."""
+    scores = scores.clone()
+    scores[..., -1] = torch.inf
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(budget, dim=-1).indices, True)
