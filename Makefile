@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(TORCH))
 demo: install
 	@$(BIN)/palimpsest demo $(if $(DOC),--doc "$(DOC)") $(if $(ASK),--ask "$(ASK)") $(if $(POLICY),--policy "$(POLICY)") $(if $(TOKENS),--tokens "$(TOKENS)")
 
-test: install
+test: $(VENV)/.kernels
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install
@@ -44,7 +44,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> $(TORCH)"
 	@$(PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
 	@echo "==> Palimpsest and its pinned dependencies"
-	@$(BIN)/python -m pip freeze | grep '^torch==' > $(VENV)/torch.txt
-	@grep -v '^torch==' constraints.txt | cat - $(VENV)/torch.txt > $(VENV)/constraints.txt
+	@$(BIN)/python -m pip freeze | grep -E '^(torch|triton)==' > $(VENV)/torch.txt
+	@awk -F== 'NR == FNR {ours[$$1]; print; next} !($$1 in ours)' $(VENV)/torch.txt constraints.txt > $(VENV)/constraints.txt
 	@$(PIP) install -c $(VENV)/constraints.txt -e '.[service,embedded,evolve,dev]'
+	@touch $@
+
+# Triton's interpreter runs the GPU kernels on a CPU. Builds of PyTorch for CUDA bring their own Triton.
+$(VENV)/.kernels: $(STAMP)
+	@echo "==> Triton, to test GPU kernels on a CPU (190 MB)"
+	@$(PIP) install --no-deps -c $(VENV)/constraints.txt triton
 	@touch $@

@@ -1,7 +1,6 @@
 """Triton kernels on a CPU, by Triton's own interpreter.
 
-pip install --no-deps triton==3.6.0        # 190 MB, which is why the dev extra does not bring it
-pytest tests/unit/namm_runtime/test_fused_spectrogram.py
+`make test` installs Triton; by hand it is `pip install --no-deps -c constraints.txt triton` (190 MB).
 """
 
 import importlib
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-REASON = "Triton is not installed (190 MB; `pip install --no-deps triton` runs these tests on a CPU)"
+REASON = "Triton is not installed; `make test` installs it, to run GPU kernels on a CPU"
 
 
 def kernel_module(name: str) -> ModuleType:
