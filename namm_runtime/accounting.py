@@ -35,7 +35,7 @@ class Usage:
     # What it ran with, known once the document is counted.
     mode: str | None = None  # budget | parity
     budget: int | None = None  # slots a head, None without a limit
-    interval: int | None = None
+    interval: int | None = None  # tokens between evictions, None without any
     positions: str | None = None  # absolute | cache-relative
     regime_matches: bool = True  # all of it is what the scorer was evolved in, or there is no scorer
     regime: str | None = None  # where it is not: what differs, in words

@@ -68,6 +68,7 @@ class Run:
     Attributes:
         phase: counting → reading → answering → done.
         tokens_total, tokens_read: of the document, known once counted.
+        answering: the answer on its way.
         error: why it ended early, if it did: a Refusal, or a defect of ours.
 
     Raises (on construction):
@@ -82,6 +83,7 @@ class Run:
     tokens_total: int = 0
     tokens_read: int = 0
     answers: list[Answer] = field(default_factory=list)
+    answering: Answering | None = None
     usage: Usage = field(default_factory=Usage)
     error: Exception | None = None
 
@@ -113,7 +115,6 @@ class Run:
         self._positions = request.positions or usual.positions
         self._policy = policies.make(request.policy, self._budget, scorer, usual.mode)
         self._place = Place()
-        self._answering: Answering | None = None
         self.memory: Memory | None = None
         self._prompts = [prompt_ids(self.model, prompt, self._interval) for prompt in request.prompts]
 
@@ -149,10 +150,10 @@ class Run:
                 "tokens_read": self.tokens_read,
                 "place": asdict(self._place),
                 "answers": [asdict(answer) for answer in self.answers],
-                "answering": self._answering.state if self._answering else None,
+                "answering": self.answering.state if self.answering else None,
                 "usage": usage,
             }
-            forks = {"answering": self._answering.memory} if self._answering else {}
+            forks = {"answering": self.answering.memory} if self.answering else {}
             self.memory.save(path, extra, forks)
 
     # -- the phases ----------------------------------------------------------------------------------------
@@ -203,9 +204,9 @@ class Run:
         return logits
 
     def _answer(self, memory: Memory, prompt: str, ids: list[int]) -> Iterator[None]:
-        answering = self._answering
+        answering = self.answering
         if answering is None:
-            answering = self._answering = self._new_answering(memory.fork(), ids)
+            answering = self.answering = self._new_answering(memory.fork(), ids)
             self.usage.tokens_prompt += len(ids)
         while answering.reason is None:
             begun = time.perf_counter()
@@ -215,7 +216,7 @@ class Run:
                 yield
         self.usage.tokens_generated += len(answering.produced)
         self.answers.append(Answer(prompt, answering.text, len(answering.produced), answering.reason))
-        self._answering = None
+        self.answering = None
         yield
 
     def _new_answering(self, fork: Memory, ids: list[int]) -> Answering:
@@ -257,7 +258,8 @@ class Run:
         memory = Memory(
             self.model, policy, self._budget, self._interval, self._by_slot, watch_last=self._watch_last
         )
-        usage.mode, usage.budget, usage.interval = policy.mode, memory.budget, self._interval
+        usage.mode, usage.budget = policy.mode, memory.budget
+        usage.interval = self._interval if memory.evicting else None
         scorer = getattr(policy, "scorer", None)
         if scorer is not None:
             clip = scorer.config.recency_clip
@@ -279,8 +281,8 @@ class Run:
         if extra["answering"] is not None:
             fork = self._empty_memory()
             fork.restore(path, "answering")
-            self._answering = self._new_answering(fork, self._prompts[len(self.answers)])
-            self._answering.state = extra["answering"]
+            self.answering = self._new_answering(fork, self._prompts[len(self.answers)])
+            self.answering.state = extra["answering"]
         counted = self.usage.seconds["count"]  # counting again was this attempt's work
         self.usage = Usage(**extra["usage"])
         self.usage.seconds["count"] += counted
