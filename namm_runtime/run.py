@@ -39,8 +39,8 @@ class Request:
         positions: `absolute` rotates by place in the text, `cache-relative` by slot; `auto` takes the first
             where document and answers fit the model's window and the second beyond.
 
-    `budget`, `interval`, `watch_last` and `positions` of None leave them to the scorer: what its manifest gives for
-    serving, else what it was evolved in. Without a scorer they are 512, 512, all and `auto`.
+    `budget`, `interval`, `watch_last` and `positions` of None leave them to the scorer: what its manifest
+    gives for serving, else what it was evolved in. Without a scorer they are 512, 512, all and `auto`.
 
     Other attributes:
         max_document_tokens: longer documents are refused before they are read.

@@ -142,7 +142,7 @@ def test_device_maps_need_accelerate(folder, monkeypatch):
         ({"model.layers.0": "cuda:0", "model.layers": "cuda:1"}, ["cuda:0", "cuda:1", "cuda:1"]),
         ({"model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "cuda:2"}, ["cuda:2"] * 3),
         (
-            {"model.layers.0.self_attn": "cuda:3", "model.layers.0.mlp": "cuda:0", "model": "cpu"},
+            {"model.layers.0.self_attn": "cuda:3", "model.layers.0.mlp": "cpu", "model": "cpu"},
             ["cuda:3"] * 3,
         ),
         (ON_DISK, ["cpu"] * 3),
