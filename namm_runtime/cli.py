@@ -143,7 +143,7 @@ def scorers() -> None:
             f"{scorer.parameters.numel():,}",
             ref.sha256[:12],
             regime.describe(scorer.regime),
-            regime.describe(usual),
+            f"{usual.budget} slots, every {usual.interval} tokens",
         )
     console.print(table)
 

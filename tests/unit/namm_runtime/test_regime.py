@@ -34,6 +34,7 @@ def test_what_differs_is_named_with_who_asked_for_it():
         ("interval", 256, "every 256 tokens"),
         ("positions", "absolute", "absolute positions"),
         ("recency_clip", None, "unclipped recency"),
+        ("watch_last", 128, "only the last 128 queries"),
     ],
 )
 def test_every_part_of_a_regime_counts(name, other, words):
@@ -119,6 +120,7 @@ def test_other_settings_are_served_on_request_and_flagged(ask):
     usage = ask(budget=64, interval=256, positions="auto")
     assert (usage.budget, usage.interval, usage.positions) == (64, 256, "absolute")
     assert usage.regime.count("(on request)") == 3
+    assert ask(watch_last=64).regime.endswith("and only the last 64 queries seen (on request).")
 
 
 def test_a_scorer_evolved_with_places_in_the_text_keeps_to_them(ask, tmp_path):
@@ -156,3 +158,4 @@ def test_the_command_line_says_it(tmp_path):
     assert "serves in: budget mode, 512 slots a head" in " ".join(shown.split())
     listed = " ".join(runner.invoke(app, ["scorers"]).stdout.split())
     assert "namm-key@1" in listed
+    assert "512 slots, every" in listed
