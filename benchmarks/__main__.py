@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from benchmarks import resume as resuming
 from benchmarks import tables
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,6 +24,7 @@ def everything(context: typer.Context) -> None:
         slots()
         memory()
         policies()
+        resume()
 
 
 @app.command()
@@ -45,6 +47,18 @@ def memory(budget: int = tables.BUDGET) -> None:
     """Peak memory of the process against the document's length."""
     lengths = (65_536, 262_144, MILLION)
     _make("memory", [{"policy": "namm-key", "budget": budget, "tokens": tokens} for tokens in lengths])
+
+
+@app.command()
+def resume(tokens: int = 100_000, policy: str = "namm-key", threads: int = 1) -> None:
+    """Reading straight through against reading half, saving, and reading on in a new process."""
+    row = resuming.check(tokens, policy, threads=threads)
+    console.print_json(json.dumps(row))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "resume.json").write_text(json.dumps([row], indent=1) + "\n")
+    render()
+    if not row["identical"]:
+        raise typer.Exit(1)
 
 
 @app.command()

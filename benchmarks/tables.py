@@ -76,6 +76,27 @@ def memory(rows: list[Row]) -> str:
     return "\n".join([*lines, "", f"{caption}{rows[0]['budget']} slots a head, {_origin(rows)}"])
 
 
+def resume(rows: list[Row]) -> str:
+    lines = [
+        "| document | saved at | straight through | in two processes | snapshot | answers and cache |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        first, second = row["seconds_in_two"]
+        lines.append(
+            f"| {row['tokens']:,} tokens | {row['saved_at']:,} | {row['seconds']:.0f} s "
+            f"| {first:.0f} + {second:.0f} s | {row['snapshot_bytes'] / MIB:.1f} MiB "
+            f"| {'identical' if row['identical'] else 'differ: ' + ', '.join(row['differs'])} |"
+        )
+    made = rows[0]["machine"]
+    caption = (
+        f"{rows[0]['policy']}, {rows[0]['answers']} answers of {rows[0]['answer_tokens']} tokens sampled at "
+        f"temperature {rows[0]['temperature']:g}. {made['processor']}, {rows[0]['threads']} thread, "
+        f"torch {made['torch']}, {made['date']}. Measured."
+    )
+    return "\n".join([*lines, "", caption])
+
+
 def _origin(rows: list[Row]) -> str:
     """Where the rows were made; they must share it."""
     machines = [row["machine"] for row in rows]
@@ -89,7 +110,12 @@ def _origin(rows: list[Row]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[list[Row]], str]] = {"policies": policies, "slots": slots, "memory": memory}
+TABLES: dict[str, Callable[[list[Row]], str]] = {
+    "policies": policies,
+    "slots": slots,
+    "memory": memory,
+    "resume": resume,
+}
 
 
 def render() -> list[Path]:
