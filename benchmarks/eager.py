@@ -8,7 +8,8 @@ same state of earlier intervals, and give the same output, state and scores; a t
 The eager side is written from the method's mathematics (arXiv 2410.13166): the softmax of all queries ×
 slots, its mean over each group of heads, a short-time Fourier transform of every slot's row, and backward
 attention under a mask of slots × slots. It is vectorised over heads and slots, uses as many threads and the
-same dtype, works in place where it can, and makes its masks once, outside the time that is measured.
+same dtype and works in place where it can. Its masks are timed apart: the reference makes them at every
+update, a cache of constant size could make them once.
 """
 
 import json
@@ -67,7 +68,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Output [1, n, Hq, D], ema and carry as in `Case`, scores [1, Hkv, N]; seconds of the two halves."""
+    """Output [1, n, Hq, D], ema and carry as in `Case`, scores [1, Hkv, N]; seconds of its steps."""
 
     output: Tensor
     ema: Tensor
@@ -75,6 +76,7 @@ class Result:
     scores: Tensor
     watching: float
     scoring: float
+    masking: float = 0.0
 
 
 def make_case(
@@ -149,10 +151,8 @@ class Eager:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        config, (queries, seen) = case.scorer.config, (case.query.shape[2], case.key.shape[2])
+        config, queries = case.scorer.config, case.query.shape[2]
         self.ema, self.carry = case.ema.clone(), case.carry.clone()
-        self.causal = torch.full((queries, seen), -torch.inf).triu_(seen - queries + 1)
-        self.backward = torch.full((seen, seen), -torch.inf).tril_(-1)  # a token sees itself and newer ones
         samples, bins = torch.arange(FRAME).double(), torch.arange(BINS).double()
         turns = 2 * math.pi * samples.unsqueeze(-1) * bins / FRAME
         window = torch.hann_window(FRAME, periodic=True, dtype=torch.float64).unsqueeze(-1)
@@ -164,14 +164,19 @@ class Eager:
         self.frequencies = config.recency_base ** (-torch.arange(half).double() / half)
 
     def interval(self) -> Result:
+        queries, seen = self.case.query.shape[2], self.case.key.shape[2]
         begun = time.perf_counter()
-        output = self._watch()
+        causal = torch.full((queries, seen), -torch.inf).triu_(seen - queries + 1)
+        backward = torch.full((seen, seen), -torch.inf).tril_(-1)  # a token sees itself and newer ones
+        masked = time.perf_counter()
+        output = self._watch(causal)
         watched = time.perf_counter()
-        scores = self._score()
+        scores = self._score(backward)
         done = time.perf_counter()
-        return Result(output, self.ema, self.carry, scores, watched - begun, done - watched)
+        seconds = (watched - masked, done - watched, masked - begun)
+        return Result(output, self.ema, self.carry, scores, *seconds)
 
-    def _watch(self) -> Tensor:
+    def _watch(self, causal: Tensor) -> Tensor:
         """Attention of every query to every slot, and the spectrum of each slot's row over time."""
         case = self.case
         _, q_heads, queries, _ = case.query.shape
@@ -179,7 +184,7 @@ class Eager:
         group = q_heads // heads
         query = case.rotation.rotate_range(case.query, seen - queries)
         key = case.rotation.rotate_range(case.key, 0).repeat_interleave(group, dim=1)
-        logits = (query @ key.transpose(-1, -2)).mul_(case.scaling).add_(self.causal)
+        logits = (query @ key.transpose(-1, -2)).mul_(case.scaling).add_(causal)
         attention = logits.softmax(dim=-1)
         output = (attention @ case.value.repeat_interleave(group, dim=1)).transpose(1, 2)
         rows = attention.view(1, heads, group, queries, seen).mean(dim=2).transpose(-1, -2)
@@ -193,7 +198,7 @@ class Eager:
         self.carry = series[..., -HOP:].contiguous()
         return output
 
-    def _score(self) -> Tensor:
+    def _score(self, backward: Tensor) -> Tensor:
         """Recency and normalised spectrum through backward attention memory, in the order of the text."""
         case, config = self.case, self.case.scorer.config
         age = case.positions[..., -1:] - case.positions
@@ -205,7 +210,7 @@ class Eager:
         network = config.bam
         parameters = network.split(case.scorer.parameters)
         q, k, v = linear(x, parameters, "attn.qkv").chunk(3, dim=-1)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.backward)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=backward)
         residual, multiplier = linear(attended, parameters, "attn.out").chunk(2, dim=-1)
         return linear(x * (1 + multiplier) + residual, parameters, "head").squeeze(-1)
 
@@ -215,7 +220,7 @@ SIDES: dict[str, Callable[[Case], Ours | Eager]] = {"ours": Ours, "eager": Eager
 
 @torch.inference_mode()
 def measure(side: str, slots: int, repeats: int = 9) -> dict[str, Any]:
-    """Median seconds of one interval, and the largest rise of the process's memory during a first one.
+    """Median seconds of one interval without masks, and the largest rise of memory during a first one.
 
     The rise holds temporaries, masks, buffers that are kept for the next interval, and results, but not what
     libraries take once: a small case before takes that.
@@ -238,6 +243,7 @@ def measure(side: str, slots: int, repeats: int = 9) -> dict[str, Any]:
         "heads": shape,
         "watching_seconds": round(statistics.median(result.watching for result in times), 6),
         "scoring_seconds": round(statistics.median(result.scoring for result in times), 6),
+        "masking_seconds": round(statistics.median(result.masking for result in times), 6),
         "seconds": round(statistics.median(result.watching + result.scoring for result in times), 6),
         "repeats": repeats,
         "scratch_bytes": rise,
