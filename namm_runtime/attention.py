@@ -23,7 +23,7 @@ from namm_runtime.rope import Rotation
 from namm_runtime.twopass import two_pass_attention
 from namm_runtime.workspace import Workspace
 
-TILE_BYTES = 4 << 20  # scores of one block; larger tiles fall out of the CPU's cache
+TILE_BYTES = 8 << 20  # scores of one block; smaller ones repeat work per block, larger ones leave the cache
 HOP = 16  # policies see queries in multiples of this
 
 
