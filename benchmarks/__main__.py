@@ -30,6 +30,7 @@ def everything(context: typer.Context) -> None:
         resume()
         shares()
         eager()
+        company()
         shortcuts()
         lengths()
 
@@ -115,6 +116,12 @@ def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
         for interval, watched in ways
     ]
     _make("shortcuts", settings)
+
+
+@app.command()
+def company(tokens: int = 8192, budget: int = 256) -> None:
+    """How often a keep decision changes when documents share a tensor."""
+    _make("company", [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)], "company")
 
 
 @app.command()

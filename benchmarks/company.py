@@ -3,18 +3,26 @@
 The engine computes each document alone (decision 003), so that its decisions cannot change. Evolution and
 anything else that stacks documents in one tensor leaves the order of sums to the matrix library; this says
 how often a decision changes by that, and how close to the cut those tokens were.
+
+`python -m benchmarks.company '{"rows": 8, "tokens": 8192, "budget": 256}'` prints a JSON row for the bundled
+model and its scorer `namm`; `benchmarks.gpu` has it on a GPU.
 """
 
+import json
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.measure import machine
+from namm_runtime import checkpoint
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.checkpoint import Scorer
-from namm_runtime.loading import LoadedModel
+from namm_runtime.loading import LoadedModel, load_model
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
+from namm_runtime.tasks import make_document
 
 Row = dict[str, Any]
 
@@ -85,3 +93,18 @@ def _kept(scores: Tensor, budget: int) -> Tensor:
     scores = scores.clone()
     scores[..., -1] = torch.inf
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(budget, dim=-1).indices, True)
+
+
+def measure(rows: int, tokens: int, budget: int) -> Row:
+    """Documents of office prose with planted facts, cut to one length."""
+    model = load_model("bundled")
+    scorer = checkpoint.load(checkpoint.resolve("namm").path)
+    ids = []
+    for seed in range(rows):
+        text = make_document(8 * tokens, 30, seed=seed, split="test", filler="business").text
+        ids.append(model.tokenizer(text, add_special_tokens=False)["input_ids"][:tokens])
+    return compare(model, scorer, torch.tensor(ids), budget, 512) | {"machine": machine()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(**json.loads(sys.argv[1]))) + "\n")

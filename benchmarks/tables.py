@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks import speed_tables
+from benchmarks import gpu_tables, speed_tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def _origin(rows: list[Row]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[list[Row]], str]] = {
+TABLES: dict[str, Callable[[Any], str]] = {
     "policies": policies,
     "slots": slots,
     "memory": memory,
@@ -125,6 +126,8 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "lengths": speed_tables.lengths,
     "shares": speed_tables.shares,
     "eager": speed_tables.eager,
+    "company": gpu_tables.company,
+    "gpu": gpu_tables.gpu,
 }
 
 

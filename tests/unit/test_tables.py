@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import gpu, gpu_tables, tables
 
 PAGES = [tables.ROOT / "README.md", tables.ROOT / "docs" / "reference" / "benchmarks.md"]
 
@@ -22,8 +22,10 @@ def test_every_result_is_shown_and_says_where_it_was_made():
     assert files
     for file in files:
         assert f"<!-- benchmark: {file.stem} -->" in shown
-        for row in json.loads(file.read_text()):
-            assert {"processor", "torch", "date"} <= row["machine"].keys()
+        result = json.loads(file.read_text())
+        for row in result if isinstance(result, list) else [result]:
+            assert {"torch", "date"} <= row["machine"].keys()
+            assert {"processor", "device"} & row["machine"].keys()
 
 
 def test_a_changed_figure_is_noticed():
@@ -31,3 +33,16 @@ def test_a_changed_figure_is_noticed():
     rows = json.loads((tables.RESULTS / "policies.json").read_text())
     speed = f"{rows[0]['tokens_per_second']:,}"
     assert tables.filled(text.replace(speed, "999,999")) == text
+
+
+def test_what_a_gpu_measured_becomes_a_table(tmp_path):
+    """From the same command on a CPU; a failed check is named."""
+    arguments = ["--device", "cpu", "--tokens", "1024", "--budget", "128", "--out", str(tmp_path)]
+    gpu.main(arguments)
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    checks = sum("ok" in row for row in result["checks"])
+    shown = gpu_tables.gpu(result)
+    assert f"{checks} of {checks} checks" in shown
+    assert "1,024 of 1,024 tokens" in shown
+    result["checks"][0] |= {"ok": False, "kernel": "broken"}
+    assert "broken" in gpu_tables.gpu(result)

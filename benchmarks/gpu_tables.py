@@ -1,0 +1,50 @@
+"""What a lent GPU measured, as Markdown; what company changes, too."""
+
+from typing import Any
+
+from benchmarks.labels import LABELS, MIB, Row, made, table
+
+
+def gpu(result: dict[str, Any]) -> str:
+    """Checks in one sentence, readings in a table; a check that failed is named."""
+    checks = [row for row in result["checks"] if "ok" in row]
+    failed = [row for row in checks if not row["ok"]]
+    said = f"{len(checks) - len(failed)} of {len(checks)} checks against double precision passed."
+    for row in failed:
+        what = ", ".join(str(value) for key, value in row.items() if key != "ok")
+        said += f" **Failed:** {what}."
+    head = ["model", "policy", "read", "tokens/s", "of the FLOP floor", "cache", "peak memory", "attention"]
+    lines = [
+        [
+            row["model"],
+            LABELS.get(row["policy"], row["policy"]),
+            f"{row['tokens']:,} of {row['asked_tokens']:,} tokens",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['share_of_floor']:.0%}" if row["share_of_floor"] else "unknown",
+            f"{row['cache_bytes'] / MIB:,.0f} MiB",
+            f"{row['peak_bytes'] / MIB:,.0f} MiB" if row["peak_bytes"] else "not measured",
+            row["attention"],
+        ]
+        for row in result["readings"]
+    ]
+    here = result["machine"]
+    versions = ", ".join(f"{name} {here[name]}" for name in ("torch", "transformers", "triton") if here[name])
+    caption = f"{here['device']}, {versions}, {here['date']}. Random weights: speed and memory only."
+    return "\n".join([said, "", *table(head, lines), "", caption])
+
+
+def company(rows: list[Row]) -> str:
+    head = ["rows in one tensor", "largest difference of a score", "changed at the first eviction"]
+    head += ["changed in the cache at the end", "furthest from the cut"]
+    lines = [
+        [
+            str(row["rows"]),
+            f"{row['largest_score_difference']:.1e}",
+            f"{row['changed_at_first_eviction']:.4%}",
+            f"{row['changed_at_the_end']:.4%}",
+            f"{row['largest_gap_to_the_cut']:.1e}",
+        ]
+        for row in rows
+    ]
+    setting = f"{rows[0]['tokens']:,} tokens a row, {rows[0]['budget']} slots a head, {rows[0]['dtype']}. "
+    return "\n".join([*table(head, lines), "", setting + made(rows)])
