@@ -68,7 +68,7 @@ def test_supported_models_equal_plain_transformers(tmp_path, ids, name):
     with torch.no_grad():
         expected = plain(ids).logits[:, -1]
     loaded = load_model(folder)
-    memory = Memory(loaded, policies.make("window", 1024), 1024, 512, by_slot=False)
+    memory = Memory(loaded, policies.make("streaming", 1024), 1024, 512, by_slot=False)
     assert torch.allclose(memory.feed(ids), expected, atol=5e-5)
     assert loaded.window == 2048
 
