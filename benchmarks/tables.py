@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from namm_runtime.evaluate.markdown import markdown
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 BUDGET = 512
@@ -18,7 +20,7 @@ LABELS = {
     "namm-key-zeroed": "namm-key, spectrogram zeroed",
     "keydiff": "KeyDiff",
     "h2o": "H2O",
-    "window": "window (StreamingLLM)",
+    "streaming": "streaming (StreamingLLM)",
 }
 
 
@@ -89,7 +91,12 @@ def _origin(rows: list[Row]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[list[Row]], str]] = {"policies": policies, "slots": slots, "memory": memory}
+TABLES: dict[str, Callable[[Any], str]] = {
+    "policies": policies,
+    "slots": slots,
+    "memory": memory,
+    "quality": lambda report: markdown(report).rstrip(),
+}
 
 
 def render() -> list[Path]:
