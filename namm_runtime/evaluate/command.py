@@ -21,7 +21,7 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str],
-        typer.Option(help="A suite (bundled, long, or a TOML of yours) or a JSONL file; repeatable."),
+        typer.Option(help="A suite (bundled, long, million, or a TOML file) or JSONL; repeatable."),
     ] = ["bundled"],  # noqa: B006  typer copies it
     policies: Annotated[
         str, typer.Option(help="Separated by commas; NAME=DIR is a scorer of your own.")

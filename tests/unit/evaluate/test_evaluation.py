@@ -22,9 +22,10 @@ from namm_runtime.evaluate.evaluation import Evaluation, Settings
 from namm_runtime.evaluate.journal import Journal
 from namm_runtime.evaluate.markdown import markdown
 from namm_runtime.evaluate.metrics import mark
-from namm_runtime.evaluate.suite import SUITES, Suite
+from namm_runtime.evaluate.suite import SUITES, Suite, load
 from namm_runtime.evaluate.unit import PolicySpec
 from namm_runtime.loading import load_model
+from tests.tiny import byte_tokenizer
 
 
 def settings_for(
@@ -302,8 +303,26 @@ def test_wrong_requests_are_refused(tiny_model, questions, tmp_path, changes, co
 
 def test_suites_that_come_with_the_package_can_be_read():
     names = {path.stem: Suite.read(path) for path in SUITES.glob("*.toml")}
-    assert {"bundled", "long"} <= names.keys()
-    assert names["bundled"].split == "test"
+    assert {"bundled", "long", "million"} <= names.keys()
+    assert {suite.split for suite in names.values()} == {"test"}
+
+
+def test_a_suite_makes_documents_of_families_lengths_and_questions(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text(
+        'name = "s"\nfamilies = ["multi", "listing"]\nlengths = [600, 900]\ndocuments = 2\nquestions = 2\n'
+    )
+    found = load([str(path)], byte_tokenizer())
+    assert [(document.tasks, document.length) for document in found[::2]] == [
+        (("multi",), 600), (("multi",), 900), (("listing",), 600), (("listing",), 900),
+    ]  # fmt: skip
+    assert all(len(document.items) <= 2 and len(document.text) <= document.length for document in found)
+    assert len({document.sha256 for document in found}) == 8
+    assert load([str(path)], byte_tokenizer()) == found
+    assert len(load([str(path)], byte_tokenizer(), limit=1)) == 4
+    path.write_text(path.read_text().replace("listing", "guessing"))
+    with pytest.raises(Refusal, match="guessing"):
+        load([str(path)], byte_tokenizer())
 
 
 @pytest.mark.parametrize(
