@@ -52,7 +52,7 @@ COPY worker worker
 # No build isolation: flash-attn compiles against the PyTorch that is already here.
 RUN grep -v '^torch==' constraints.txt > /tmp/constraints.txt \
     && pip install setuptools wheel packaging ninja \
-    && pip install -c /tmp/constraints.txt --no-build-isolation '.[service,gpu]'
+    && pip install -c /tmp/constraints.txt --no-build-isolation '.[service,gpu,large]'
 
 FROM nvidia/cuda:${CUDA}-runtime-ubuntu24.04 AS gpu
 ENV PYTHONUNBUFFERED=1 PATH=/venv/bin:$PATH

@@ -62,7 +62,7 @@ class JobOut(Answered):
         description="`name@version` once a worker has resolved it; until then as asked for."
     )
     scorer_sha256: str | None
-    budget: int | None
+    budget: int | None = Field(description="As asked for; null leaves it to the scorer. The bill has both.")
     max_output_tokens: int
     temperature: float
     seed: int
@@ -127,6 +127,22 @@ class UsageLineOut(Answered):
     waste: bool = Field(description="Work that no result came of, such as that of a lost worker.")
 
 
+class SettingOut(Answered):
+    """What a document was read with."""
+
+    mode: str | None = Field(examples=["budget"])
+    budget: int | None = Field(description="Slots a head; null = no limit.", examples=[512])
+    interval: int | None = Field(description="Tokens between evictions.", examples=[512])
+    positions: Positions | None
+    regime_matches: bool | None = Field(description="False where a scorer serves elsewhere than it evolved.")
+    regime: str | None = Field(
+        description="What then differs, in words.",
+        examples=[
+            "The scorer was evolved with 16 slots a head; served with 512 slots a head (by its manifest)."
+        ],
+    )
+
+
 class CostOut(Answered):
     """What a job cost and saved; `final` is false while more lines may come."""
 
@@ -134,6 +150,7 @@ class CostOut(Answered):
     final: bool
     currency: str | None
     price_per_device_hour: Decimal | None
+    setting: SettingOut | None = Field(description="Null until a worker has begun to read.")
     summary: list[FigureOut]
     lines: list[UsageLineOut]
 

@@ -123,7 +123,13 @@ class JobCreate(Asked):
         examples=["namm-key"],
     )
     scorer: ScorerName | None = Field(None, description="`name` or `name@version`.", examples=["namm-key@1"])
-    budget: int | None = Field(None, ge=16, le=1_048_576, description="Entries each KV head may keep.")
+    budget: int | None = Field(
+        None,
+        ge=16,
+        le=1_048_576,
+        description="Entries each KV head may keep; left out, the service's default if it has one, else what "
+        "the scorer was validated with, else 512.",
+    )
     max_output_tokens: int = Field(64, ge=1, le=65_536, description="For each prompt.")
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
     seed: int = Field(0, ge=0, le=2**31 - 1)

@@ -89,7 +89,7 @@ def _new_job(
 
 
 def _default_budget(context: Context, body: JobCreate) -> int | None:
-    """What a KV head may keep when the client does not say; `full` keeps everything."""
+    """What a KV head may keep when neither client nor scorer is to say; `full` keeps everything."""
     policy = body.policy or context.settings.default_policy
     return None if policy == "full" else context.settings.default_budget
 

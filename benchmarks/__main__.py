@@ -1,15 +1,19 @@
-"""Make every figure of the README: `python -m benchmarks`; one of them: `python -m benchmarks policies`."""
+"""Make every table of the docs: `python -m benchmarks`; one of them: `python -m benchmarks policies`."""
 
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
 
+from benchmarks import lengths as by_length
+from benchmarks import resume as resuming
 from benchmarks import tables
+from benchmarks.labels import Row
+from namm_runtime.bundled import MODEL_DIR
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
@@ -23,6 +27,11 @@ def everything(context: typer.Context) -> None:
         slots()
         memory()
         policies()
+        resume()
+        shares()
+        eager()
+        shortcuts()
+        lengths()
 
 
 @app.command()
@@ -58,21 +67,93 @@ def quality(budgets: str = "12.5%,25%", processes: int = 2) -> None:
 
 
 @app.command()
+def resume(tokens: int = 100_000, policy: str = "namm-key", threads: int = 1) -> None:
+    """Reading straight through against reading half, saving, and reading on in a new process."""
+    row = resuming.check(tokens, policy, threads=threads)
+    console.print_json(json.dumps(row))
+    _write("resume", [row])
+    if not row["identical"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def lengths(
+    limit_minutes: float = 30, chunked_minutes: float = 10, tokens: int = 1 << 20, budget: int = tables.BUDGET
+) -> None:
+    """Speed and memory against length, beside the full cache of plain transformers.
+
+    The limits are for one reading with a full cache: the whole document in one call, which is its fastest
+    way, and by calls of 512 tokens. Lengths beyond are derived from a fit.
+    """
+    wanted = [length for length in by_length.LENGTHS if length <= tokens]
+    with tempfile.TemporaryDirectory() as directory:
+        ids = Path(directory) / "ids.npy"
+        by_length.write_ids(ids, wanted[-1])
+
+        def run(setting: Row) -> list[Row]:
+            return _run("lengths", {"ids": str(ids)} | setting)
+
+        _write("lengths", by_length.compare(run, wanted, budget, limit_minutes * 60, chunked_minutes * 60))
+
+
+@app.command()
+def shares(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
+    """Where reading time goes, beside where the FLOPs go."""
+    _make(
+        "shares",
+        [{"policy": name, "budget": budget, "tokens": tokens} for name in ("namm", "namm-key")],
+        "shares",
+    )
+
+
+@app.command()
+def eager(repeats: int = 15) -> None:
+    """Features and scores against an implementation that materialises attention."""
+    grid = [(slots, side) for slots in (2048, 4096, 8192) for side in ("eager", "ours")]
+    _make("eager", [{"side": side, "slots": slots, "repeats": repeats} for slots, side in grid], "eager")
+
+
+@app.command()
+def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
+    """Evicting later, and policies that see only the last queries: speed beside facts found."""
+    window = json.loads((MODEL_DIR / "config.json").read_text())["max_position_embeddings"]
+    latest = min(2048, window - budget)  # slots and interval have to fit the window
+    ways = ((512, None), (1024, None), (latest, None), (512, 256), (512, 128), (latest, 512))
+    settings = [
+        {"policy": name, "budget": budget, "tokens": tokens, "interval": interval, "watch_last": watched}
+        for name in ("namm-key", "namm")
+        for interval, watched in ways
+    ]
+    _make("shortcuts", settings)
+
+
+@app.command()
 def render() -> None:
     """Write the tables of README and docs anew from the committed results."""
     for path in tables.render():
         console.print(f"wrote {path}")
 
 
-def _make(name: str, settings: list[dict[str, Any]]) -> None:
-    rows = []
-    for setting in settings:
-        console.print(f"{name}: {setting['policy']}, {setting['budget']} slots, {setting['tokens']:,} tokens")
-        command = [sys.executable, "-m", "benchmarks.measure", json.dumps(setting)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = json.loads(done.stdout)
-        console.print(f"  found {row['found']}/{row['asked']}, {row['tokens_per_second']:,} tokens/s")
-        rows.append(row)
+def _make(name: str, settings: list[Row], module: str = "measure") -> None:
+    _write(name, [row for setting in settings for row in _run(module, setting)])
+
+
+def _run(module: str, setting: Row) -> list[Row]:
+    """Measure one setting in a process of its own."""
+    console.print(
+        f"{module}: {', '.join(f'{key} {value}' for key, value in setting.items() if key != 'ids')}"
+    )
+    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(setting)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured = json.loads(done.stdout)
+    rows = measured if isinstance(measured, list) else [measured]
+    for row in rows:
+        said = {key: row[key] for key in ("tokens", "found", "tokens_per_second", "seconds") if key in row}
+        console.print(f"  {', '.join(f'{key} {value:,}' for key, value in said.items())}")
+    return rows
+
+
+def _write(name: str, rows: list[Row]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     render()

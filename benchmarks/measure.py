@@ -17,11 +17,19 @@ from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine import Engine, Request
 from namm_runtime.loading import load_model
 from namm_runtime.machine import machine
+from namm_runtime.memory import CHUNK
 from namm_runtime.tasks.sized import document_of_tokens
 
 
 def measure(
-    policy: str, budget: int, tokens: int, facts: int = 30, seed: int = 0, filler: str = "stdlib"
+    policy: str,
+    budget: int,
+    tokens: int,
+    interval: int = CHUNK,
+    watch_last: int | None = None,
+    facts: int = 30,
+    seed: int = 0,
+    filler: str = "stdlib",
 ) -> dict[str, Any]:
     """Read a document of `tokens` tokens and ask for every planted fact."""
     with tempfile.TemporaryDirectory() as directory:
@@ -30,10 +38,13 @@ def measure(
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             planted = pool.submit(_write_document, path, tokens, facts, seed, filler).result()
         model = load_model("bundled")
-        begun = _peak_rss()
+        begun = peak_rss()
         questions = tuple(question for question, _ in planted)
-        run = Engine(model).complete(Request(path, questions, policy, budget, max_output_tokens=12))
-        peak = _peak_rss()
+        request = Request(
+            path, questions, policy, budget, interval=interval, watch_last=watch_last, max_output_tokens=12
+        )
+        run = Engine(model).complete(request)
+        peak = peak_rss()
     found = [
         answer.text.rstrip(".") == truth for answer, (_, truth) in zip(run.answers, planted, strict=True)
     ]
@@ -42,6 +53,8 @@ def measure(
     return {
         "policy": policy,
         "budget": budget,
+        "interval": interval,
+        "watch_last": watch_last,
         "seed": seed,
         "filler": filler,
         "tokens": usage.tokens_document,
@@ -70,7 +83,7 @@ def _write_document(path: Path, tokens: int, facts: int, seed: int, filler: str)
     return [(planted.fact.question, planted.fact.answer) for planted in document.facts]
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """High-water mark of this process's resident memory, in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):

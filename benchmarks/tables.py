@@ -6,22 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import speed_tables
+from benchmarks.labels import LABELS, MIB, Row, made, table
 from namm_runtime.evaluate.markdown import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 BUDGET = 512
-MIB = 2**20
-Row = dict[str, Any]
-
-LABELS = {
-    "namm-key": "**namm-key** (spectrogram + BAM + key diversity)",
-    "namm": "**namm** (spectrogram + BAM, attention only)",
-    "namm-key-zeroed": "namm-key, spectrogram zeroed",
-    "keydiff": "KeyDiff",
-    "h2o": "H2O",
-    "streaming": "streaming (StreamingLLM)",
-}
 
 
 def policies(rows: list[Row]) -> str:
@@ -78,16 +69,52 @@ def memory(rows: list[Row]) -> str:
     return "\n".join([*lines, "", f"{caption}{rows[0]['budget']} slots a head, {_origin(rows)}"])
 
 
+def resume(rows: list[Row]) -> str:
+    lines = [
+        "| document | saved at | straight through | in two processes | snapshot | answers and cache |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        first, second = row["seconds_in_two"]
+        lines.append(
+            f"| {row['tokens']:,} tokens | {row['saved_at']:,} | {row['seconds']:.0f} s "
+            f"| {first:.0f} + {second:.0f} s | {row['snapshot_bytes'] / MIB:.1f} MiB "
+            f"| {'identical' if row['identical'] else 'differ: ' + ', '.join(row['differs'])} |"
+        )
+    made = rows[0]["machine"]
+    caption = (
+        f"{rows[0]['policy']}, {rows[0]['answers']} answers of {rows[0]['answer_tokens']} tokens sampled at "
+        f"temperature {rows[0]['temperature']:g}. {made['processor']}, {rows[0]['threads']} thread, "
+        f"torch {made['torch']}, {made['date']}. Measured."
+    )
+    return "\n".join([*lines, "", caption])
+
+
+def shortcuts(rows: list[Row]) -> str:
+    """What later evictions, and a policy that sees less, gain and cost."""
+    head = ["policy", "evicts every", "sees", "facts found", "tokens/s", "KV resident / peak"]
+    lines = [
+        [
+            LABELS[row["policy"]],
+            f"{row['interval']:,} tokens",
+            f"the last {row['watch_last']} queries" if row["watch_last"] else "every query",
+            f"{row['found']} of {row['asked']}",
+            f"{row['tokens_per_second']:,}",
+            f"{row['resident_bytes'] / MIB:.1f} / {row['peak_bytes'] / MIB:.1f} MiB",
+        ]
+        for row in rows
+    ]
+    caption = f"{rows[0]['tokens']:,} tokens, {rows[0]['budget']} slots a head, {_origin(rows)}"
+    return "\n".join([*table(head, lines), "", caption])
+
+
 def _origin(rows: list[Row]) -> str:
-    """Where the rows were made; they must share it."""
-    machines = [row["machine"] for row in rows]
-    if len({(made["processor"], made["threads"], made["torch"]) for made in machines}) != 1:
-        raise ValueError("the rows of a table come from different machines; make them anew on one")
-    row, made = rows[0], machines[0]
+    """What was read and where the rows were made; they must share it."""
+    row = rows[0]
     return (
-        f"{row['filler']} text, {row['asked']} planted facts, one run, seed {row['seed']}. "
-        f"{made['processor']}, {made['threads']} threads, torch {made['torch']}, {made['date']}. Found, "
-        "time and memory of the process are measured; bytes of caches are derived from the shapes allocated."
+        f"{row['filler']} text, {row['asked']} planted facts, one run, seed {row['seed']}. {made(rows)} "
+        "Found, time and memory of the process are measured; bytes of caches are derived from the shapes "
+        "allocated."
     )
 
 
@@ -95,6 +122,11 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "policies": policies,
     "slots": slots,
     "memory": memory,
+    "resume": resume,
+    "shortcuts": shortcuts,
+    "lengths": speed_tables.lengths,
+    "shares": speed_tables.shares,
+    "eager": speed_tables.eager,
     "quality": lambda report: markdown(report).rstrip(),
 }
 
@@ -112,10 +144,10 @@ def render() -> list[Path]:
 
 def filled(text: str) -> str:
     """The text with every block made anew from the committed results."""
-    for name, table in TABLES.items():
+    for name, make in TABLES.items():
         file = RESULTS / f"{name}.json"
         if file.exists():
-            block = f"<!-- benchmark: {name} -->\n{table(json.loads(file.read_text()))}\n<!-- end -->"
+            block = f"<!-- benchmark: {name} -->\n{make(json.loads(file.read_text()))}\n<!-- end -->"
             pattern = rf"<!-- benchmark: {name} -->.*?<!-- end -->"
             text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
     return text

@@ -1,1 +1,46 @@
-"""NAMM for any Hugging Face Llama: read a long document into a bounded memory, answer from it."""
+"""NAMM-pruned KV caches for Hugging Face decoders.
+
+What a program needs is importable from here; torch is loaded with the first of these names.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from namm_runtime.answering import Answer, ask
+    from namm_runtime.engine import Engine, Request
+    from namm_runtime.errors import Refusal
+    from namm_runtime.loading import LoadedModel, load_model
+    from namm_runtime.memory import Memory
+    from namm_runtime.policies import make as make_policy
+
+__all__ = [
+    "Answer",
+    "Engine",
+    "LoadedModel",
+    "Memory",
+    "Refusal",
+    "Request",
+    "ask",
+    "load_model",
+    "make_policy",
+]
+
+_HOMES = {
+    "Answer": "answering",
+    "Engine": "engine",
+    "LoadedModel": "loading",
+    "Memory": "memory",
+    "Refusal": "errors",
+    "Request": "engine",
+    "ask": "answering",
+    "load_model": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "make_policy":
+        return import_module("namm_runtime.policies").make
+    if name in _HOMES:
+        return getattr(import_module(f"namm_runtime.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'namm_runtime' has no attribute '{name}'")

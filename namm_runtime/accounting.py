@@ -32,8 +32,13 @@ class Usage:
     dense_bytes: int = 0
     kv_byte_seconds: float = 0.0
     dense_byte_seconds: float = 0.0
-    positions: str | None = None  # absolute | cache-relative, known once the document is counted
-    regime_matches: bool = True
+    # What it ran with, known once the document is counted.
+    mode: str | None = None  # budget | parity
+    budget: int | None = None  # slots a head, None without a limit
+    interval: int | None = None  # tokens between evictions, None without any
+    positions: str | None = None  # absolute | cache-relative
+    regime_matches: bool = True  # all of it is what the scorer was evolved in, or there is no scorer
+    regime: str | None = None  # where it is not: what differs, in words
 
     @property
     def kept_fraction(self) -> float:

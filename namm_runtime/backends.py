@@ -269,7 +269,12 @@ def _triton(device: torch.device, dtype: torch.dtype, width: int, group: int) ->
         folded.append(ema)
     if not torch.allclose(folded[0], folded[1], rtol=1e-2, atol=1e-4):
         raise Unavailable(f"{name} computes another spectrogram")
-    return name, fused.fold
+
+    def fold_on_its_device(spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor) -> None:
+        with torch.cuda.device(ema.device):  # Triton launches on the current one, whatever its tensors say
+            fused.fold(spectrogram, attended, ema, carry)
+
+    return name, fold_on_its_device
 
 
 def _example(device: torch.device, dtype: torch.dtype, width: int, group: int) -> Attended:

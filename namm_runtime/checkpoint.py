@@ -1,7 +1,7 @@
 """A scorer on disk: a safetensors file and a JSON manifest that says everything needed to use it.
 
 scorer.safetensors   parameters [P], mean [17], variance [17], all fp32
-manifest.json        format, name, version, sha256 of the file, config, regime, provenance
+manifest.json        format, name, version, sha256 of the file, config, regime, serving, provenance
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from torch import Tensor
 from namm_runtime.bam import Bam
 from namm_runtime.errors import Refusal
 from namm_runtime.mlp import Mlp
+from namm_runtime.regime import Regime, Serving
 from namm_runtime.spectrogram import BINS
 
 FORMAT = 1
@@ -69,22 +70,14 @@ class ScorerConfig:
 
 
 @dataclass(frozen=True)
-class Regime:
-    """Where a scorer was evolved; serving it elsewhere is allowed on request, and flagged."""
-
-    mode: str = "budget"  # or "parity", the reference implementation's keep rule
-    budget: int | None = None  # slots a head; in parity mode the optional cap
-    interval: int = 512  # tokens between evictions
-    positions: str = "cache-relative"
-
-
-@dataclass(frozen=True)
 class Scorer:
     """A scorer ready for use.
 
     Attributes:
         parameters: [P] fp32, flat in the reference order.
         mean, variance: [17] fp32, normaliser of the spectrum.
+        regime: what it was evolved in.
+        serving: what it runs in where a request does not say; empty, that is its regime.
         sha256: of the safetensors bytes; empty for one that was never saved.
     """
 
@@ -96,6 +89,7 @@ class Scorer:
     variance: Tensor
     regime: Regime = field(default_factory=Regime)
     provenance: dict[str, Any] = field(default_factory=dict)
+    serving: Serving = field(default_factory=Serving)
     sha256: str = ""
 
     @property
@@ -114,6 +108,7 @@ class Scorer:
             "sha256": digest,
             "config": asdict(self.config),
             "regime": asdict(self.regime),
+            "serving": asdict(self.serving),
             "provenance": self.provenance,
         }
         directory.mkdir(parents=True, exist_ok=True)
@@ -152,7 +147,10 @@ def load(directory: Path) -> Scorer:
         raise Refusal("scorer_hash_mismatch", f"{file} is not the file its manifest was written for")
     try:
         config = ScorerConfig(**_known(ScorerConfig, manifest["config"]))
-        regime = Regime(**_known(Regime, manifest["regime"]))
+        # A manifest without the clip it was evolved with means the one it has.
+        evolved = {"recency_clip": config.recency_clip} | _known(Regime, manifest["regime"])
+        regime = Regime(**evolved)
+        serving = Serving(**_known(Serving, manifest.get("serving", {})))
         shapes = {"parameters": (config.network.size,), "mean": (BINS,), "variance": (BINS,)}
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
@@ -172,6 +170,7 @@ def load(directory: Path) -> Scorer:
         variance=tensors["variance"].float(),
         regime=regime,
         provenance=manifest.get("provenance", {}),
+        serving=serving,
         sha256=manifest["sha256"],
     )
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from namm_runtime import checkpoint, policies
+from namm_runtime import checkpoint, policies, regime
 from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.command import evaluate
 from namm_runtime.memory_map.command import map_
@@ -36,9 +36,17 @@ def read(
     budget: Annotated[int | None, typer.Option(help="Slots a KV head keeps.")] = None,
     scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
     mode: Annotated[str, typer.Option(help="auto, budget, or parity with the reference.")] = "auto",
+    interval: Annotated[int | None, typer.Option(help="Tokens between evictions.")] = None,
+    positions: Annotated[
+        str | None, typer.Option(help="auto, absolute or cache-relative; the scorer's own if left out.")
+    ] = None,
     max_output_tokens: int = 64,
     temperature: float = 0.0,
-    device: str = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: spread over all.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    tensor_parallel: Annotated[
+        bool, typer.Option("--tensor-parallel", help="Divide the heads among torchrun's processes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Answers and usage as JSON.")] = False,
 ) -> None:
     """Read FILE once and answer every question from what was kept of it."""
@@ -52,13 +60,16 @@ def read(
         budget=budget,
         scorer=scorer,
         mode=mode,
+        interval=interval,
+        positions=positions,
         max_output_tokens=max_output_tokens,
         temperature=temperature,
     )
     try:
-        engine = Engine(load_model(model, device=device))
+        loaded = load_model(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel)
+        engine = Engine(loaded)
         run: Run = engine.admit(request)
-        with progress_bar() as progress:
+        with progress_bar(quiet=loaded.shard[0] > 0) as progress:
             task = progress.add_task("counting tokens", total=None)
             while run.phase != "done":
                 engine.step()
@@ -69,6 +80,8 @@ def read(
             raise run.error
     except Refusal as refusal:
         fail(refusal)
+    if loaded.shard[0]:
+        return  # every process answers alike, and the first says so
     if as_json:
         report = {"answers": [asdict(answer) for answer in run.answers], "usage": run.usage.to_dict()}
         console.print_json(json.dumps(report))
@@ -91,6 +104,9 @@ def inspect(
         fail(refusal)
     console.print_json((directory / "manifest.json").read_text())
     console.print(f"{scorer.parameters.numel():,} parameters, all finite, sha256 verified")
+    usual = regime.default_regime(scorer.regime, scorer.serving, scorer.regime.mode)
+    console.print(f"evolved in: {regime.describe(scorer.regime)}", highlight=False, soft_wrap=True)
+    console.print(f"serves in:  {regime.describe(usual)}", highlight=False, soft_wrap=True)
 
 
 @app.command(name="import")
@@ -122,13 +138,17 @@ def import_(
 @app.command()
 def scorers() -> None:
     """List the bundled scorers."""
-    table = Table("scorer", "parameters", "sha256", "evolved in")
+    table = Table("scorer", "parameters", "sha256", "evolved in", "serves in")
     for ref in checkpoint.bundled():
         scorer = checkpoint.load(ref.path)
-        regime = (
-            f"{scorer.regime.budget} slots, every {scorer.regime.interval} tokens, {scorer.regime.positions}"
+        usual = regime.default_regime(scorer.regime, scorer.serving, scorer.regime.mode)
+        table.add_row(
+            f"{ref.name}@{ref.version}",
+            f"{scorer.parameters.numel():,}",
+            ref.sha256[:12],
+            regime.describe(scorer.regime),
+            f"{usual.budget} slots, every {usual.interval} tokens",
         )
-        table.add_row(f"{ref.name}@{ref.version}", f"{scorer.parameters.numel():,}", ref.sha256[:12], regime)
     console.print(table)
 
 
@@ -174,6 +194,8 @@ def _print_usage(usage: "Usage") -> None:
     table = Table(show_header=False, box=None)
     table.add_row("tokens read", f"{usage.tokens_document:,}")
     table.add_row("kept", f"{usage.kept_fraction:.2%} of them, {usage.positions} positions")
+    if usage.regime:
+        table.add_row("regime", usage.regime)
     table.add_row(
         "KV cache", f"{usage.resident_bytes / 2**20:.1f} MiB resident, {usage.peak_bytes / 2**20:.1f} peak"
     )

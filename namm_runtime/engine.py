@@ -8,9 +8,10 @@ depend on it alone: what it answers never depends on its company.
 from collections.abc import Iterator
 from pathlib import Path
 
+from namm_runtime.answering import Answer
 from namm_runtime.errors import Refusal
 from namm_runtime.loading import LoadedModel
-from namm_runtime.run import Answer, Request, Run
+from namm_runtime.run import Request, Run
 
 __all__ = ["Answer", "Engine", "Refusal", "Request", "Run"]
 

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import namm_runtime.attention  # noqa: F401  registers "bounded"
 from namm_runtime.bundled import MODEL_DIR
@@ -26,6 +29,7 @@ class LoadedModel:
     Attributes:
         window: positions it was trained for.
         revision: hub commit, or a hash of config and weights, to tell two models of one name apart.
+        shard: which part of the heads is here, of how many, under tensor parallelism.
     """
 
     name: str
@@ -34,6 +38,17 @@ class LoadedModel:
     tokenizer: Any
     rotation: Rotation
     window: int
+    shard: tuple[int, int] = (0, 1)
+
+    def encode(self, text: str, opening: bool = True) -> Tensor:
+        """Tokens [1, T] of a document's text; control tokens it spells are only text.
+
+        Args:
+            opening: with what the model wants before a document, which belongs to its first piece only.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        before = list(self.frame.prefix) if opening else []
+        return torch.tensor([before + ids], dtype=torch.int64, device=self.device)
 
     @property
     def config(self) -> Any:
@@ -49,7 +64,20 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        """Where tokens go in."""
+        return self.layer_device(0)
+
+    def layer_device(self, index: int) -> torch.device:
+        """Where a layer computes and its cache lies, in a model that is spread by a device map."""
+        placed = getattr(self.model, "hf_device_map", None)
+        if placed is None:
+            return torch.device(self.model.device)
+        name = f"model.layers.{index}.self_attn.k_proj"
+        inside = [key for key in placed if not key or name == key or name.startswith(f"{key}.")]
+        device = placed[max(inside, key=len)]
+        # Weights offloaded to memory or disk come to the first accelerator to compute, if there is one.
+        accelerators = (where for where in placed.values() if str(where) not in ("cpu", "disk"))
+        return torch.device(next(accelerators, "cpu") if str(device) in ("cpu", "disk") else device)
 
     @property
     def head_width(self) -> int:
@@ -64,9 +92,10 @@ class LoadedModel:
 
     @property
     def dense_bytes_per_token(self) -> int:
-        """Bytes of K and V that a full cache takes for one token, all layers."""
+        """Bytes of K and V that a full cache takes for one token: all layers, heads of this shard."""
         element = torch.empty((), dtype=self.model.dtype).element_size()
-        return int(self.layers * 2 * self.config.num_key_value_heads * self.head_width * element)
+        heads = self.config.num_key_value_heads // self.shard[1]
+        return int(self.layers * 2 * heads * self.head_width * element)
 
     @cached_property
     def frame(self) -> Frame:
@@ -86,26 +115,46 @@ class LoadedModel:
 
 
 def load_model(
-    path_or_id: str | Path = "bundled", *, device: str = "cpu", dtype: str = "auto"
+    path_or_id: str | Path = "bundled",
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    device_map: str | dict[str, str | int] | None = None,
+    tensor_parallel: bool = False,
 ) -> LoadedModel:
     """Load a directory, a hub id, or the bundled demonstration model (`bundled`).
 
     Args:
+        device: one device for all of it; `auto` is short for `device_map="auto"`.
         dtype: `auto` takes the checkpoint's own on an accelerator and fp32 on a CPU, where bf16 is slower.
+        device_map: for a model too large for one device, as accelerate spells it: `auto`, or a device for
+            each module. Its layers then compute one device after the other.
+        tensor_parallel: every layer's heads are divided among the processes that torchrun started, each of
+            which loads its part, reads the same tokens and evicts for its own heads.
 
     Raises:
-        Refusal: `model_not_found`, `model_unsupported`, `rope_unsupported`.
+        Refusal: `model_not_found`, `model_unsupported`, `rope_unsupported`; `extra_missing` without
+            accelerate, `bad_request` for tensor parallelism without torchrun or with another placement,
+            `shards_do_not_fit` where the heads cannot be divided evenly.
     """
     source = MODEL_DIR if str(path_or_id) == "bundled" else path_or_id
-    if dtype == "auto" and device == "cpu":
+    if device == "auto" and device_map is None:
+        device_map = "auto"
+    if dtype == "auto" and _computes_on_cpu(device, device_map, tensor_parallel):
         dtype = "float32"
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "bounded"}
+    options |= _placement(device_map, tensor_parallel)
+    shard = _shard() if tensor_parallel else (0, 1)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="bounded")
+        config = AutoConfig.from_pretrained(source)
+        _check_supported(config, shard[1])
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise Refusal("model_not_found", f"cannot load a model from '{path_or_id}': {error}") from None
-    _check_supported(model.config)
-    model = model.to(device).eval()
+    if device_map is None and not tensor_parallel:
+        model = model.to(device)
+    model = model.eval()
     return LoadedModel(
         name=str(path_or_id).rstrip("/").rsplit("/", 1)[-1],
         revision=_revision(source, model),
@@ -113,10 +162,47 @@ def load_model(
         tokenizer=tokenizer,
         rotation=Rotation.of(model),
         window=int(model.config.max_position_embeddings),
+        shard=shard,
     )
 
 
-def _check_supported(config: Any) -> None:
+def _computes_on_cpu(
+    device: str, device_map: str | dict[str, str | int] | None, tensor_parallel: bool
+) -> bool:
+    if not torch.accelerator.is_available():
+        return True
+    if isinstance(device_map, dict):
+        return {str(where) for where in device_map.values()} <= {"cpu", "disk"}
+    return device_map == "cpu" or (device_map is None and not tensor_parallel and device == "cpu")
+
+
+def _placement(device_map: str | dict[str, str | int] | None, tensor_parallel: bool) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a model on several devices."""
+    if device_map is not None and tensor_parallel:
+        raise Refusal("bad_request", "a model is spread by device_map or by tensor parallelism, not by both")
+    if tensor_parallel:
+        from transformers.distributed import DistributedConfig
+
+        return {"distributed_config": DistributedConfig(tp_plan="auto")}
+    if device_map is None:
+        return {}
+    if util.find_spec("accelerate") is None:
+        raise Refusal("extra_missing", "device_map needs accelerate: pip install 'palimpsest[large]'")
+    return {"device_map": device_map}
+
+
+def _shard() -> tuple[int, int]:
+    """This process's number and how many there are, as torchrun tells them."""
+    try:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        raise Refusal(
+            "bad_request",
+            "tensor parallelism needs a process for each device: torchrun --nproc-per-node N -m …",
+        ) from None
+
+
+def _check_supported(config: Any, shards: int) -> None:
     """Refuse architectures whose attention is more than softmax over every earlier token."""
     if config.model_type not in SUPPORTED:
         known = ", ".join(SUPPORTED)
@@ -127,6 +213,12 @@ def _check_supported(config: Any) -> None:
     mistral_window = config.model_type == "mistral" and config.sliding_window is not None
     if layers != {"full_attention"} or mistral_window:
         raise Refusal("model_unsupported", "models with sliding-window attention are not supported")
+    if config.num_key_value_heads % shards or config.num_attention_heads % shards:
+        raise Refusal(
+            "shards_do_not_fit",
+            f"{config.num_attention_heads} heads and {config.num_key_value_heads} KV heads cannot be divided "
+            f"evenly among {shards} processes",
+        )
 
 
 def _revision(source: str | Path, model: Any) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from namm_runtime.loading import LoadedModel
 from namm_runtime.policies.base import Policy
 
 CHUNK = 512  # tokens of one forward pass
-FORMAT = 1
+FORMAT = 2
 
 
 class Memory:
@@ -52,10 +53,18 @@ class Memory:
         backend: Backend | None = None,
         watch_last: int | None = None,
     ) -> None:
-        if interval % 16:
-            raise Refusal("bad_interval", f"the eviction interval must be a multiple of 16, not {interval}")
+        if interval < 16 or interval % 16:
+            raise Refusal(
+                "bad_interval", f"the eviction interval must be a multiple of 16 above 0: {interval}"
+            )
         if watch_last is not None and (watch_last % 16 or not 0 < watch_last <= interval):
             raise Refusal("bad_interval", f"a policy sees 16, 32, … {interval} queries, not {watch_last}")
+        if policy.mode == "parity" and model.shard[1] > 1:
+            raise Refusal(
+                "regime_mismatch",
+                "parity mode keeps one length for all heads of a layer, and tensor parallelism has them on "
+                "several devices; take budget mode, or device_map",
+            )
         self.model, self.policy = model, policy
         self.budget = policy.room(budget, interval, by_slot)
         self.evicting = self.budget is not None or policy.mode == "parity"
@@ -134,14 +143,24 @@ class Memory:
             "format": FORMAT,
             "model": [self.model.name, self.model.revision, str(self.model.model.dtype)],
             "tokenizer": self.model.tokenizer_sha256,
+            "shard": self.model.shard,
             "policy": self.policy.name,
             "scorer": scorer.sha256 if scorer else None,
             "settings": [self.budget, self.interval, self.by_slot, self.policy.mode, self.context.watch_last],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def save(self, path: Path, extra: dict[str, Any] | None = None) -> None:
-        """Write one safetensors file, complete or not at all. `extra` is JSON that `restore` gives back.
+    def save(
+        self,
+        path: Path,
+        extra: dict[str, Any] | None = None,
+        forks: "Mapping[str, Memory] | None" = None,
+    ) -> None:
+        """Write one safetensors file, complete or not at all.
+
+        Args:
+            extra: JSON that `restore` gives back.
+            forks: of this memory, by name, to be read back by that name.
 
         Raises:
             OSError: it cannot be written.
@@ -153,22 +172,13 @@ class Memory:
                 "snapshot_unsupported", "a memory whose normaliser still gathers statistics cannot be saved"
             )
         tensors: dict[str, Tensor] = {}
-        for index, layer in enumerate(self.cache.layers):
-            if not layer.is_initialized:
-                continue
-            used = layer.used
-            parts = {"keys": layer.keys, "values": layer.values, "positions": layer.positions}
-            parts |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
-            for name, tensor in parts.items():
-                tensors[f"{index}.{name}"] = tensor[:, :, :used].contiguous()
-            tensors[f"{index}.lengths"] = layer.lengths.clone()
-            if layer.queries is not None:
-                tensors[f"{index}.queries"] = layer.queries.contiguous()
-        first = self.cache.layers[0]
+        clocks = {}
+        for name, memory in {"": self, **(forks or {})}.items():
+            tensors |= {f"{name}/{key}": tensor for key, tensor in memory.tensors().items()}
+            clocks[name] = [[layer.start, layer.pending, layer.clock] for layer in memory.cache.layers]
         metadata = {
             "fingerprint": self.fingerprint(),
-            "clocks": json.dumps([[layer.start, layer.pending, layer.clock] for layer in self.cache.layers]),
-            "budget": json.dumps(first.budget),
+            "clocks": json.dumps(clocks),
             "extra": json.dumps(extra or {}),
         }
         partial = path.with_name(path.name + ".partial")
@@ -180,24 +190,41 @@ class Memory:
             os.fsync(file.fileno())
         partial.replace(path)
 
-    def restore(self, path: Path) -> dict[str, Any]:
-        """Take over a saved memory; returns its `extra`.
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that was kept and seen, `LAYER.NAME` → the slots in use."""
+        tensors: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.cache.layers):
+            if not layer.is_initialized:
+                continue
+            parts = {"keys": layer.keys, "values": layer.values, "positions": layer.positions}
+            parts |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
+            for name, tensor in parts.items():
+                tensors[f"{index}.{name}"] = tensor[:, :, : layer.used].contiguous()
+            tensors[f"{index}.lengths"] = layer.lengths.clone()
+            if layer.queries is not None:
+                tensors[f"{index}.queries"] = layer.queries.contiguous()
+        return tensors
+
+    def restore(self, path: Path, fork: str = "") -> dict[str, Any]:
+        """Take over a saved memory, or the fork of that name saved with it; returns `extra`.
 
         Raises:
             Refusal: `snapshot_unreadable`, or `snapshot_mismatch` when it was saved by another model, scorer
                 or setting.
         """
         try:
-            with safe_open(path, framework="pt", device=str(self.model.device)) as file:
+            with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("fingerprint") != self.fingerprint():
                     raise Refusal(
                         "snapshot_mismatch", f"{path.name} was saved by another model, scorer or setting"
                     )
-                clocks = json.loads(metadata["clocks"])
+                clocks = json.loads(metadata["clocks"])[fork]
                 for index, layer in enumerate(self.cache.layers):
-                    names = [name for name in file.keys() if name.startswith(f"{index}.")]  # noqa: SIM118
-                    tensors = {name.split(".", 1)[1]: file.get_tensor(name) for name in names}
+                    start = f"{fork}/{index}."
+                    names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+                    device = self.model.layer_device(index)
+                    tensors = {name.removeprefix(start): file.get_tensor(name).to(device) for name in names}
                     if tensors:
                         _restore_layer(layer, tensors, *clocks[index])
                 extra: dict[str, Any] = json.loads(metadata["extra"])

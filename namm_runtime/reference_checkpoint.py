@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from namm_runtime.checkpoint import Regime, Scorer, ScorerConfig
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.errors import Refusal
+from namm_runtime.regime import Regime
 from namm_runtime.spectrogram import BINS
 
 MAX_BYTES = 1 << 30  # a whole checkpoint has a fifth of that

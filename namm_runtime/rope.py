@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from namm_runtime.errors import Refusal
 
+# Static ones, whose frequencies are the same for every token. Static NTK is `default` with a larger base.
+TYPES = ("default", "linear", "llama3", "yarn")
+
 
 class Rotation:
     """Rotary embedding with angles in double precision, since fp32 angles are off by 0.03 rad at position 1M.
@@ -21,21 +24,30 @@ class Rotation:
 
     def __init__(self, inv_freq: Tensor, angles: torch.dtype = torch.float64) -> None:
         self.inv_freq = inv_freq.detach().to(angles)
-        self._cos = self._sin = torch.empty(0, device=inv_freq.device)
+        # By device, since the layers of a large model lie on several: frequencies, and tables of cos and sin.
+        self._frequencies = {self.inv_freq.device: self.inv_freq}
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def of(cls, model: nn.Module) -> "Rotation":
         """Take the frequencies of a loaded Hugging Face decoder.
 
         Raises:
-            Refusal: `rope_unsupported` for dynamic NTK, which would rotate cached keys by several bases.
+            Refusal: `rope_unsupported` for types not in `TYPES`: dynamic NTK and longrope would rotate cached
+                keys by several bases, others were not checked.
         """
         rotary = model.get_decoder().rotary_emb  # type: ignore[operator]
-        if rotary.rope_type in {"dynamic", "longrope"}:
+        if rotary.rope_type not in TYPES:
+            moving = rotary.rope_type in {"dynamic", "longrope"}
+            why = (
+                "changes its frequencies with the length, so cached keys would disagree"
+                if moving
+                else "is not one that was checked against transformers"
+            )
             raise Refusal(
                 "rope_unsupported",
-                f"the model's RoPE type '{rotary.rope_type}' changes its frequencies with the length, so "
-                "cached keys would disagree; use a checkpoint with default, linear, llama3 or yarn scaling",
+                f"the model's RoPE type '{rotary.rope_type}' {why}; use a checkpoint with "
+                f"{', '.join(TYPES[:-1])} or {TYPES[-1]} scaling",
             )
         return cls(rotary.inv_freq)
 
@@ -45,17 +57,26 @@ class Rotation:
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate x [..., T, D] by integer positions [..., T] (leading dimensions broadcast)."""
-        angles = positions.unsqueeze(-1).to(self.inv_freq.dtype) * self.inv_freq
+        angles = positions.unsqueeze(-1).to(self.inv_freq.dtype) * self._on(positions.device)
         return _apply(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
 
     def rotate_range(self, x: Tensor, first: int) -> Tensor:
         """Rotate x [..., T, D] by positions first, first + 1, …, the same for every head, from a table."""
         last = first + x.shape[-2]
-        if self._cos.shape[0] < last or self._cos.dtype != x.dtype:
+        cos, sin = self._tables.get(x.device, (None, None))
+        if cos is None or sin is None or cos.shape[0] < last or cos.dtype != x.dtype:
             size = max(1024, 1 << (last - 1).bit_length())
-            angles = torch.arange(size, device=x.device).to(self.inv_freq.dtype).unsqueeze(-1) * self.inv_freq
-            self._cos, self._sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        return _apply(x, self._cos[first:last], self._sin[first:last])
+            places = torch.arange(size, device=x.device).to(self.inv_freq.dtype)
+            angles = places.unsqueeze(-1) * self._on(x.device)
+            cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+            self._tables[x.device] = cos, sin
+        return _apply(x, cos[first:last], sin[first:last])
+
+    def _on(self, device: torch.device) -> Tensor:
+        """[D/2] the frequencies on that device."""
+        if device not in self._frequencies:
+            self._frequencies[device] = self.inv_freq.to(device)
+        return self._frequencies[device]
 
 
 def ntk_base(theta: float, width: int, factor: float, alpha: float) -> float:

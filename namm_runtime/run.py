@@ -2,21 +2,24 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from namm_runtime import checkpoint, policies
+from namm_runtime import checkpoint, policies, regime
 from namm_runtime.accounting import Usage
+from namm_runtime.answering import Answer, Answering, prompt_ids
 from namm_runtime.errors import Refusal
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import CHUNK, Memory
+from namm_runtime.regime import Regime
 from namm_runtime.sampling import Sampler
 from namm_runtime.text import Place, TokenStream, counted
 
 DEFAULT_BUDGET = 512
+ANSWER_STEP = 16  # tokens of an answer in one step
 POSITIONS = ("auto", "absolute", "cache-relative")
 
 
@@ -28,14 +31,18 @@ class Request:
         document: a UTF-8 file.
         prompts: each is answered from its own fork of the document's memory.
         policy: a name from `policies.names()`.
-        budget: slots a KV head keeps; None takes the default of 512, or in parity mode the scorer's own cap.
         scorer: directory of a scorer checkpoint; None takes the bundled one named like the policy.
+        budget: slots a KV head keeps.
         interval: tokens between evictions, a multiple of 16.
-        watch_last: the policy sees only so many queries before each eviction, a multiple of 16; None: all.
-        mode: `auto` is the one that the scorer was evolved in, `budget` without a scorer; `budget` and
-            `parity` can be asked for.
-        positions: `auto` rotates by place in the text where document and answers fit the model's window and
-            by slot (`cache-relative`) beyond; either can be asked for.
+        watch_last: the policy sees only so many queries before each eviction, a multiple of 16.
+        mode: `budget` or `parity`; `auto` is the one that the scorer was evolved in.
+        positions: `absolute` rotates by place in the text, `cache-relative` by slot; `auto` takes the first
+            where document and answers fit the model's window and the second beyond.
+
+    `budget`, `interval`, `watch_last` and `positions` of None leave them to the scorer: what its manifest
+    gives for serving, else what it was evolved in. Without a scorer they are 512, 512, all and `auto`.
+
+    Other attributes:
         max_document_tokens: longer documents are refused before they are read.
     """
 
@@ -44,24 +51,14 @@ class Request:
     policy: str = "namm-key"
     budget: int | None = None
     scorer: Path | None = None
-    interval: int = CHUNK
+    interval: int | None = None
     watch_last: int | None = None
     mode: str = "auto"
     max_output_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
-    positions: str = "auto"
+    positions: str | None = None
     max_document_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One prompt's answer; `finish_reason` is `stop` or `length`."""
-
-    prompt: str
-    text: str
-    tokens: int
-    finish_reason: str
 
 
 @dataclass
@@ -71,11 +68,12 @@ class Run:
     Attributes:
         phase: counting → reading → answering → done.
         tokens_total, tokens_read: of the document, known once counted.
+        answering: the answer on its way.
         error: why it ended early, if it did: a Refusal, or a defect of ours.
 
     Raises (on construction):
         Refusal: `unknown_policy`, `unknown_scorer`, `scorer_…`, `budget_out_of_range`, `bad_request`,
-            `regime_mismatch`.
+            `regime_mismatch`, `prompt_too_long`.
     """
 
     request: Request
@@ -85,12 +83,13 @@ class Run:
     tokens_total: int = 0
     tokens_read: int = 0
     answers: list[Answer] = field(default_factory=list)
+    answering: Answering | None = None
     usage: Usage = field(default_factory=Usage)
     error: Exception | None = None
 
     def __post_init__(self) -> None:
         request = self.request
-        if request.positions not in POSITIONS:
+        if request.positions not in (None, *POSITIONS):
             raise Refusal("bad_request", f"positions must be one of {', '.join(POSITIONS)}")
         if request.max_output_tokens < 1 or request.temperature < 0:
             raise Refusal("bad_request", "max_output_tokens must be at least 1 and temperature at least 0")
@@ -98,20 +97,26 @@ class Run:
             raise Refusal(
                 "budget_out_of_range", f"a budget of {request.budget} slots is too small; 16 is the least"
             )
-        bundled = policies.scorer_of(request.policy)
         scorer = None
+        bundled = policies.scorer_of(request.policy)
         if bundled is not None:
             scorer = checkpoint.load(request.scorer or checkpoint.resolve(bundled).path)
-        mode = request.mode
-        if mode == "auto":
-            mode = scorer.regime.mode if scorer else "budget"
-        self._budget = request.budget
-        if self._budget is None and mode == "budget":
+        usual = Regime(budget=DEFAULT_BUDGET, interval=CHUNK, positions="auto")
+        if scorer is not None:
+            mode = scorer.regime.mode if request.mode == "auto" else request.mode
+            usual = regime.default_regime(scorer.regime, scorer.serving, mode)
+        elif request.mode != "auto":
+            usual = replace(usual, mode=request.mode)
+        self._budget = request.budget or usual.budget
+        if self._budget is None and usual.mode == "budget":
             self._budget = DEFAULT_BUDGET
-        self._policy = policies.make(request.policy, self._budget, scorer, mode)
+        self._interval = usual.interval if request.interval is None else request.interval
+        self._watch_last = usual.watch_last if request.watch_last is None else request.watch_last
+        self._positions = request.positions or usual.positions
+        self._policy = policies.make(request.policy, self._budget, scorer, usual.mode)
         self._place = Place()
         self.memory: Memory | None = None
-        self._prompts = [self._prompt_ids(prompt) for prompt in request.prompts]
+        self._prompts = [prompt_ids(self.model, prompt, self._interval) for prompt in request.prompts]
 
     def steps(self) -> Iterator[None]:
         """Do the work, yielding after every unit of it."""
@@ -130,7 +135,12 @@ class Run:
         self.phase = "done"
 
     def snapshot(self, path: Path) -> None:
-        """Write everything needed to go on in another process. Needs the phase reading or answering."""
+        """Write everything needed to go on in another process. Needs the phase reading or answering.
+
+        That is the memory, the place in the text and the answers so far, and of an answer on its way its
+        fork of the memory, its tokens and the random generator: what comes after is the same, bit for bit,
+        on the same CPU, build and thread count, sampled or not.
+        """
         if self.memory is None:
             raise RuntimeError("nothing has been read yet")
         with self.usage.timed("snapshot"):
@@ -140,9 +150,11 @@ class Run:
                 "tokens_read": self.tokens_read,
                 "place": asdict(self._place),
                 "answers": [asdict(answer) for answer in self.answers],
+                "answering": self.answering.state if self.answering else None,
                 "usage": usage,
             }
-            self.memory.save(path, extra)
+            forks = {"answering": self.answering.memory} if self.answering else {}
+            self.memory.save(path, extra, forks)
 
     # -- the phases ----------------------------------------------------------------------------------------
 
@@ -192,31 +204,24 @@ class Run:
         return logits
 
     def _answer(self, memory: Memory, prompt: str, ids: list[int]) -> Iterator[None]:
-        request, tokenizer = self.request, self.model.tokenizer
-        sampler = Sampler(request.temperature, request.seed)
-        self.usage.tokens_prompt += len(ids)
-        produced: list[int] = []
-        begun = time.perf_counter()
-        fork = memory.fork()
-        logits = fork.feed(self._tensor(ids))
-        reason = "length"
-        while len(produced) < request.max_output_tokens:
-            token = sampler.choose(logits)
-            if token in self.model.stop_ids:
-                reason = "stop"
-                break
-            produced.append(token)
-            if len(produced) < request.max_output_tokens:
-                logits = fork.feed(self._tensor([token]))
-            if len(produced) % 16 == 0:
-                self._account(fork, "answer", time.perf_counter() - begun, beside=memory)
+        answering = self.answering
+        if answering is None:
+            answering = self.answering = self._new_answering(memory.fork(), ids)
+            self.usage.tokens_prompt += len(ids)
+        while answering.reason is None:
+            begun = time.perf_counter()
+            answering.advance(ANSWER_STEP)
+            self._account(answering.memory, "answer", time.perf_counter() - begun, beside=memory)
+            if answering.reason is None:
                 yield
-                begun = time.perf_counter()
-        self._account(fork, "answer", time.perf_counter() - begun, beside=memory)
-        self.usage.tokens_generated += len(produced)
-        text = tokenizer.decode(produced, skip_special_tokens=True).strip()
-        self.answers.append(Answer(prompt, text, len(produced), reason))
+        self.usage.tokens_generated += len(answering.produced)
+        self.answers.append(Answer(prompt, answering.text, len(answering.produced), answering.reason))
+        self.answering = None
         yield
+
+    def _new_answering(self, fork: Memory, ids: list[int]) -> Answering:
+        sampler = Sampler(self.request.temperature, self.request.seed)  # the same for every prompt
+        return Answering(fork, ids, self.request.max_output_tokens, sampler)
 
     # -- around them ---------------------------------------------------------------------------------------
 
@@ -225,59 +230,59 @@ class Run:
         if not self.tokens_total:
             raise Refusal("document_empty", "the document has no text")
         longest = max((len(ids) for ids in self._prompts), default=0)
-        if longest > request.interval:
-            raise Refusal(
-                "prompt_too_long",
-                f"a prompt has {longest} tokens; at most {request.interval} fit beside the memory",
-            )
         total = len(self.model.frame.prefix) + self.tokens_total + longest + request.max_output_tokens
-        self._by_slot = request.positions == "cache-relative" or (
-            request.positions == "auto" and total > window
-        )
+        wanted = self._positions
+        self._by_slot = wanted == "cache-relative" or (wanted == "auto" and total > window)
         self.usage.positions = "cache-relative" if self._by_slot else "absolute"
-        if self._policy.mode == "parity" and self._by_slot:
+        parity = self._policy.mode == "parity"
+        if (parity and self._by_slot) or (wanted == "absolute" and not request.positions and total > window):
             raise Refusal(
                 "regime_mismatch",
-                f"parity mode needs {total:,} places in the text and the model was trained for {window:,}; "
-                "take budget mode, or ask for absolute positions to go beyond",
+                f"the scorer was evolved with places in the text; here that takes {total:,} of them and the "
+                f"model was trained for {window:,}. Ask for absolute positions to go beyond, or for budget "
+                "mode and cache-relative positions",
             )
         if not self._policy.evicts and self._by_slot:
             raise Refusal(
                 "document_too_long",
                 f"a full cache needs {total:,} positions of the model's {window:,}; choose another policy",
             )
-        if self._by_slot and self._budget is not None and self._budget + request.interval > window:
+        if self._by_slot and self._budget is not None and self._budget + self._interval > window:
             raise Refusal(
                 "budget_out_of_range",
-                f"{self._budget} slots and {request.interval} new tokens exceed the window of {window}",
+                f"{self._budget} slots and {self._interval} new tokens exceed the window of {window}",
             )
 
     def _empty_memory(self) -> Memory:
-        request = self.request
+        policy, request, usage = self._policy, self.request, self.usage
         memory = Memory(
-            self.model,
-            self._policy,
-            self._budget,
-            request.interval,
-            self._by_slot,
-            watch_last=request.watch_last,
+            self.model, policy, self._budget, self._interval, self._by_slot, watch_last=self._watch_last
         )
-        scorer = getattr(self._policy, "scorer", None)
+        usage.mode, usage.budget = policy.mode, memory.budget
+        usage.interval = self._interval if memory.evicting else None
+        scorer = getattr(policy, "scorer", None)
         if scorer is not None:
-            served = (self._policy.mode, self.usage.positions, request.interval, memory.budget)
-            regime = scorer.regime
-            evolved = (regime.mode, regime.positions, regime.interval, regime.budget)
-            self.usage.regime_matches = served == evolved and request.watch_last is None
+            clip = scorer.config.recency_clip
+            positions = str(usage.positions)
+            served = Regime(policy.mode, memory.budget, self._interval, positions, clip, self._watch_last)
+            mode = None if request.mode == "auto" else request.mode
+            asked = regime.Settings(
+                mode, request.budget, request.interval, request.positions, request.watch_last
+            )
+            usage.regime = regime.difference(scorer.regime, served, asked)
+            usage.regime_matches = usage.regime is None
         return memory
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        return self.model.frame.prompt_ids(self.model.tokenizer, prompt)
 
     def _restore(self, memory: Memory, path: Path) -> None:
         extra = memory.restore(path)
         self.phase, self.tokens_read = extra["phase"], extra["tokens_read"]
         self._place = Place(**extra["place"])
         self.answers = [Answer(**answer) for answer in extra["answers"]]
+        if extra["answering"] is not None:
+            fork = self._empty_memory()
+            fork.restore(path, "answering")
+            self.answering = self._new_answering(fork, self._prompts[len(self.answers)])
+            self.answering.state = extra["answering"]
         counted = self.usage.seconds["count"]  # counting again was this attempt's work
         self.usage = Usage(**extra["usage"])
         self.usage.seconds["count"] += counted

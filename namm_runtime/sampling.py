@@ -1,5 +1,7 @@
 """Choose the next token."""
 
+import base64
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,13 @@ class Sampler:
             return int(logits[0].argmax())
         probabilities = torch.softmax(logits[0].cpu().double() / self.temperature, dim=-1)
         return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+    @property
+    def state(self) -> str:
+        """Where the generator stands, as text."""
+        return base64.b64encode(self.generator.get_state().numpy().tobytes()).decode()
+
+    @state.setter
+    def state(self, text: str) -> None:
+        # A writable copy: torch takes no read-only buffer.
+        self.generator.set_state(torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8))

@@ -10,10 +10,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from namm_runtime.errors import Refusal
 
 
-def progress_bar() -> Progress:
-    """On standard error, gone when it is done."""
+def progress_bar(quiet: bool = False) -> Progress:
+    """On standard error, gone when it is done; shows nothing where another process shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True)
 
 
 def fail(refusal: Refusal) -> NoReturn:

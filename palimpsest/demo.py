@@ -16,7 +16,7 @@ from namm_runtime.tasks.sized import document_of_tokens
 from palimpsest.client import Client
 from palimpsest.ground import EmbeddedError
 from palimpsest.local import LocalError
-from palimpsest.remote import failing_clearly, follow
+from palimpsest.remote import failing_clearly, follow, say_setting
 from palimpsest.supervisor import Service, running
 
 FACTS = 30
@@ -164,6 +164,7 @@ def _bill(client: Client, job: dict[str, Any]) -> None:
         shown = f"{quantity:,.6f}" if unit == bill["currency"] else f"{quantity:,.1f}"
         table.add_row(figure["name"].replace("_", " "), shown, unit, figure["measurement"])
     console.print(table)
+    say_setting(bill["setting"])
     console.print(
         f"price: {bill['price_per_device_hour']} {bill['currency']} a device-hour "
         "(PALIMPSEST_PRICE_PER_DEVICE_HOUR sets yours)"

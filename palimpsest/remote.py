@@ -177,6 +177,7 @@ def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
             quantity = f"{float(figure['quantity']):,.10g}"
             table.add_row(figure["name"], quantity, figure["unit"], figure["measurement"])
         out.print(table)
+        say_setting(bill["setting"])
         if not bill["final"]:
             out.print("The job has not ended: more may come.")
 
@@ -254,6 +255,22 @@ def _show_result(found: dict[str, Any]) -> None:
         out.print(f"Partial: the job is {found['state']}.", markup=False)
     for answer in found["answers"]:
         out.print(f"{answer['prompt']}\n  {answer['text'].strip()}", markup=False)
+    say_setting(found["usage"])
+
+
+def say_setting(setting: dict[str, Any] | None) -> None:
+    """What the document was read with, and what of it the scorer was not evolved in."""
+    if not setting or setting.get("positions") is None:
+        return
+    budget, interval = setting.get("budget"), setting.get("interval")
+    slots = "no limit of slots" if budget is None else f"{budget:,} slots a head"
+    evictions = "no evictions" if interval is None else f"an eviction every {interval:,} tokens"
+    out.print(
+        f"Read in {setting.get('mode')} mode: {slots}, {evictions}, {setting['positions']} positions.",
+        markup=False,
+    )
+    if setting.get("regime"):
+        out.print(setting["regime"], markup=False)
 
 
 def _print_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
 
@@ -122,6 +122,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What a document was read with, as the engine reports it; `regime` is a sentence where it departs."""
+
+    mode: str | None = None
+    budget: int | None = None
+    interval: int | None = None
+    positions: str | None = None
+    regime_matches: bool | None = None
+    regime: str | None = None
+
+
+@dataclass(frozen=True)
 class JobCost:
     """What a job cost and saved. `final` is false while more lines may come."""
 
@@ -129,6 +141,7 @@ class JobCost:
     final: bool
     currency: str | None  # None before the first attempt
     price_per_device_hour: Decimal | None  # of the latest attempt; each attempt is billed at its own
+    setting: Setting | None  # of the latest attempt that has begun to read
     summary: list[Figure]
     lines: list[UsageLine]
 
@@ -159,9 +172,18 @@ def cost(session: Session, tenant_id: str, job_id: str) -> JobCost:
         final=job.state in TERMINAL,
         currency=latest.currency if latest else None,
         price_per_device_hour=latest.price_per_device_hour if latest else None,
+        setting=_setting(list(terms.values())),
         summary=list(_summary(rows, terms)) if rows and latest else [],
         lines=rows,
     )
+
+
+def _setting(attempts: list[Attempt]) -> Setting | None:
+    for attempt in reversed(attempts):
+        usage = attempt.usage or {}
+        if usage.get("positions") is not None:
+            return Setting(**{field.name: usage.get(field.name) for field in fields(Setting)})
+    return None
 
 
 def _summary(rows: list[UsageLine], terms: dict[int, Attempt]) -> Iterator[Figure]:

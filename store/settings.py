@@ -56,12 +56,13 @@ class Settings(BaseSettings):
     engine: str = "worker.engine:load"  # import string of the function that loads the engine
     model: str = "bundled"  # a directory, a hub id, or `bundled` for the small model in the package
     model_name: str | None = None  # the name jobs ask for; None = the last part of `model`
-    device: str = "cpu"
+    device: str = "cpu"  # one device (cuda, cuda:1), or `auto`: spread over all of them (needs accelerate)
     dtype: str = "auto"
     slots: PositiveInt = 1  # documents in the engine at once
     max_document_tokens: PositiveInt = 8_000_000  # longer documents end their job before they are read
     default_policy: str = "namm-key"
-    default_budget: PositiveInt = 512
+    # Slots a head for jobs that do not say; None = the setting that the scorer was validated in, else 512.
+    default_budget: PositiveInt | None = None
 
     # Jobs, leases and loops -------------------------------------------------------------------------
     lease_seconds: PositiveFloat = 30.0

@@ -101,12 +101,13 @@ class Run:
         self.tokens_total = self.usage.tokens_document = self.request.document.stat().st_size
         if self.request.asks("refuse-now"):
             raise Refusal("prompt_too_long", "The prompt is too long.")
+        self.phase = "reading"
         if self.resume is not None:
             state = json.loads(self.resume.read_text())
             self.tokens_read, self.seen = state["read"], state["seen"]
             self.usage = Usage(**state["usage"])
             self.answers = [Answer(**answer) for answer in state["answers"]]
-        self.phase = "reading"
+            self.phase = state["phase"]
         self.usage.positions = "absolute"
 
     def _read(self, pause: float) -> None:

@@ -259,11 +259,8 @@ class Execution:
 
     def _give_back(self) -> None:
         run = self.run
-        if (
-            run is not None
-            and run.phase in ("reading", "answering")
-            and run.tokens_read > self._snapshot_tokens
-        ):
+        reading = run is not None and run.phase == "reading" and run.tokens_read > self._snapshot_tokens
+        if run is not None and (reading or run.phase == "answering"):
             self._snapshot(run)
         self._release(lost=False)
 

@@ -31,7 +31,7 @@ def evaluate(
     ] = "25%",
     model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
-    positions: Annotated[str, typer.Option(help="auto, absolute or cache-relative.")] = "auto",
+    positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
     limit: Annotated[int | None, typer.Option(help="Documents of each task and length.", min=1)] = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="Of an answer.", min=1)] = None,
     device: str = "cpu",

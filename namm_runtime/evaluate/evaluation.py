@@ -31,6 +31,7 @@ class Settings:
     Attributes:
         tasks: names of suites, TOML files, JSONL files.
         interval: tokens between evictions.
+        positions: as in a `Request`; the same for every policy, whatever a scorer's manifest says.
         limit: documents of each task at most.
         max_output_tokens: of an answer; None takes the suite's or benchmark's own.
         processes: documents at a time. More than one gives each process one thread.
@@ -41,7 +42,7 @@ class Settings:
     budgets: tuple[Budget, ...]
     model: str = "bundled"
     interval: int = 512
-    positions: str = "auto"
+    positions: str = "cache-relative"
     limit: int | None = None
     max_output_tokens: int | None = None
     device: str = "cpu"

@@ -59,6 +59,7 @@ class PolicySpec:
             "sha256": scorer.sha256,
             "config": asdict(scorer.config),
             "regime": asdict(scorer.regime),
+            "serving": asdict(scorer.serving),
         }
 
 

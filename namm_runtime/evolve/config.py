@@ -20,7 +20,7 @@ class EvolutionConfig:
             `key-diversity` ranks tokens as KeyDiff does, which needs `key_input`; `attention-mass` by their
             recent attention, the spectrum's lowest bin; `key-and-attention` by the first plus a little of
             the second.
-        budget, interval: slots a head and tokens between evictions, the regime of search and of serving.
+        budget, interval: slots a head and tokens between evictions, the regime of the search.
         tokens: length of a search document, a multiple of `interval`; several evictions fit into it.
         facts, questions: planted in and asked of each document.
         documents: in a generation, the same for every candidate (common random numbers).

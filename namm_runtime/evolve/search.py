@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from namm_runtime.checkpoint import Regime, Scorer, ScorerConfig
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.evolve import statistics
 from namm_runtime.evolve.config import EvolutionConfig
 from namm_runtime.evolve.fitness import Exam, make_exam, mark_population, split_exam
 from namm_runtime.loading import LoadedModel
+from namm_runtime.regime import Regime
 from namm_runtime.spectrogram import BINS
 
 
@@ -63,7 +64,7 @@ def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
         parameters=flat,
         mean=mean[:BINS],
         variance=variance[:BINS],
-        regime=Regime(budget=config.budget, interval=config.interval),
+        regime=Regime(budget=config.budget, interval=config.interval, recency_clip=config.recency_clip),
     )
 
 

@@ -26,7 +26,9 @@ def map_(
     budget: Annotated[str, typer.Option(help="Slots (512) or a share of the document (25%).")] = "512",
     model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
-    positions: Annotated[str, typer.Option(help="auto, absolute or cache-relative.")] = "auto",
+    positions: Annotated[
+        str | None, typer.Option(help="auto, absolute or cache-relative; as the scorer has it if left out.")
+    ] = None,
     device: str = "cpu",
 ) -> None:
     """Read FILE and write a page that shows what of it is still in the cache."""

@@ -75,7 +75,7 @@ def remember(
     spec: PolicySpec,
     slots: int | None,
     interval: int,
-    positions: str,
+    positions: str | None,
     watch: Callable[[Run], None] = lambda run: None,
 ) -> Remembered:
     """Read `file` under a policy and look at what is left.

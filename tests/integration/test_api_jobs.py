@@ -147,6 +147,7 @@ def test_a_model_that_nobody_serves_any_more_is_never_the_default(api: Api, clie
 
 
 def test_the_default_budget_is_the_settings(api: Api, client: httpx.Client) -> None:
+    assert client.post("/v1/jobs", json=ASK).json()["budget"] is None, "left to the scorer"
     api.settings.default_budget = 768
     assert client.post("/v1/jobs", json=ASK).json()["budget"] == 768
     assert client.post("/v1/jobs", json={**ASK, "budget": 64}).json()["budget"] == 64
@@ -322,6 +323,7 @@ def test_cancel_is_idempotent_and_a_cancelled_job_says_so(client: httpx.Client) 
         "final": True,
         "currency": None,
         "price_per_device_hour": None,
+        "setting": None,
         "summary": [],
         "lines": [],
     }

@@ -82,6 +82,19 @@ def test_a_document_is_read_answered_and_billed(process: WorkerProcess, submit: 
     assert {"tokens.kept", "kv_bytes.kept", "kv_bytes.resident"} <= {line.meter for line in bill.lines}
 
 
+def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProcess, submit: Submit) -> None:
+    job = submit(policy="namm", budget=None)
+    drain_jobs(process)
+    with process.database.session() as session:
+        row = jobs.result(session, job.tenant_id, job.id)
+        setting = ledger.cost(session, job.tenant_id, job.id).setting
+    said = "The scorer was evolved with 24 slots a head; served with 512 slots a head (by its manifest)."
+    assert setting == ledger.Setting("budget", 512, 512, "cache-relative", False, said)
+    assert row is not None
+    assert row.usage["regime"] == said
+    assert (row.usage["budget"], row.usage["positions"]) == (512, "cache-relative")
+
+
 def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_same(
     process: WorkerProcess, submit: Submit
 ) -> None:
@@ -148,4 +161,5 @@ def test_files_and_loaded_model_tell_the_same(process: WorkerProcess, model_dire
         == (full.name, full.window, full.vocab_size)
         == ("tiny", WINDOW, 256)
     )
+    assert {"streaming", "window"} <= set(full.policies or ())  # the second is what it was called
     assert blobs.connect(process.config).names("snapshots") == []

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import namm_runtime.attention  # noqa: F401  registers "bounded"
-from namm_runtime.checkpoint import Regime, Scorer, ScorerConfig
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import Memory
 from namm_runtime.normaliser import Moments, Normaliser
 from namm_runtime.policies.namm import Namm
+from namm_runtime.regime import Regime
 from namm_runtime.rope import Rotation, ntk_base
 
 PATTERN = "e2e_*.safetensors"

@@ -8,9 +8,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Regime, Scorer, ScorerConfig
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.normaliser import Moments, Normaliser
 from namm_runtime.policies.namm import Namm
+from namm_runtime.regime import Regime
 from namm_runtime.spectrogram import Spectrogram
 
 PATTERN = "spectrogram_*.safetensors"

@@ -13,12 +13,15 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from namm_runtime import policies
+from namm_runtime.answering import ask
 from namm_runtime.errors import Refusal
 from namm_runtime.loading import load_model
 from namm_runtime.memory import Memory
 from namm_runtime.prompts import frame_for
+from namm_runtime.rope import TYPES, ntk_base
 from tests.tiny import byte_tokenizer
 
 SMALL = {
@@ -79,15 +82,76 @@ def test_supported_models_equal_plain_transformers(tmp_path, ids, name):
         GPT2Config(vocab_size=256, n_embd=32, n_layer=1, n_head=2),
         MistralConfig(**SMALL, sliding_window=128),
         Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=128, max_window_layers=1),
-        LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}),
     ],
-    ids=["gpt2", "mistral with a window", "qwen2 with a window", "dynamic ntk"],
+    ids=["gpt2", "mistral with a window", "qwen2 with a window"],
 )
 def test_models_that_would_answer_wrongly_are_refused(tmp_path, config):
     _, folder = saved(config, tmp_path)
     with pytest.raises(Refusal) as refusal:
         load_model(folder)
-    assert refusal.value.code in {"model_unsupported", "rope_unsupported"}
+    assert refusal.value.code == "model_unsupported"
+
+
+def test_static_ntk_is_the_default_type_with_a_larger_base(tmp_path):
+    """transformers has no type of that name; the base alone says it."""
+    stretched = {"rope_type": "default", "rope_theta": ntk_base(10_000.0, 16, factor=4, alpha=2)}
+    plain, folder = saved(LlamaConfig(**SMALL, rope_parameters=stretched), tmp_path)
+    ids = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = plain(ids).logits[:, -1]
+    memory = Memory(load_model(folder), policies.make("streaming", 512), 512, 512, by_slot=False)
+    assert torch.allclose(memory.feed(ids), expected, atol=5e-5)
+
+
+REFUSED_ROPES = {
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 512,
+    },
+    "proportional": {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+}
+
+
+def test_every_rope_type_of_the_installed_transformers_is_decided():
+    assert set(ROPE_INIT_FUNCTIONS) <= set(TYPES) | set(REFUSED_ROPES)
+
+
+@pytest.mark.parametrize("name", REFUSED_ROPES)
+def test_other_rope_types_are_refused(tmp_path, name):
+    _, folder = saved(LlamaConfig(**SMALL, rope_parameters=REFUSED_ROPES[name]), tmp_path)
+    with pytest.raises(Refusal) as refusal:
+        load_model(folder)
+    assert refusal.value.code == "rope_unsupported"
+    assert name in refusal.value.message
+    assert ("changes its frequencies" in refusal.value.message) == (name != "proportional")
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("by_slot", [True, False], ids=["by slot", "by place"])
+def test_half_precision_models_run_and_the_scorer_stays_in_fp32(tmp_path, make_scorer, name, dtype, by_slot):
+    _, folder = saved(MODELS[name], tmp_path)
+    ids = torch.randint(0, 256, (1, 700), generator=torch.Generator().manual_seed(0))
+    policy = policies.make("namm", 256, make_scorer(key_input=True))
+    kept = []
+    for precision in ("float32", dtype):
+        loaded = load_model(folder, dtype=precision)
+        memory = Memory(loaded, policy, 256, 128, by_slot=by_slot)
+        logits = memory.feed(ids)
+        kept.append((logits, memory.cache.layers[0]))
+    (expected, _), (logits, layer) = kept
+    assert loaded.model.dtype == layer.keys.dtype == layer.values.dtype == getattr(torch, dtype)
+    assert torch.allclose(logits, expected, atol=0.02)
+    assert {tensor.dtype for tensor in layer.state.values()} == {torch.float32}
+    assert policy.features(layer).dtype == policy.scores(layer).dtype == torch.float32
+    assert policy.parameters.dtype == torch.float32
+    answered = ask(memory, "why?", 20)
+    assert answered.tokens == 20
 
 
 def test_a_missing_model_is_refused(tmp_path):

@@ -48,6 +48,57 @@ def test_a_fork_leaves_its_origin_alone(model, make_scorer, ids):
     assert torch.equal(origin.feed(ids[:, 700:]), expected.feed(ids[:, 700:]))
 
 
+def everything(memory: Memory) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in memory.tensors().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "streaming"])
+def test_questions_on_forks_disturb_neither_each_other_nor_the_document(model, make_scorer, ids, name):
+    def document() -> Memory:
+        read = memory(model, make_scorer, name)
+        read.feed(ids[:, :700])  # 60 tokens after an eviction: 12 queries wait for a frame
+        return read
+
+    parent = document()
+    assert "0.queries" in parent.tensors() or not parent.policy.observes
+    before = everything(parent)
+    questions = [ids[:, 700:900], ids[:, 900:1100], ids[:, 1100:1103]]
+    forks = [parent.fork() for _ in questions]
+    logits = {}
+    for begin in range(0, 200, 7):  # in turns, a few tokens at a time, across evictions
+        for number, (fork, question) in enumerate(zip(forks, questions, strict=True)):
+            if begin < question.shape[1]:
+                logits[number] = fork.feed(question[:, begin : begin + 7])
+    assert equal(before, everything(parent))
+    for number, (fork, question) in enumerate(zip(forks, questions, strict=True)):
+        alone = document()
+        for piece in question.split(7, dim=1):
+            expected = alone.feed(piece)
+        assert torch.equal(logits[number], expected)
+        assert equal(everything(fork), everything(alone))
+        assert not equal(everything(fork), before)
+
+
+def test_a_fork_is_saved_beside_its_memory(model, make_scorer, ids, tmp_path):
+    parent = memory(model, make_scorer)
+    parent.feed(ids[:, :700])
+    fork = parent.fork()
+    fork.feed(ids[:, 700:723])
+    parent.save(tmp_path / "m", forks={"question": fork})
+    one, two = memory(model, make_scorer), memory(model, make_scorer)
+    one.restore(tmp_path / "m")
+    two.restore(tmp_path / "m", "question")
+    assert equal(everything(one), everything(parent))
+    assert equal(everything(two), everything(fork))
+    with pytest.raises(Refusal) as refusal:
+        two.restore(tmp_path / "m", "another")
+    assert refusal.value.code == "snapshot_unreadable"
+
+
 def test_another_scorer_or_setting_is_refused(model, make_scorer, ids, tmp_path):
     saved = memory(model, make_scorer)
     saved.feed(ids)

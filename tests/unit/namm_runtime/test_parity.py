@@ -7,13 +7,14 @@ import torch
 
 from namm_runtime import policies
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Regime, Scorer, ScorerConfig
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.engine import Engine, Request
 from namm_runtime.errors import Refusal
 from namm_runtime.loading import LoadedModel, load_model
 from namm_runtime.memory import Memory
 from namm_runtime.normaliser import Normaliser
 from namm_runtime.policies.namm import Namm
+from namm_runtime.regime import Regime
 from namm_runtime.rope import Rotation
 
 

@@ -23,6 +23,11 @@ def test_every_policy_fills_its_budget_and_keeps_the_newest(model, make_scorer, 
         assert (layer.positions[:, :, 127] == 1279).all()
 
 
+def test_requests_may_use_a_former_name():
+    assert policies.make("window", 100).name == "streaming"
+    assert "window" not in policies.names()
+
+
 def test_streaming_keeps_sinks_and_recent(model, ids):
     memory = Memory(model, policies.make("streaming", 100), 100, 128)
     memory.feed(ids)

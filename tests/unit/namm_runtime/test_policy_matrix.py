@@ -7,10 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from namm_runtime import policies
-from namm_runtime.checkpoint import Regime, Scorer, ScorerConfig
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
+from namm_runtime.regime import Regime
 from namm_runtime.rope import Rotation
 
 BUDGET, INTERVAL, TOKENS = 48, 64, 330

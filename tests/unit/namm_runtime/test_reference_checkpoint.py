@@ -15,6 +15,7 @@ from namm_runtime import checkpoint
 from namm_runtime.cli import app
 from namm_runtime.errors import Refusal
 from namm_runtime.reference_checkpoint import NETWORKS, import_checkpoint
+from namm_runtime.regime import Regime
 
 BUFFERS = "stored_buffers_to_save.token_embedding_0_"
 
@@ -56,7 +57,7 @@ def test_the_mean_and_the_normaliser_in_use_are_taken(tmp_path, prefix):
     assert (scorer.mean == 1).all()
     assert (scorer.variance == 0.25).all()
     assert scorer.config == checkpoint.ScorerConfig()
-    assert scorer.regime == checkpoint.Regime("parity", 1024, 512, "absolute")
+    assert scorer.regime == Regime("parity", 1024, 512, "absolute")
     assert scorer.provenance["iteration"] == 12
     assert scorer.provenance["validation_score"] == 0.25
     assert scorer.provenance["vector"] == "mean"

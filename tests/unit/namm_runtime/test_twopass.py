@@ -9,9 +9,9 @@ from benchmarks.gpu_checks import dense, error_through_evictions, layer_of, make
 from namm_runtime import policies
 from namm_runtime.attended import fold_tiles
 from namm_runtime.backends import Backend, plain
-from namm_runtime.checkpoint import Regime
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
+from namm_runtime.regime import Regime
 from namm_runtime.twopass import attend, merge
 
 TWO_PASSES = Backend("two passes in plain torch", plain, fold_tiles)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from palimpsest.local import LocalError
-from palimpsest.remote import follow
+from palimpsest.remote import follow, say_setting
 
 QUEUED = {"id": "job_1", "state": "queued", "model": "mine", "progress": None}
 
@@ -38,3 +38,16 @@ def test_a_model_that_no_worker_can_load_is_told() -> None:
 def test_a_job_that_will_be_taken_is_waited_for(errors: list[str], loaded: bool, workers: int) -> None:
     client = FakeClient(errors, loaded, workers)
     assert follow(client, "job_1")["state"] == "succeeded"  # type: ignore[arg-type]
+
+
+def test_what_a_document_was_read_with_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    say_setting(None)
+    say_setting({"positions": None})
+    assert capsys.readouterr().out == ""
+    setting = {"mode": "budget", "budget": 512, "interval": 512, "positions": "cache-relative"}
+    say_setting(setting | {"regime": "The scorer was evolved with 16 slots a head; served with 512."})
+    told = capsys.readouterr().out
+    assert "512 slots a head, an eviction every 512 tokens, cache-relative positions" in told
+    assert "evolved with 16 slots" in told
+    say_setting({"mode": "budget", "budget": None, "interval": None, "positions": "absolute"})
+    assert "no limit of slots, no evictions, absolute positions" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """A worker process takes jobs, works them off and survives every one of them."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -222,6 +223,35 @@ def test_stopping_worker_gives_the_job_back_and_the_next_resumes_it(
     bytes_seconds = [line for line in ledger_of(db, job) if line.meter == "kv_byte_seconds.dense"]
     assert all(line.quantity >= 0 for line in bytes_seconds)
     assert not any(line.waste for line in ledger_of(db, job))
+
+
+def test_answers_given_before_a_stop_are_not_given_again(
+    process: WorkerProcess, db: Database, config: Settings, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.snapshot_chunks = 1  # all of the document is in a snapshot before the first answer
+    job = submit(prompts=["Who?", "Why?", "When?", "Where?"])
+    original = Engine.step
+
+    def step(self: Engine) -> list[object]:
+        if any(len(run.answers) == 2 for run in self.runs):
+            with db.session() as session:
+                workers.request_stop(session, "wrk_test")
+        return original(self)  # type: ignore[return-value]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", step)
+        drain_jobs(process)
+    key = look(db, job).snapshot_key
+    assert key is not None
+    with process.blobs.open(key) as file:
+        assert len(json.load(file)["answers"]) >= 2
+    with db.session() as session:
+        workers.register(session, "wrk_next", "here", "cpu")
+    drain_jobs(WorkerProcess(config, db, "wrk_next"))
+    kept = result(db, job)
+    assert kept is not None
+    assert [answer["prompt"] for answer in kept.answers] == ["Who?", "Why?", "When?", "Where?"]
+    assert kept.answers[3]["text"] == right_answer(TEXT, "Where?")
 
 
 def test_lost_attempt_is_resumed_and_its_rest_is_waste(

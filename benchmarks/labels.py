@@ -1,0 +1,33 @@
+"""Words that several tables share."""
+
+from typing import Any
+
+Row = dict[str, Any]
+MIB = 2**20
+
+LABELS = {
+    "namm-key": "**namm-key** (spectrogram + BAM + key diversity)",
+    "namm": "**namm** (spectrogram + BAM, attention only)",
+    "namm-key-zeroed": "namm-key, spectrogram zeroed",
+    "keydiff": "KeyDiff",
+    "h2o": "H2O",
+    "streaming": "streaming (StreamingLLM)",
+}
+
+
+def made(rows: list[Row]) -> str:
+    """The machine that all rows come from.
+
+    Raises:
+        ValueError: they do not share one.
+    """
+    machines = [row["machine"] for row in rows]
+    if len({(here["processor"], here["threads"], here["torch"]) for here in machines}) != 1:
+        raise ValueError("the rows of a table come from different machines; make them anew on one")
+    here = machines[0]
+    return f"{here['processor']}, {here['threads']} threads, torch {here['torch']}, {here['date']}."
+
+
+def table(head: list[str], lines: list[list[str]]) -> list[str]:
+    """Markdown lines."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)]
