@@ -23,7 +23,7 @@ from namm_runtime.memory import Memory
 from namm_runtime.policies.base import Policy
 from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.layout import Piece
-from namm_runtime.tasks.story import Question, Role
+from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.suite import encoder, laid_out
 from namm_runtime.tasks.words import Split
 

@@ -27,7 +27,7 @@ _COMPOSED_NAMES = 30000
 
 
 def train_tokenizer(seed: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train on office prose, statements, questions and the training half of the standard library; needs no network."""
+    """Train on statements, questions, office prose and half of the standard library; needs no network."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
