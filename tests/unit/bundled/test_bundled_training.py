@@ -117,7 +117,7 @@ def test_key_similarity_is_the_cosine_with_the_mean_direction() -> None:
 def test_losses_are_finite_and_reach_the_weights(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    batch = make_batch(tokenizer, encoder(tokenizer), 128, EVEN, random.Random(1))
+    batch = make_batch(tokenizer, encoder(tokenizer), 128, EVEN, random.Random(2))
     assert {int(role) for role in batch.roles.unique()} == {int(role) for role in Role}
     trace = traced_forward(model, batch.ids, batch.question_starts, batch.kept, batch.positions)
     losses = [
