@@ -22,12 +22,12 @@ SPLIT_PATTERN = r" ?[0-9]{1,2}| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s+"
 _OFFICE_PIECES = 3000
 _STORIES, _STATEMENTS = 20, 60  # of each family
 _FACTS = 12000
-_NAME_REPEATS = 400
+_NAME_REPEATS, _WORD_REPEATS = 400, 2000
 _COMPOSED_NAMES = 30000
 
 
 def train_tokenizer(seed: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train on office prose, statements, questions and the training half of the standard library; needs no network."""
+    """Train on statements, questions, office prose and half of the standard library; needs no network."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -7,7 +7,7 @@ from typing import Any
 from namm_runtime.tasks import families
 from namm_runtime.tasks.documents import FillerKind
 from namm_runtime.tasks.item import Item
-from namm_runtime.tasks.layout import FLAVOURS, Encode, lay_out, write_story
+from namm_runtime.tasks.layout import FLAVOURS, Encode, Piece, lay_out, write_story
 from namm_runtime.tasks.story import Question
 from namm_runtime.tasks.words import Split
 
@@ -32,31 +32,38 @@ def documents(
         KeyError: for an unknown family.
         ValueError: where `tokens` does not hold one statement.
     """
-    encode = encoder(tokenizer)
-    for number in range(count):
-        rng = random.Random(f"{family}:{split}:{tokens}:{seed}:{number}")
-        filler = FLAVOURS[rng.randrange(len(FLAVOURS))]
-        text, questions = _document(family, split, tokens, rng, encode, filler)
+    for pieces, questions in laid_out(family, split, tokens, count, seed, encoder(tokenizer)):
+        text = "".join(piece.text for piece in pieces)
         yield text, [Item(family, text, q.prompt.strip(), q.answers, q.metric) for q in questions]
 
 
-def _document(
+def laid_out(
+    family: str, split: Split, tokens: int, count: int, seed: int, encode: Encode
+) -> Iterator[tuple[list[Piece], tuple[Question, ...]]]:
+    """The same documents as pieces that know what they are there for."""
+    for number in range(count):
+        rng = random.Random(f"{family}:{split}:{tokens}:{seed}:{number}")
+        filler = FLAVOURS[rng.randrange(len(FLAVOURS))]
+        yield _longest(family, split, tokens, rng, encode, filler)
+
+
+def _longest(
     family: str, split: Split, tokens: int, rng: random.Random, encode: Encode, filler: FillerKind
-) -> tuple[str, tuple[Question, ...]]:
-    """The longest text of at most `tokens` tokens that a few tries give, and its questions."""
+) -> tuple[list[Piece], tuple[Question, ...]]:
+    """The longest document of at most `tokens` tokens that a few tries give."""
     room = tokens
-    best: tuple[int, str, tuple[Question, ...]] | None = None
+    best: tuple[int, list[Piece], tuple[Question, ...]] | None = None
     for _ in range(_TRIES):
         story, lines, used = write_story(family, split, rng, room, encode)
         if used > room:
             break
-        text = "".join(p.text for p in lay_out(story, lines, room - used, encode, rng, split, filler))
-        have = len(encode([text])[0])
+        pieces = lay_out(story, lines, room - used, encode, rng, split, filler)
+        # Another tokenizer may spell the whole otherwise than the pieces, in more or fewer tokens.
+        have = len(encode(["".join(piece.text for piece in pieces)])[0])
         if have <= tokens and (best is None or have > best[0]):
-            best = have, text, story.questions
+            best = have, pieces, story.questions
         if best and best[0] >= _CLOSE * tokens:
             break
-        # Another tokenizer may spell the whole otherwise than the pieces, in more or fewer tokens.
         room += tokens - have if have > tokens else int(0.9 * (tokens - have))
     if best is None:
         raise ValueError(f"{tokens} tokens do not hold a document of the family {family}")
