@@ -47,6 +47,9 @@ def evaluate(
             Refusal("bad_request", "--plot should be svg, png or none, and --json a file that ends in .json")
         )
     try:
+        if plot != "none":
+            import matplotlib  # noqa: F401  a missing one should be noticed before an hour of reading
+
         from namm_runtime.evaluate.budget import Budget
         from namm_runtime.evaluate.evaluation import Evaluation, Settings
         from namm_runtime.evaluate.journal import Journal
