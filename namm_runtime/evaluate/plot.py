@@ -24,7 +24,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
     name = "of_full" if relative else "score"
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for policy in dict.fromkeys(row["policy"] for row in rows if row["budget"] is not None):
+    policies = list(dict.fromkeys(row["policy"] for row in rows if row["budget"] is not None))
+    for number, policy in enumerate(policies):
         points = sorted(
             (row["kept_fraction"], row[name], row[f"{name}_interval"] or [row[name]] * 2)
             for row in rows
@@ -33,16 +34,25 @@ def plot(report: dict[str, Any], path: Path) -> None:
         if not points:
             continue
         kept, values, bounds = zip(*points, strict=True)
+        aside = 1.012 ** (number - len(policies) / 2)  # intervals of equal caches would hide each other
         below = [max(0.0, value - bound[0]) for value, bound in zip(values, bounds, strict=True)]
         above = [max(0.0, bound[1] - value) for value, bound in zip(values, bounds, strict=True)]
-        axes.errorbar(kept, values, (below, above), label=policy, marker="o", capsize=3, linewidth=1.2)
+        axes.errorbar(
+            [share * aside for share in kept], values, (below, above), label=policy, marker="o", markersize=4,
+            capsize=2, linewidth=1, clip_on=False,
+        )  # fmt: skip
     if relative:
         axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="full cache")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 0.01 else f"{value:.0%}")
-    axes.xaxis.set_minor_formatter("")
+    budgets: dict[str, list[float]] = {}
+    for row in rows:
+        if row["budget"] is not None:
+            budgets.setdefault(row["budget"], []).append(row["kept_fraction"])
+    ticks = sorted(sum(shares) / len(shares) for shares in budgets.values())
+    axes.set_xticks(ticks, [f"{share:.3g}%" for share in (100 * tick for tick in ticks)])
+    axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("share of the document's tokens kept (largest head of each layer)")
+    axes.set_xlabel("share of tokens kept, largest head of each layer; points of a budget stand side by side")
     axes.set_ylabel("score, full cache = 100%" if relative else "score")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
