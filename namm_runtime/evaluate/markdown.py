@@ -50,8 +50,8 @@ def _caption(report: dict[str, Any]) -> str:
         f"Model {model['name']} ({model['revision']}), {', '.join(settings['tasks'])}, an eviction every "
         f"{settings['interval']} tokens, {settings['positions']} positions. Score: mean over tasks. In "
         "brackets: 95 % intervals by resampling documents; where all documents scored alike it has no "
-        "width and is too narrow. Kept: share of a document's tokens in the cache after reading, at the largest head of each "
-        "layer, mean over documents; resident and peak: the largest document's. "
+        "width and is too narrow. Kept: share of a document's tokens in the cache after reading, at the "
+        "largest head of each layer, mean over documents; resident and peak: the largest document's. "
         f"{machine['processor']}, {settings['processes']} × {machine['threads']} threads, "
         f"torch {machine['torch']}, {machine['date']}."
     )
