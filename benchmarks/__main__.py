@@ -38,7 +38,7 @@ def everything(context: typer.Context) -> None:
 @app.command()
 def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
     """The README's table: every policy over the same million tokens."""
-    names = ("namm-key", "namm", "namm-key-zeroed", "keydiff", "h2o", "window")
+    names = ("namm-key", "namm", "namm-key-zeroed", "keydiff", "h2o", "streaming")
     _make("policies", [{"policy": name, "budget": budget, "tokens": tokens} for name in names])
 
 
@@ -46,7 +46,7 @@ def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
 def slots(tokens: int = 65_536) -> None:
     """Slots × speed × facts found: where the default budget comes from."""
     budgets = (128, 256, 512, 1024)
-    grid = [(name, budget) for name in ("namm-key", "keydiff", "window") for budget in budgets]
+    grid = [(name, budget) for name in ("namm-key", "keydiff", "streaming") for budget in budgets]
     _make("slots", [{"policy": name, "budget": budget, "tokens": tokens} for name, budget in grid])
 
 
@@ -55,6 +55,16 @@ def memory(budget: int = tables.BUDGET) -> None:
     """Peak memory of the process against the document's length."""
     lengths = (65_536, 262_144, MILLION)
     _make("memory", [{"policy": "namm-key", "budget": budget, "tokens": tokens} for tokens in lengths])
+
+
+@app.command()
+def quality(budgets: str = "12.5%,25%", processes: int = 2) -> None:
+    """Policies × budgets on the bundled suite; goes on where it was interrupted."""
+    policies = "full,namm,namm-key,namm-key-zeroed,h2o,snapkv,keydiff,l2,streaming"
+    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(RESULTS / "quality.json")]
+    options = ["--policies", policies, "--budgets", budgets, "--processes", str(processes)]
+    subprocess.run([*command, *options], check=True)
+    render()
 
 
 @app.command()

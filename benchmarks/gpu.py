@@ -1,7 +1,7 @@
 """Everything to do with a GPU lent for half an hour: check the CUDA path, then time it. Writes gpu.json.
 
     benchmarks/gpu.sh                                      # an H100: checks, then 1,000,000 tokens
-    benchmarks/gpu.sh --minutes 4 --policies namm,window   # not longer than that for each policy
+    benchmarks/gpu.sh --minutes 4 --policies namm,streaming   # not longer than that for each policy
     python -m benchmarks.gpu --device cpu                  # the same steps on a tiny shape, plain torch only
 
 Needs torch and transformers, no network and no installation. The file is written anew after every step, so

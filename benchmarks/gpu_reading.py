@@ -156,7 +156,7 @@ def time_kernels(model: LoadedModel, setting: Setting, repeats: int = 20) -> lis
     """One layer's attention and second pass over a full cache: milliseconds, and the rate of its products."""
     device, dtype = model.device, model.model.dtype
     backend = probe(device, dtype, model.head_width, model.head_group)
-    memory = Memory(model, policies.make("window", setting.budget), setting.budget, setting.interval)
+    memory = Memory(model, policies.make("streaming", setting.budget), setting.budget, setting.interval)
     ids = torch.randint(0, model.vocab_size, (1, CHUNK), device=device)
     queries = min(CHUNK, setting.interval)
     while memory.cache.layers[0].start < setting.budget:

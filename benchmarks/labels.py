@@ -11,7 +11,7 @@ LABELS = {
     "namm-key-zeroed": "namm-key, spectrogram zeroed",
     "keydiff": "KeyDiff",
     "h2o": "H2O",
-    "window": "window (StreamingLLM)",
+    "streaming": "streaming (StreamingLLM)",
 }
 
 

@@ -5,40 +5,20 @@
 
 import json
 import multiprocessing
-import platform
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from tokenizers import Tokenizer
 
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine import Engine, Request
 from namm_runtime.loading import load_model
+from namm_runtime.machine import machine
 from namm_runtime.memory import CHUNK
 from namm_runtime.tasks.sized import document_of_tokens
-
-
-def machine() -> dict[str, Any]:
-    """Where and when a figure was made."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "processor": model,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def measure(

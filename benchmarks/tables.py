@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import gpu_tables, speed_tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
+from namm_runtime.evaluate.markdown import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -128,6 +129,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "eager": speed_tables.eager,
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
+    "quality": lambda report: markdown(report).rstrip(),
 }
 
 

@@ -3,16 +3,18 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from namm_runtime import checkpoint, policies, regime
 from namm_runtime.errors import Refusal
+from namm_runtime.evaluate.command import evaluate
+from namm_runtime.memory_map.command import map_
+from namm_runtime.terminal import fail, progress_bar
 
 if TYPE_CHECKING:
     from namm_runtime.accounting import Usage
@@ -21,6 +23,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Read long documents into a bounded KV cache."
 )
 console = Console()
+app.command()(evaluate)
+app.command(name="map")(map_)
 
 
 @app.command()
@@ -65,7 +69,7 @@ def read(
         loaded = load_model(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel)
         engine = Engine(loaded)
         run: Run = engine.admit(request)
-        with _progress(loaded.shard[0] > 0) as progress:
+        with progress_bar(quiet=loaded.shard[0] > 0) as progress:
             task = progress.add_task("counting tokens", total=None)
             while run.phase != "done":
                 engine.step()
@@ -75,7 +79,7 @@ def read(
         if run.error:
             raise run.error
     except Refusal as refusal:
-        _fail(refusal)
+        fail(refusal)
     if loaded.shard[0]:
         return  # every process answers alike, and the first says so
     if as_json:
@@ -97,7 +101,7 @@ def inspect(
             directory = checkpoint.resolve(str(directory)).path
         scorer = checkpoint.load(directory)
     except Refusal as refusal:
-        _fail(refusal)
+        fail(refusal)
     console.print_json((directory / "manifest.json").read_text())
     console.print(f"{scorer.parameters.numel():,} parameters, all finite, sha256 verified")
     usual = regime.default_regime(scorer.regime, scorer.serving, scorer.regime.mode)
@@ -123,7 +127,7 @@ def import_(
         scorer = import_checkpoint(file, name=name, vector=vector, cap=cap)
         scorer.save(out)
     except Refusal as refusal:
-        _fail(refusal)
+        fail(refusal)
     console.print(
         f"{out}: {scorer.parameters.numel():,} parameters ({vector}), iteration "
         f"{scorer.provenance['iteration']}; normaliser: {scorer.provenance['normaliser']}",
@@ -162,16 +166,16 @@ def evolve(
     try:
         from namm_runtime.evolve.search import Search
     except ModuleNotFoundError as error:
-        _fail(Refusal("extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"))
+        fail(Refusal("extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"))
     from namm_runtime.loading import load_model
 
     try:
         settings = EvolutionConfig.read(config)
         search = Search(load_model(settings.model), settings, work or out / "run")
     except Refusal as refusal:
-        _fail(refusal)
+        fail(refusal)
     console.print(f"start: log-probability {search.start[0]:.4f}, exact {search.start[1]:.3f} (validation)")
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("evolving", total=settings.generations, completed=search.generation)
         for report in search.run():
             progress.update(task, completed=report.number, description=f"best {report.best:.4f}")
@@ -183,11 +187,6 @@ def evolve(
                 )
     search.result().save(out)
     console.print(f"{out}: generation {search.best_generation}, validation {search.best[0]:.4f}")
-
-
-def _progress(quiet: bool = False) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True)
 
 
 def _print_usage(usage: "Usage") -> None:
@@ -204,11 +203,6 @@ def _print_usage(usage: "Usage") -> None:
     speed = usage.tokens_document / max(spent["read"] + spent["score"], 1e-9)
     table.add_row("speed", f"{speed:,.0f} tokens/s, {spent['score'] / sum(spent.values()):.0%} of it scoring")
     console.print(table)
-
-
-def _fail(refusal: Refusal) -> NoReturn:
-    Console(stderr=True).print(f"[red]{refusal.code}[/]: {escape(refusal.message)}", highlight=False)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

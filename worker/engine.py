@@ -133,7 +133,7 @@ def load(config: Settings) -> Served:
         vocab_size=model.vocab_size,
         dense_bytes_per_token=model.dense_bytes_per_token,
         tokenizer_sha256=model.tokenizer_sha256,
-        policies=policies.names(),
+        policies=[*policies.names(), *policies.FORMER],
         scorers=[
             {"name": ref.name, "version": ref.version, "sha256": ref.sha256} for ref in checkpoint.bundled()
         ],

@@ -1,31 +1,34 @@
-"""Training batches: which length, how many facts and questions, which filler."""
+"""Training batches: which length, which families, which filler, how far the positions are spread."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from namm_runtime.bundled.shapes import WINDOW
 from namm_runtime.tasks.documents import FillerKind
-from namm_runtime.tasks.sequences import Encode, TokenSequence, make_sequence
+from namm_runtime.tasks.families import FAMILIES
+from namm_runtime.tasks.layout import Encode
+from namm_runtime.tasks.sequences import make_sequence
+from namm_runtime.tasks.story import Role
 
-LENGTHS = (64, 128, 256, 512, 1024, 2048)
-PROMOTE_AT = 0.9
 TOKENS_PER_BATCH = 4096
+# Length in tokens, and the share of the training after which it is used.
+LENGTHS = ((64, 0.0), (128, 0.01), (256, 0.03), (512, 0.07), (1024, 0.15), (2048, 0.3), (4096, 0.7))
 
-_FILLERS: tuple[FillerKind, ...] = ("stdlib", "business", "mixed")
-_FILLER_WEIGHTS = (5, 3, 2)
 _SHORTER_SHARE = 0.5
-_EMA = 0.9
-_MAX_FACTS, _MAX_QUESTIONS = 48, 40
-
-
-def encoder(tokenizer: PreTrainedTokenizerFast) -> Encode:
-    """Wrap a tokenizer as texts -> token ids without special tokens."""
-    core: Tokenizer = tokenizer.backend_tokenizer
-    return lambda texts: [e.ids for e in core.encode_batch(list(texts), add_special_tokens=False)]
+_LONGEST_SHARE = 0.25  # of the steps, once there are sequences that fill a batch
+_MAX_QUESTIONS = 40
+_FILLERS: tuple[FillerKind, ...] = ("stdlib", "mixed", "business", "contract", "invoice", "minutes")
+_FILLER_WEIGHTS = (5, 2, 2, 1, 1, 1)
+# A share of the batches has gaps between its positions, so that distances up to the window are known.
+_SPREAD_SHARE = 0.3
+_MAX_CUTS = 3
+# Questions see a shrunken cache in this share of the steps: relevant values and so much of the rest.
+_EVICTION_SHARE = 0.6
+_KEPT_OF_REST = (0.0, 0.2)
 
 
 @dataclass(slots=True)
@@ -33,60 +36,73 @@ class Batch:
     """One optimiser step's sequences, all of one length."""
 
     ids: Tensor  # [B, L] int64
-    roles: Tensor  # [B, L] uint8, values of tasks.sequences.Role
+    roles: Tensor  # [B, L] uint8, values of tasks.story.Role
     question_starts: Tensor  # [B] index of the first question token
+    families: list[str]
+    plain: Tensor  # [B] bool, Family.plain
+    kept: Tensor | None  # [B, L] bool, what of the document the questions see; None for all of it
+    positions: Tensor  # [L] int64, ascending
 
 
-@dataclass(slots=True)
-class Curriculum:
-    """Grows the length when the answers at the present one are right often enough."""
-
-    rng: random.Random
-    level: int = 0
-    accuracy: dict[int, float] = field(default_factory=dict)  # length -> running answer-token accuracy
-
-    def next_length(self) -> int:
-        """Mostly the present length, sometimes a shorter one so that none is forgotten."""
-        if self.level and self.rng.random() < _SHORTER_SHARE:
-            return LENGTHS[self.rng.randrange(self.level)]
-        return LENGTHS[self.level]
-
-    def record(self, length: int, accuracy: float) -> bool:
-        """Note a batch's accuracy; returns whether that raised the length."""
-        before = self.accuracy.get(length)
-        self.accuracy[length] = accuracy if before is None else _EMA * before + (1 - _EMA) * accuracy
-        ready = length == LENGTHS[self.level] and self.accuracy[length] > PROMOTE_AT
-        if not ready or self.level + 1 == len(LENGTHS):
-            return False
-        self.level += 1
-        return True
+def draw_length(done: float, rng: random.Random) -> int:
+    """Mostly the longest length reached at this share of the training, sometimes a shorter one."""
+    reached = [length for length, start in LENGTHS if done >= start]
+    longest = reached[-1]
+    shorter = 1 - _LONGEST_SHARE if longest == TOKENS_PER_BATCH else _SHORTER_SHARE
+    if len(reached) > 1 and rng.random() < shorter:
+        return rng.choice(reached[:-1])
+    return longest
 
 
-def make_batch(tokenizer: PreTrainedTokenizerFast, encode: Encode, length: int, rng: random.Random) -> Batch:
-    """Draw a batch of the training split at one length."""
-    sequences = [_draw(tokenizer, encode, length, rng) for _ in range(TOKENS_PER_BATCH // length)]
+def make_batch(
+    tokenizer: PreTrainedTokenizerFast,
+    encode: Encode,
+    length: int,
+    weights: dict[str, float],
+    rng: random.Random,
+) -> Batch:
+    """Draw a batch of the training split at one length, its families by weight."""
+    families = rng.choices(list(weights), list(weights.values()), k=TOKENS_PER_BATCH // length)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    questions = min(_MAX_QUESTIONS, max(1, length // 32))
+    sequences = [
+        make_sequence(
+            encode,
+            bos,
+            eos,
+            length,
+            family,
+            questions,
+            rng,
+            "train",
+            rng.choices(_FILLERS, _FILLER_WEIGHTS)[0],
+        )
+        for family in families
+    ]
+    roles = torch.tensor([sequence.roles for sequence in sequences], dtype=torch.uint8)
     return Batch(
         ids=torch.tensor([sequence.ids for sequence in sequences]),
-        roles=torch.tensor([sequence.roles for sequence in sequences], dtype=torch.uint8),
+        roles=roles,
         question_starts=torch.tensor([sequence.question_start for sequence in sequences]),
+        families=families,
+        plain=torch.tensor([FAMILIES[family].plain for family in families]),
+        kept=_draw_kept(roles, rng),
+        positions=_draw_positions(length, rng),
     )
 
 
-def _draw(
-    tokenizer: PreTrainedTokenizerFast, encode: Encode, length: int, rng: random.Random
-) -> TokenSequence:
-    # A statement takes about 10 tokens; up to half of a sequence is statements, a third questions.
-    n_facts = rng.randint(2, min(_MAX_FACTS, max(3, length // 20)))
-    n_questions = min(_MAX_QUESTIONS, max(1, length // 32))
-    filler = rng.choices(_FILLERS, _FILLER_WEIGHTS)[0]
-    return make_sequence(
-        encode,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        length,
-        n_facts,
-        n_questions,
-        rng,
-        "train",
-        filler,
-    )
+def _draw_kept(roles: Tensor, rng: random.Random) -> Tensor | None:
+    """What an all-knowing policy would keep, and some of the rest."""
+    if rng.random() >= _EVICTION_SHARE:
+        return None
+    generator = torch.Generator().manual_seed(rng.getrandbits(62))
+    rest = torch.rand(roles.shape, generator=generator) < rng.uniform(*_KEPT_OF_REST)
+    return (roles == Role.VALUE) | (roles == Role.HEADER) | rest
+
+
+def _draw_positions(length: int, rng: random.Random) -> Tensor:
+    positions = torch.arange(length)
+    if rng.random() < _SPREAD_SHARE:
+        for _ in range(rng.randint(1, _MAX_CUTS)):
+            positions[rng.randrange(length) :] += rng.randrange((WINDOW - length) // _MAX_CUTS)
+    return positions

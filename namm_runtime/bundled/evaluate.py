@@ -1,113 +1,135 @@
-"""Exact-match recall with the whole cache: `python -m namm_runtime.bundled.evaluate DIR [--split test]`."""
+"""Answers by family, length and policy: `python -m namm_runtime.bundled.evaluate DIR`.
+
+A quick look for the model's card, on the serving path but with the answers given: an answer is right when
+each of its tokens and its full stop is the model's first choice, which is when greedy decoding writes it.
+The full comparison of policies is `namm evaluate`.
+"""
 
 import argparse
 import json
-import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import Tensor
 
-from namm_runtime.bundled.curriculum import encoder
-from namm_runtime.tasks.documents import FillerKind
-from namm_runtime.tasks.sequences import Role, make_sequence
+from namm_runtime import policies
+from namm_runtime.bundled.card import write_card
+from namm_runtime.cache import BoundedLayer
+from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.memory import Memory
+from namm_runtime.policies.base import Policy
+from namm_runtime.tasks.families import FAMILIES
+from namm_runtime.tasks.layout import Piece
+from namm_runtime.tasks.story import Role
+from namm_runtime.tasks.suite import encoder, laid_out
 from namm_runtime.tasks.words import Split
 
-EVALUATION_LENGTHS = (512, 1024, 2048)
-EVALUATION_FILLERS: tuple[FillerKind, ...] = ("business", "stdlib")
-QUESTIONS = 120
-
-_QUESTIONS_PER_SEQUENCE = 6
+INTERVAL = 512
+POLICIES = ("oracle", "keydiff", "h2o", "window")
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
-    """How many questions were answered exactly."""
+class Cell:
+    """How many answers and answer tokens were right.
 
-    split: Split
-    filler: FillerKind
-    tokens: int  # length of a sequence, questions included
+    `share` is that of the document's tokens that a head keeps, None for all.
+    """
+
+    family: str
+    tokens: int
+    policy: str
+    share: float | None
     right: int
     questions: int
+    tokens_right: int
+    tokens_asked: int
 
 
+class Oracle(Policy):
+    """Keeps what the document's author knows to be needed, and then the newest: for reference only."""
+
+    name = "oracle"
+
+    def __init__(self, relevant: Tensor) -> None:
+        self.relevant = relevant  # [T] bool
+
+    def scores(self, layer: BoundedLayer) -> Tensor:
+        positions = layer.positions[:, :, : layer.used]
+        return positions.double() + 1e9 * self.relevant[positions]
+
+
+@torch.inference_mode()
 def evaluate(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    model: LoadedModel,
+    family: str,
+    tokens: int,
+    policy: str = "full",
+    share: float | None = None,
+    documents: int = 4,
+    questions: int = 8,
     split: Split = "test",
-    lengths: Sequence[int] = EVALUATION_LENGTHS,
-    questions: int = QUESTIONS,
     seed: int = 0,
-) -> list[Recall]:
-    """Ask at least `questions` questions for each filler and length.
-
-    An answer counts only when each of its tokens and its full stop is the model's first choice given the
-    tokens before it, which is when greedy decoding writes exactly that answer.
-    """
-    rows = []
-    for filler in EVALUATION_FILLERS:
-        for length in lengths:
-            rng = random.Random(f"evaluation:{seed}:{split}:{filler}:{length}")
-            right = asked = 0
-            while asked < questions:
-                row = _one_sequence(model, tokenizer, split, filler, length, rng)
-                right += sum(row)
-                asked += len(row)
-            rows.append(Recall(split, filler, length, right, asked))
-    return rows
+) -> Cell:
+    """Ask up to `questions` questions of each of `documents` documents."""
+    encode = encoder(model.tokenizer)
+    cell = [0, 0, 0, 0]
+    for pieces, asked in laid_out(family, split, tokens, documents, seed, encode):
+        memory = _read(model, pieces, policy, share)
+        for question in asked[:questions]:
+            prompt, completion = encode([question.prompt, question.completion])
+            guesses = memory.fork().logits(torch.tensor([prompt + completion[:-1]]))[0].argmax(-1)
+            right = guesses[len(prompt) - 1 :] == torch.tensor(completion)
+            for i, value in enumerate((right.all(), 1, right.sum(), len(right))):
+                cell[i] += int(value)
+    return Cell(family, tokens, policy, share, *cell)
 
 
-@torch.no_grad()
-def _one_sequence(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    split: Split,
-    filler: FillerKind,
-    length: int,
-    rng: random.Random,
-) -> list[bool]:
-    sequence = make_sequence(
-        encoder(tokenizer),
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        length,
-        max(_QUESTIONS_PER_SEQUENCE, length // 64),
-        _QUESTIONS_PER_SEQUENCE,
-        rng,
-        split,
-        filler,
-    )
-    ids = torch.tensor([sequence.ids])
-    guesses = model(ids, use_cache=False).logits[0].argmax(-1).tolist()  # [L]
-    results = []
-    correct = True
-    for position in range(sequence.question_start, length):
-        if sequence.roles[position] is Role.ANSWER:
-            correct = correct and guesses[position - 1] == sequence.ids[position]
-        elif sequence.roles[position] is Role.STOP:
-            results.append(correct)
-            correct = True
-    return results
+def _read(model: LoadedModel, pieces: Sequence[Piece], policy: str, share: float | None) -> Memory:
+    prefix = list(model.frame.prefix)
+    ids = prefix + [i for piece in pieces for i in piece.ids]
+    roles = [Role.HEADER] * len(prefix) + [piece.role for piece in pieces for _ in piece.ids]
+    budget = None if share is None else int(share * len(ids))
+    relevant = torch.tensor([role in (Role.VALUE, Role.HEADER) for role in roles])
+    made = Oracle(relevant) if policy == "oracle" else policies.make(policy, budget)
+    memory = Memory(model, made, budget, INTERVAL, by_slot=share is not None)
+    memory.feed(torch.tensor([ids]))
+    if memory.evicting and memory.cache.pending:
+        # Most of a long document has been through an eviction when it is asked about; here all of it has.
+        memory.policy.evict(memory.cache)
+    return memory
+
+
+def cells(model: LoadedModel, quick: bool) -> Iterator[Cell]:
+    """The card's figures: the full cache at several lengths, and policies at a quarter and an eighth."""
+    for family in FAMILIES:
+        for tokens in (1024,) if quick else (1024, 2048, 4096, 8192):
+            yield evaluate(model, family, tokens)
+        for share in (0.25,) if quick else (0.25, 0.12):
+            for policy in POLICIES:
+                yield evaluate(model, family, 1024 if quick else 4096, policy, share)
 
 
 def main() -> None:
-    """Print one JSON line for each filler and length."""
+    """Print one JSON line for each cell; add them to training.json and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--questions", type=int, default=QUESTIONS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="1,024 tokens only, and write nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    for row in evaluate(
-        model, tokenizer, arguments.split, questions=arguments.questions, seed=arguments.seed
-    ):
-        sys.stdout.write(json.dumps(asdict(row)) + "\n")
+    model = load_model(arguments.model)
+    found = []
+    for cell in cells(model, arguments.quick):
+        found.append(asdict(cell))
+        sys.stdout.write(json.dumps(found[-1]) + "\n")
+        sys.stdout.flush()
+    if not arguments.quick:
+        path = arguments.model / "training.json"
+        record = json.loads(path.read_text()) | {"evaluation": found}
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        write_card(arguments.model, record)
 
 
 if __name__ == "__main__":

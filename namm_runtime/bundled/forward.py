@@ -1,7 +1,7 @@
 """The training forward pass: the model's own weights, with the cache shrunk before the questions.
 
-Equal to `LlamaForCausalLM` where no budget is given (a test compares them). transformers' forward neither
-returns unrotated keys nor lets a mask depend on them, and training for a small cache needs both.
+Equal to `LlamaForCausalLM` where nothing is left out (a test compares them). transformers' forward neither
+returns unrotated keys nor takes a mask for a part of the rows, and training for a small cache needs both.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,24 @@ class Trace:
 
 
 def traced_forward(
-    model: LlamaForCausalLM, ids: Tensor, question_starts: Tensor, budget: int | None = None
+    model: LlamaForCausalLM,
+    ids: Tensor,
+    question_starts: Tensor,
+    kept: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> Trace:
-    """Run `ids` [B, L]; with a budget, questions see only so many of the document's keys in each KV head.
+    """Run `ids` [B, L]; where `kept` [B, L] is given, questions see of the document only the tokens it marks.
 
-    The keys that stay are those least like the mean key (KeyDiff, arXiv 2504.15364), as a serving policy
-    would choose. The choice itself carries no gradient. `question_starts` [B] is where each document ends.
+    `question_starts` [B] is where each document ends; `positions` [L] are 0, 1, 2, ... by default.
     """
     inner, config = model.model, model.config
     batch, length = ids.shape
     group = config.num_attention_heads // config.num_key_value_heads
     hidden = inner.embed_tokens(ids)
-    cos, sin = inner.rotary_emb(hidden, torch.arange(length)[None])  # [1, L, D]
+    positions = torch.arange(length) if positions is None else positions
+    cos, sin = inner.rotary_emb(hidden, positions[None])  # [1, L, D]
     first = int(question_starts.min())
+    mask = None if kept is None else _question_mask(kept, question_starts, first)
     trace = Trace(hidden, [], [], [])
     for layer in inner.layers:
         attention = layer.self_attn
@@ -49,10 +54,9 @@ def traced_forward(
         trace.rotated_queries.append(rotated_query)
         trace.rotated_keys.append(rotated_key)
         k, v = rotated_key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        if budget is None:
+        if mask is None:
             out = functional.scaled_dot_product_attention(rotated_query, k, v, is_causal=True)
         else:
-            mask = _question_mask(key, question_starts, first, budget).repeat_interleave(group, 1)
             # Only the rows from the first question on need a mask, which would slow the whole document down.
             head = functional.scaled_dot_product_attention(
                 rotated_query[:, :, :first], k[:, :, :first], v[:, :, :first], is_causal=True
@@ -75,18 +79,13 @@ def key_similarity(keys: Tensor, counted: Tensor) -> Tensor:
     return (directions * mean).sum(-1)
 
 
-@torch.no_grad()
-def _question_mask(keys: Tensor, question_starts: Tensor, first: int, budget: int) -> Tensor:
-    """Which keys the rows from `first` on may see: [B, Hkv, L - first, L] bool."""
-    length = keys.shape[2]
-    places = torch.arange(length)
+def _question_mask(kept: Tensor, question_starts: Tensor, first: int) -> Tensor:
+    """Which tokens the rows from `first` on may see: [B, 1, L - first, L] bool."""
+    places = torch.arange(kept.shape[1])
     document = places[None] < question_starts[:, None]  # [B, L]
-    similarity = key_similarity(keys, document).masked_fill(~document[:, None], torch.inf)
-    kept = torch.zeros_like(similarity, dtype=torch.bool)
-    kept.scatter_(2, similarity.topk(min(budget, length), 2, largest=False).indices, True)
     causal = places[None] <= places[first:, None]  # [L - first, L]
-    visible = (kept | ~document[:, None])[:, :, None] | document[:, None, first:, None]
-    return visible & causal
+    visible = (kept | ~document)[:, None] | document[:, first:, None]
+    return (visible & causal)[:, None]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

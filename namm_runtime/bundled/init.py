@@ -1,25 +1,27 @@
-"""A structured start: layers 0 and 1 begin as an induction circuit instead of noise.
+"""A structured start: layers 0 and 2 begin as an induction circuit instead of noise.
 
 Learning to match a question with an earlier statement from random weights costs a small model most of its
 budget, so the circuit is written down and training refines it:
 
 - one embedding coordinate is the same for all tokens, so that rotary angles alone decide what layer 0 sees:
-  head h looks at the token h + 1 places back and writes its name, 16 numbers, into a block of the stream;
-- layer 1 compares the query token and its 3 predecessors with a key token's 4 predecessors, in rotary pairs
-  too slow to feel a distance of 2,048 tokens, and copies the key token's embedding to the output.
+  heads look at the token 1, 2, 3 or 4 places back and write its name, 16 numbers, into a block of the stream;
+- layer 2 compares the query token and its 3 predecessors with a key token's 4 predecessors, in rotary pairs
+  too slow to feel a distance of thousands of tokens, and copies the key token's embedding to the output.
+
+Layer 1 lies between them so that a statement can learn whether it matters before layer 2 keeps it.
 """
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 128, 4, 2, 32
-WINDOW = 2048
-ROPE_THETA = 1e6
+from namm_runtime.bundled.shapes import HEAD_DIM, ROPE_THETA, Shape
+
+MATCH_LAYER = 2
 
 # Coordinates of the residual stream: 0 is constant, then token identity, then one block for each offset.
 _CONSTANT = 0
-_TOKEN = slice(1, 64)
+_OFFSETS = 4
 _BLOCK = 16
 _SLOW_PAIRS = range(8, 16)
 
@@ -31,28 +33,9 @@ _COPY_NORM = 4.0
 _NOISE = 0.02
 
 
-def bundled_config(vocab_size: int, bos: int, eos: int) -> LlamaConfig:
-    """The bundled model's shape, about 0.85 million parameters at a vocabulary of 2,048."""
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=HIDDEN,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        head_dim=HEAD_DIM,
-        max_position_embeddings=WINDOW,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        tie_word_embeddings=True,
-        bos_token_id=bos,
-        eos_token_id=eos,
-        dtype="float32",
-    )
-
-
 @torch.no_grad()
-def initialise(model: LlamaForCausalLM, seed: int) -> None:
-    """Overwrite every weight of a model made with `bundled_config`, deterministically for a seed."""
+def initialise(model: LlamaForCausalLM, shape: Shape, seed: int) -> None:
+    """Overwrite every weight of a model of this shape, deterministically for a seed."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
@@ -61,69 +44,84 @@ def initialise(model: LlamaForCausalLM, seed: int) -> None:
         else:
             weight.fill_(1.0)
     embedding = model.model.embed_tokens.weight  # [vocab, hidden]
-    width = _TOKEN.stop - _TOKEN.start
+    width = shape.hidden - 1 - _OFFSETS * _BLOCK
     embedding.zero_()
     embedding[:, _CONSTANT] = 1.0
-    embedding[:, _TOKEN] = torch.nn.functional.normalize(_normal(generator, embedding.shape[0], width))
+    embedding[:, 1 : 1 + width] = torch.nn.functional.normalize(
+        torch.randn(embedding.shape[0], width, generator=generator)
+    )
     # The constant would only shift all logits alike.
     model.model.norm.weight[_CONSTANT] = 0.0
 
-    naming = _orthogonal(generator, width)[:_BLOCK]  # [16, 63]: a token's name, half of its embedding's norm
-    _write_offset_layer(model.model.layers[0].self_attn, naming, generator)
-    _write_match_layer(model.model.layers[1].self_attn, naming, generator)
+    naming = _orthogonal(generator, width)[:_BLOCK]  # [16, width]: a token's name, part of its embedding
+    _write_offset_layer(model.model.layers[0].self_attn, shape, naming, generator)
+    _write_match_layer(model.model.layers[MATCH_LAYER].self_attn, shape, naming, generator)
 
 
-def _write_offset_layer(attention: torch.nn.Module, naming: Tensor, generator: torch.Generator) -> None:
+def _write_offset_layer(
+    attention: torch.nn.Module, shape: Shape, naming: Tensor, generator: torch.Generator
+) -> None:
     query, key, value, output = _weights(attention)
     _quieten((query, key, value, output), generator)
-    # Normalised, an embedding of a unit constant and a unit identity has both at sqrt(hidden / 2) = 8.
-    scale = (HIDDEN / 2) ** 0.5
+    # Normalised, an embedding of a unit constant and a unit identity has both at sqrt(hidden / 2).
+    scale = (shape.hidden / 2) ** 0.5
+    name_norm = scale * (_BLOCK / naming.shape[1]) ** 0.5
     for pair, score in enumerate(_OFFSET_SCORES):
         strength = (score * HEAD_DIM**0.5) ** 0.5 / scale
         angle = ROPE_THETA ** (-2 * pair / HEAD_DIM)
-        for kv_head in range(KV_HEADS):
+        for kv_head in range(shape.kv_heads):
             key[kv_head * HEAD_DIM + pair, _CONSTANT] = strength
-        for head in range(HEADS):
-            turn = torch.tensor((head + 1) * angle)
+        for head in range(shape.heads):
+            turn = torch.tensor((head % _OFFSETS + 1) * angle)
             # Rotary pairs are (i, i + head_dim / 2); turning the query back by an offset makes it peak there.
             query[head * HEAD_DIM + pair, _CONSTANT] = strength * turn.cos()
             query[head * HEAD_DIM + pair + HEAD_DIM // 2, _CONSTANT] = -strength * turn.sin()
-    for kv_head in range(KV_HEADS):
-        value[kv_head * HEAD_DIM : kv_head * HEAD_DIM + _BLOCK, _TOKEN] += naming
-    # A name leaves the value projection with norm 4; each block of the stream gets norm 1.
-    for head in range(HEADS):
-        block = output[_offset_block(head + 1), head * HEAD_DIM : head * HEAD_DIM + _BLOCK]
-        block += torch.eye(_BLOCK) / (scale / 2)
+    for kv_head in range(shape.kv_heads):
+        value[kv_head * HEAD_DIM : kv_head * HEAD_DIM + _BLOCK, _tokens(shape)] += naming
+    # Each block of the stream gets a name of norm 1, from one head or shared by several.
+    share = _OFFSETS / shape.heads
+    for head in range(shape.heads):
+        rows = _offset_block(shape, head % _OFFSETS + 1)
+        output[rows, head * HEAD_DIM : head * HEAD_DIM + _BLOCK] += share * torch.eye(_BLOCK) / name_norm
 
 
-def _write_match_layer(attention: torch.nn.Module, naming: Tensor, generator: torch.Generator) -> None:
+def _write_match_layer(
+    attention: torch.nn.Module, shape: Shape, naming: Tensor, generator: torch.Generator
+) -> None:
     query, key, value, output = _weights(attention)
     _quieten((query, key, value, output), generator)
     # The stream now holds constant, identity and four names of norm 1 each: total squared norm 6.
-    scale = (HIDDEN / 6) ** 0.5
-    beta = (_MATCH_SCORE * HEAD_DIM**0.5 / HEADS) ** 0.5 / scale
+    scale = (shape.hidden / 6) ** 0.5
+    beta = (_MATCH_SCORE * HEAD_DIM**0.5 / _OFFSETS) ** 0.5 / scale
     slow = [*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)]  # 16 dims of a head
-    group = HEADS // KV_HEADS
-    for kv_head in range(KV_HEADS):
-        mixers = [beta * _orthogonal(generator, _BLOCK) for _ in range(HEADS)]
+    group = shape.heads // shape.kv_heads
+    width = naming.shape[1]
+    name_norm = (_BLOCK / width) ** 0.5
+    mixing = torch.eye(width) if shape.kv_heads * HEAD_DIM >= width else _orthogonal(generator, width)
+    for kv_head in range(shape.kv_heads):
+        mixers = [beta * _orthogonal(generator, _BLOCK) for _ in range(_OFFSETS)]
         rows = torch.tensor(slow) + kv_head * HEAD_DIM
-        for offset in range(1, HEADS + 1):
-            key[rows, _offset_block(offset)] += mixers[offset - 1]
+        for offset in range(1, _OFFSETS + 1):
+            key[rows, _offset_block(shape, offset)] += mixers[offset - 1]
+        share = mixing[kv_head * HEAD_DIM : (kv_head + 1) * HEAD_DIM]  # [<= 32, width]
+        dims = slice(kv_head * HEAD_DIM, kv_head * HEAD_DIM + len(share))
+        value[dims, _tokens(shape)] += share
         for head in range(kv_head * group, (kv_head + 1) * group):
             rows = torch.tensor(slow) + head * HEAD_DIM
-            # The query token itself is still an embedding: naming gives it norm 1/2, hence the 2.
-            query[rows, _TOKEN] += 2 * mixers[0] @ naming
-            for offset in range(1, HEADS):
-                query[rows, _offset_block(offset)] += mixers[offset]
-        share = range(_TOKEN.start, _TOKEN.stop)[kv_head * HEAD_DIM : (kv_head + 1) * HEAD_DIM]
-        for dim, coordinate in enumerate(share):
-            value[kv_head * HEAD_DIM + dim, coordinate] += 1.0
-            for head in range(kv_head * group, (kv_head + 1) * group):
-                output[coordinate, head * HEAD_DIM + dim] += _COPY_NORM / (group * scale)
+            # The query token itself is still an embedding, whose name is shorter than 1.
+            query[rows, _tokens(shape)] += mixers[0] @ naming / name_norm
+            for offset in range(1, _OFFSETS):
+                query[rows, _offset_block(shape, offset)] += mixers[offset]
+            dims = slice(head * HEAD_DIM, head * HEAD_DIM + len(share))
+            output[_tokens(shape), dims] += share.T * (_COPY_NORM / (group * scale))
 
 
-def _offset_block(offset: int) -> slice:
-    start = _TOKEN.stop + (offset - 1) * _BLOCK
+def _tokens(shape: Shape) -> slice:
+    return slice(1, shape.hidden - _OFFSETS * _BLOCK)
+
+
+def _offset_block(shape: Shape, offset: int) -> slice:
+    start = _tokens(shape).stop + (offset - 1) * _BLOCK
     return slice(start, start + _BLOCK)
 
 
@@ -138,10 +136,6 @@ def _quieten(weights: tuple[Tensor, ...], generator: torch.Generator) -> None:
         weight.normal_(0.0, _NOISE / 2, generator=generator)
 
 
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator)
-
-
 def _orthogonal(generator: torch.Generator, size: int) -> Tensor:
-    orthogonal: Tensor = torch.linalg.qr(_normal(generator, size, size)).Q
+    orthogonal: Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
     return orthogonal

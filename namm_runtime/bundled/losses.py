@@ -1,4 +1,4 @@
-"""What the bundled model is trained for: answers, ordinary text, and facts that are easy to keep."""
+"""What the bundled model is trained for: answers, ordinary text, and attention to what will matter."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,8 @@ from transformers import LlamaForCausalLM
 
 from namm_runtime.bundled.curriculum import Batch
 from namm_runtime.bundled.forward import Trace, key_similarity
-from namm_runtime.tasks.sequences import Role
+from namm_runtime.bundled.init import MATCH_LAYER
+from namm_runtime.tasks.story import Role
 
 _STOP_WEIGHT = 0.3
 _TEXT_SHARE = 0.25
@@ -17,8 +18,8 @@ _HARDEST_SHARE = 0.02
 _SAMPLED_QUERIES = 64
 
 
-def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Tensor, float]:
-    """Cross-entropy (nats) of answers and their end, and the accuracy on the answers' own tokens."""
+def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Tensor, list[float]]:
+    """Cross-entropy (nats) of answers and their end, and each sequence's accuracy on the answers' tokens."""
     roles = batch.roles[:, 1:]
     answers, stops = roles == Role.ANSWER, roles == Role.STOP
     chosen = answers | stops
@@ -27,14 +28,16 @@ def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Te
     logits = functional.linear(trace.hidden[:, :-1][chosen], model.lm_head.weight)
     weights = torch.where(stops[chosen], _STOP_WEIGHT, 1.0)
     losses = functional.cross_entropy(logits, targets, reduction="none")
-    right = (logits.argmax(-1) == targets)[answers[chosen]].float().mean().item()
-    return (losses * weights).sum() / weights.sum(), right
+    right = torch.zeros(roles.shape)
+    right[chosen] = (logits.argmax(-1) == targets).float()
+    accuracy = (right * answers).sum(1) / answers.sum(1)
+    return (losses * weights).sum() / weights.sum(), accuracy.tolist()
 
 
 def text_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> Tensor:
-    """Cross-entropy (nats) on a random share of the document, so that ordinary text is not foreign."""
+    """Cross-entropy (nats) on a random share of the filler, so that ordinary text is not foreign."""
     roles = batch.roles[:, 1:]
-    chosen = (roles < Role.QUESTION) & (torch.rand(roles.shape) < _TEXT_SHARE)
+    chosen = (roles == Role.FILLER) & (torch.rand(roles.shape) < _TEXT_SHARE)
     logits = functional.linear(trace.hidden[:, :-1][chosen], model.lm_head.weight)
     return functional.cross_entropy(logits, batch.ids[:, 1:][chosen])
 
@@ -42,27 +45,31 @@ def text_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> Tensor:
 def key_loss(trace: Trace, batch: Batch) -> Tensor:
     """Binary cross-entropy that makes the keys of planted values, and no others, unlike the mean key.
 
-    Layer 0 is left alone: its keys are positional and nothing old is ever needed there.
+    Only where everything that looks like a fact may be asked for: what matters elsewhere is not for keys to
+    say. Layers before the match are left alone: nothing old is needed there but instructions.
     """
-    values = batch.roles == Role.VALUE
-    others = batch.roles < Role.VALUE
     total = trace.hidden.new_zeros(())
-    for keys in trace.keys[1:]:
+    if not batch.plain.any():
+        return total
+    roles = batch.roles[batch.plain]
+    values = roles == Role.VALUE
+    others = roles < Role.VALUE
+    for keys in trace.keys[MATCH_LAYER:]:
         # The questions' keys are neither: a policy never weighs them.
-        logits = (_BOUNDARY - key_similarity(keys, others)) * _SHARPNESS  # [B, Hkv, L]
+        logits = (_BOUNDARY - key_similarity(keys[batch.plain], others)) * _SHARPNESS  # [B, Hkv, L]
         logits = logits.transpose(1, 2)
         wrong = functional.softplus(logits[others]).flatten()
         # Over a million tokens the cache fills with the rare worst mistakes, so these count twice over.
         hardest = wrong.topk(max(1, int(wrong.numel() * _HARDEST_SHARE))).values
         total = total + functional.softplus(-logits[values]).mean() + wrong.mean() + hardest.mean()
-    return total / (len(trace.keys) - 1)
+    return total / (len(trace.keys) - MATCH_LAYER)
 
 
 def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
-    """Divergence (nats) of document tokens' attention from an even share for each planted token before them.
+    """Divergence (nats) of document tokens' attention from an even share for each relevant value before them.
 
     Without it nothing looks at a fact between its statement and its question, and a policy that sees only
-    attention has nothing to go by. Layer 0 is left alone.
+    attention has nothing to go by. Values that are irrelevant, outdated or said before get no share.
     """
     length = batch.ids.shape[1]
     rows = torch.randint(length // 4, int(batch.question_starts.min()), (_SAMPLED_QUERIES,))
@@ -70,7 +77,9 @@ def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
     wanted = (batch.roles == Role.VALUE)[:, None] & seen  # [B, S, L]
     count = wanted.sum(-1)  # [B, S]
     total = trace.hidden.new_zeros(())
-    for queries, keys in zip(trace.rotated_queries[1:], trace.rotated_keys[1:], strict=True):
+    for queries, keys in zip(
+        trace.rotated_queries[MATCH_LAYER:], trace.rotated_keys[MATCH_LAYER:], strict=True
+    ):
         group = queries.shape[1] // keys.shape[1]
         scores = queries[:, :, rows] @ keys.repeat_interleave(group, 1).transpose(2, 3)  # [B, H, S, L]
         scores = scores * queries.shape[-1] ** -0.5
@@ -78,4 +87,4 @@ def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
         average = (scores * wanted[:, None]).sum(-1) / count.clamp(min=1)[:, None]
         divergence = everything - average - count.clamp(min=1).log()[:, None]
         total = total + (divergence * (count > 0)[:, None]).sum() / (count > 0).sum().clamp(min=1)
-    return total / ((len(trace.keys) - 1) * trace.rotated_queries[0].shape[1])
+    return total / ((len(trace.keys) - MATCH_LAYER) * trace.rotated_queries[0].shape[1])

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from namm_runtime.tasks.documents import filler_pieces
 from namm_runtime.tasks.facts import sample_facts
+from namm_runtime.tasks.families import FAMILIES, task_words
 from namm_runtime.tasks.filler import ordinary_files
 from namm_runtime.tasks.words import NAMES, compose_name
 
@@ -18,14 +19,15 @@ VOCAB_SIZE = 2048
 # A word keeps its leading space; runs of marks and of white space stand alone.
 SPLIT_PATTERN = r" ?[0-9]{1,2}| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s+"
 
-_BUSINESS_PIECES = 6000
+_OFFICE_PIECES = 3000
+_STORIES, _STATEMENTS = 20, 60  # of each family
 _FACTS = 12000
-_NAME_REPEATS = 400
+_NAME_REPEATS, _WORD_REPEATS = 400, 2000
 _COMPOSED_NAMES = 30000
 
 
 def train_tokenizer(seed: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train on office prose, facts and the training half of the standard library; needs no network."""
+    """Train on statements, questions, office prose and half of the standard library; needs no network."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -61,7 +63,21 @@ def _corpus(seed: int) -> Iterator[str]:
     yield from (f"{space}{group:02d}" for group in range(100) for space in ("", " ") for _ in range(600))
     # Names would otherwise be spelt letter by letter, and every letter needs a cache slot to be recalled.
     yield from (f" {name}" for name in NAMES["train"] for _ in range(_NAME_REPEATS))
+    yield from (
+        f"{space}{word}" for word in task_words() for space in ("", " ") for _ in range(_NAME_REPEATS)
+    )
     yield from (f" {compose_name(rng)}" for _ in range(_COMPOSED_NAMES))
     yield from (fact.sentence for fact in sample_facts(_FACTS, rng, "train"))
-    yield from islice(filler_pieces("business", rng, "train"), _BUSINESS_PIECES)
+    yield from _stories(rng)
+    for kind in ("business", "contract", "invoice", "minutes"):
+        yield from islice(filler_pieces(kind, rng, "train"), _OFFICE_PIECES)
     yield from (path.read_text(encoding="utf-8") for path in ordinary_files("train"))
+
+
+def _stories(rng: random.Random) -> Iterator[str]:
+    for family in FAMILIES.values():
+        for _ in range(_STORIES):
+            story = family.write(rng, "train", _STATEMENTS)
+            for statement in (*story.header, *story.body):
+                yield "".join(text for _, text in statement)
+            yield from (question.prompt + question.completion for question in story.questions)

@@ -1,78 +1,91 @@
-"""Make the bundled model: `python -m namm_runtime.bundled.train --out DIR [--seed 0 --minutes 14]`.
+"""Make a bundled model: `python -m namm_runtime.bundled.train --out DIR [--shape main --seed 0 --tokens N]`.
 
-One CPU core, no network, no data but this package and Python's own standard library. Time decides when to
-stop, so a faster machine sees more tokens; everything else follows from the seed.
+One CPU core, no network, no data but this package and Python's own standard library. The budget is counted in
+tokens, so the same build of torch gives the same weights, however often the run is stopped and resumed.
 """
 
 import argparse
 import json
+import os
 import platform
 import random
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
 import transformers
 from torch import Tensor
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from namm_runtime.bundled.card import write_card
-from namm_runtime.bundled.curriculum import LENGTHS, Batch, Curriculum, encoder, make_batch
-from namm_runtime.bundled.evaluate import evaluate
+from namm_runtime.bundled.curriculum import TOKENS_PER_BATCH, Batch, draw_length, make_batch
 from namm_runtime.bundled.forward import traced_forward
-from namm_runtime.bundled.init import WINDOW, bundled_config, initialise
+from namm_runtime.bundled.init import initialise
 from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
+from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import train_tokenizer
-from namm_runtime.tasks.sequences import Role
+from namm_runtime.tasks.families import FAMILIES
+from namm_runtime.tasks.suite import encoder
 
 _LEARNING_RATE = 2e-3
 _WARMUP_STEPS = 50
-_DECAY_FROM, _FLOOR = 0.7, 0.05
+_DECAY_FROM, _FLOOR = 0.6, 0.03
 _TEXT_WEIGHT, _TEXT_EVERY = 0.1, 2
 _KEY_WEIGHT, _GAZE_WEIGHT = 0.2, 0.05
-# Questions see a shrunken cache in this share of the steps: room for the values times a factor.
-_EVICTION_SHARE = 0.7
-_EVICTION_FACTOR = (1.2, 3.0)
-_SAVE_SECONDS = 120.0
-_LOG_SECONDS = 15.0
+_EMA = 0.95
+_LOG_EVERY, _SAVE_EVERY = 25, 200  # steps
 
 
 @dataclass(slots=True)
 class Entry:
-    """One line of the training log."""
+    """One line of the training log; losses are the last batch's."""
 
-    seconds: float
+    seconds: float  # of training, pauses of the process included
     step: int
     tokens: int
-    length: int  # longest length trained on so far, tokens
-    answer_loss: float  # nats a token, last batch
-    key_loss: float  # nats, last batch
-    gaze_loss: float  # nats, last batch
-    text_loss: float | None  # nats a token of ordinary text, last batch that had it
-    accuracy: dict[int, float]  # length -> running answer-token accuracy on training batches
+    length: int  # of the last batch's sequences, tokens
+    answer_loss: float  # nats a token
+    key_loss: float  # nats
+    gaze_loss: float  # nats
+    text_loss: float | None  # nats a token of ordinary text
+    accuracy: dict[str, float]  # family -> running answer-token accuracy on training batches
 
 
 def main() -> None:
-    """Train, evaluate on the test split and write the whole folder."""
+    """Train and write the folder; evaluation and card are `namm_runtime.bundled.evaluate`'s."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; made if absent")
+    parser.add_argument("--shape", choices=SHAPES, default="main")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=14.0, help="training time, without the evaluation")
+    parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's state.pt")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-
-    tokenizer = train_tokenizer(arguments.seed, WINDOW)
-    config = bundled_config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    model = LlamaForCausalLM(config)
-    initialise(model, arguments.seed)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.resume:
+        tokenizer = AutoTokenizer.from_pretrained(out)
+    else:
+        tokenizer = train_tokenizer(arguments.seed, WINDOW)
+        tokenizer.save_pretrained(out)
+    shape = SHAPES[arguments.shape]
+    model = LlamaForCausalLM(
+        bundled_config(shape, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    )
+    initialise(model, shape, arguments.seed)
+    run = Run(model, tokenizer, arguments.seed, arguments.tokens // TOKENS_PER_BATCH, out)
+    if arguments.resume:
+        run.restore()
+    log = run.train()
+    save(model, tokenizer, out)
     record = {
+        "shape": arguments.shape,
         "seed": arguments.seed,
-        "minutes": arguments.minutes,
+        "tokens": arguments.tokens,
         "threads": arguments.threads,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "versions": {
@@ -81,74 +94,126 @@ def main() -> None:
             "transformers": transformers.__version__,
             "tokenizers": tokenizers.__version__,
         },
-        "log": train(model, tokenizer, arguments.seed, arguments.minutes * 60, arguments.out),
+        "log": log,
     }
-    record["evaluation"] = [asdict(row) for row in evaluate(model, tokenizer)]
-    save(model, tokenizer, arguments.out)
-    (arguments.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    write_card(arguments.out, record)
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "state.pt").unlink(missing_ok=True)
 
 
-def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, seconds: float, out: Path
-) -> list[dict[str, object]]:
-    """Train for a time and return the log; the model so far is saved in `out` every two minutes."""
-    rng = random.Random(f"training:{seed}")
-    encode = encoder(tokenizer)
-    curriculum = Curriculum(rng)
-    decayed = [weight for weight in model.parameters() if weight.dim() > 1]
-    plain = [weight for weight in model.parameters() if weight.dim() == 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-        lr=_LEARNING_RATE,
-        betas=(0.9, 0.98),
-    )
-    log: list[dict[str, object]] = []
-    text: Tensor | None = None
-    step = tokens = 0
-    start = saved = logged = time.monotonic()
-    model.train()
-    while (now := time.monotonic()) - start < seconds:
-        for group in optimiser.param_groups:
-            group["lr"] = _LEARNING_RATE * _schedule(step, (now - start) / seconds)
-        length = curriculum.next_length()
-        batch = make_batch(tokenizer, encode, length, rng)
-        budget = _draw_budget(batch, rng)
-        trace = traced_forward(model, batch.ids, batch.question_starts, budget)
-        answers, accuracy = answer_loss(model, trace, batch)
+class Run:
+    """A training run that can be stopped after any step and resumed to the same weights."""
+
+    def __init__(
+        self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, out: Path
+    ) -> None:
+        self.model, self.tokenizer, self.steps, self.out = model, tokenizer, steps, out
+        self.encode = encoder(tokenizer)
+        self.rng = random.Random(f"training:{seed}")
+        torch.manual_seed(seed)
+        self.step = 0
+        self.seconds = 0.0
+        self.accuracy: dict[str, float] = {}
+        self.text: float | None = None
+        self.log: list[dict[str, Any]] = []
+        decayed = [weight for weight in model.parameters() if weight.dim() > 1]
+        plain = [weight for weight in model.parameters() if weight.dim() == 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
+            lr=_LEARNING_RATE,
+            betas=(0.9, 0.98),
+        )
+
+    def train(self) -> list[dict[str, Any]]:
+        """Train to the end and return the log; state and log are written on the way."""
+        self.model.train()
+        start = time.monotonic() - self.seconds
+        while self.step < self.steps:
+            done = self.step / self.steps
+            for group in self.optimiser.param_groups:
+                group["lr"] = _LEARNING_RATE * _schedule(self.step, done)
+            length = draw_length(done, self.rng)
+            batch = make_batch(self.tokenizer, self.encode, length, self._weights(), self.rng)
+            losses = self._update(batch)
+            self.seconds = time.monotonic() - start
+            if self.step % _LOG_EVERY == 0 or self.step == self.steps:
+                self._write_log(length, *losses)
+            if self.step % _SAVE_EVERY == 0:
+                self.save()
+        self.model.eval()
+        return self.log
+
+    def _update(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.kept, batch.positions)
+        answers, accuracy = answer_loss(self.model, trace, batch)
         keys, gaze = key_loss(trace, batch), gaze_loss(trace, batch)
         loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze
-        if step % _TEXT_EVERY == 0:
-            text = text_loss(model, trace, batch)
+        if self.step % _TEXT_EVERY == 0:
+            text = text_loss(self.model, trace, batch)
+            self.text = round(text.item(), 3)
             loss = loss + _TEXT_WEIGHT * text
-        optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        tokens += batch.ids.numel()
-        promoted = curriculum.record(length, accuracy)
-        if promoted or now - logged > _LOG_SECONDS:
-            logged = now
-            entry = Entry(
-                seconds=round(now - start, 1),
-                step=step,
-                tokens=tokens,
-                length=LENGTHS[curriculum.level],
-                answer_loss=round(answers.item(), 4),
-                key_loss=round(keys.item(), 4),
-                gaze_loss=round(gaze.item(), 3),
-                text_loss=None if text is None else round(text.item(), 3),
-                accuracy={at: round(value, 4) for at, value in curriculum.accuracy.items()},
-            )
-            log.append(asdict(entry))
-            sys.stdout.write(json.dumps(log[-1]) + "\n")
-            sys.stdout.flush()
-        if now - saved > _SAVE_SECONDS:
-            saved = now
-            save(model, tokenizer, out)
-    model.eval()
-    return log
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        for family, value in zip(batch.families, accuracy, strict=True):
+            self.accuracy[family] = _EMA * self.accuracy.get(family, value) + (1 - _EMA) * value
+        return answers, keys, gaze
+
+    def _weights(self) -> dict[str, float]:
+        """Families that are answered less well are drawn more often, up to about three times."""
+        return {family: 0.4 + min(0.8, 2 * (1 - self.accuracy.get(family, 0.7))) for family in FAMILIES}
+
+    def _write_log(self, length: int, answers: Tensor, keys: Tensor, gaze: Tensor) -> None:
+        entry = Entry(
+            seconds=round(self.seconds, 1),
+            step=self.step,
+            tokens=self.step * TOKENS_PER_BATCH,
+            length=length,
+            answer_loss=round(answers.item(), 4),
+            key_loss=round(keys.item(), 4),
+            gaze_loss=round(gaze.item(), 3),
+            text_loss=self.text,
+            accuracy={family: round(self.accuracy[family], 4) for family in sorted(self.accuracy)},
+        )
+        self.log.append(asdict(entry))
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(self.log[-1]) + "\n")
+        sys.stdout.write(json.dumps(self.log[-1]) + "\n")
+        sys.stdout.flush()
+
+    def save(self) -> None:
+        """Write all that the next step depends on, and the model as it is, for a look at it."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": self.rng.getstate(),
+            "torch": torch.get_rng_state(),
+            "step": self.step,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "accuracy": self.accuracy,
+            "text": self.text,
+            "log": self.log,
+        }
+        part = self.out / "state.pt.part"
+        torch.save(state, part)
+        os.replace(part, self.out / "state.pt")
+        save(self.model, self.tokenizer, self.out)
+
+    def restore(self) -> None:
+        """Go on from the last saved state; what was logged after it is dropped from the log."""
+        state = torch.load(self.out / "state.pt", weights_only=True)
+        if state["steps"] != self.steps:
+            raise SystemExit(f"the run in {self.out} has {state['steps']} steps; give the same --tokens")
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        version, numbers, gauss = state["random"]
+        self.rng.setstate((version, tuple(numbers), gauss))
+        torch.set_rng_state(state["torch"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.accuracy, self.text, self.log = state["accuracy"], state["text"], state["log"]
+        (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -160,22 +225,14 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
         eos_token_id=[tokenizer.eos_token_id, line_break],
         pad_token_id=tokenizer.eos_token_id,
         do_sample=False,
-        max_new_tokens=24,
+        max_new_tokens=32,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-def _draw_budget(batch: Batch, rng: random.Random) -> int | None:
-    """How many document keys a KV head may keep for the questions; None for all of them."""
-    if rng.random() >= _EVICTION_SHARE:
-        return None
-    values = int((batch.roles == Role.VALUE).sum(1).max())
-    return int(values * rng.uniform(*_EVICTION_FACTOR)) + 8
-
-
 def _schedule(step: int, done: float) -> float:
-    """Warm up over steps, then hold, then fall linearly over the last part of the time to a floor."""
+    """Warm up over steps, then hold, then fall linearly over the last part of the steps to a floor."""
     warm = min(1.0, (step + 1) / _WARMUP_STEPS)
     fall = 1.0 if done < _DECAY_FROM else 1.0 - (1.0 - _FLOOR) * (done - _DECAY_FROM) / (1.0 - _DECAY_FROM)
     return warm * fall

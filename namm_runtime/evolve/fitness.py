@@ -18,7 +18,8 @@ from namm_runtime.memory import Memory
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.namm import Namm
 from namm_runtime.tasks import Split
-from namm_runtime.tasks.sequences import Role, TokenSequence, make_sequence
+from namm_runtime.tasks.sequences import TokenSequence, make_sequence
+from namm_runtime.tasks.story import Role
 
 WORST = -6.0  # log-probability floor of one answer token, so that a hopeless one does not drown the rest
 
@@ -61,7 +62,7 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, documents: int, seed:
     sequences: list[TokenSequence] = []
     while len(sequences) < documents:
         sequence = make_sequence(
-            encode, tokenizer.bos_token_id, tokenizer.eos_token_id, config.tokens + room, config.facts,
+            encode, tokenizer.bos_token_id, tokenizer.eos_token_id, config.tokens + room, "kv",
             config.questions, rng, split, config.filler[len(sequences) % len(config.filler)],
         )  # fmt: skip
         if config.tokens <= sequence.question_start:

@@ -13,6 +13,8 @@ from namm_runtime.errors import Refusal
 
 # The zeroed one is a control: the same scorer, blind to attention.
 LEARNED = {"namm-key": "namm-key", "namm": "namm", "namm-key-zeroed": "namm-key"}
+# What requests of earlier versions say.
+FORMER = {"window": "streaming"}
 # `budget` keeps what fits into a given number of slots; `parity` is the reference implementation's own rule.
 MODES = ("budget", "parity")
 
@@ -65,7 +67,12 @@ class Policy(ABC):
 
 def names() -> list[str]:
     """Every policy a request may name."""
-    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "window", "full"]
+    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "streaming", "full"]
+
+
+def canonical(name: str) -> str:
+    """The policy's name today."""
+    return FORMER.get(name, name)
 
 
 def scorer_of(name: str) -> str | None:
@@ -86,15 +93,16 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
     from namm_runtime.policies.l2 import L2
     from namm_runtime.policies.namm import Namm
     from namm_runtime.policies.snapkv import SnapKV
-    from namm_runtime.policies.window import Window
+    from namm_runtime.policies.streaming import Streaming
 
+    name = canonical(name)
     if mode not in MODES or (mode == "parity" and name not in LEARNED):
         raise Refusal("regime_mismatch", f"the policy '{name}' has no mode '{mode}'; take 'budget'")
     match name:
         case "full":
             return Full()
-        case "window":
-            return Window()
+        case "streaming":
+            return Streaming()
         case "h2o":
             return H2O(recent=(budget or 0) // 2)
         case "keydiff":

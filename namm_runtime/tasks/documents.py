@@ -3,13 +3,13 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from namm_runtime.tasks.facts import Fact, sample_facts
 from namm_runtime.tasks.filler import business_pieces, ordinary_pieces
 from namm_runtime.tasks.words import Split
 
-FillerKind = Literal["business", "stdlib", "mixed"]
+FillerKind = Literal["business", "stdlib", "mixed", "contract", "invoice", "minutes"]
 # A mixed document changes between the two kinds after this many pieces.
 _MIXED_RUN = (4, 24)
 
@@ -37,6 +37,8 @@ def filler_pieces(kind: FillerKind, rng: random.Random, split: Split) -> Iterato
         yield from business_pieces(rng, split)
     elif kind == "stdlib":
         yield from ordinary_pieces(rng, split)
+    elif kind in ("contract", "invoice", "minutes"):
+        yield from business_pieces(rng, split, kind)
     elif kind == "mixed":
         sources = (business_pieces(rng, split), ordinary_pieces(rng, split))
         while True:
@@ -44,7 +46,7 @@ def filler_pieces(kind: FillerKind, rng: random.Random, split: Split) -> Iterato
                 for _ in range(rng.randint(*_MIXED_RUN)):
                     yield next(source)
     else:
-        raise ValueError(f"unknown filler {kind!r}: expected business, stdlib or mixed")
+        raise ValueError(f"unknown filler {kind!r}: expected one of {get_args(FillerKind)}")
 
 
 def make_document(

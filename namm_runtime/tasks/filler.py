@@ -62,6 +62,67 @@ _TEMPLATES: dict[Split, tuple[str, ...]] = {
     ),
 }
 
+# What the flavours add: each is written with its own sentences and the office ones in turn.
+_FLAVOURS: dict[str, dict[Split, tuple[str, ...]]] = {
+    "contract": {
+        "train": (
+            "{number}.1 The lessee shall keep the premises in good repair at its own expense.",
+            "{number}.2 Notice is deemed received two days after it was posted to {name}.",
+            "WHEREAS the parties wish to continue their cooperation with {name};",
+            "Neither party is liable for delays caused by events beyond its control.",
+            "This agreement is governed by the law of the place of performance.",
+            "Amendments are valid only if made in writing and signed by {name}.",
+        ),
+        "validation": (
+            "{number}.3 The deposit bears no interest.",
+            "Should a provision be void, the others remain in force.",
+        ),
+        "test": (
+            "{number}.4 Subletting to {name} requires prior consent of the landlord.",
+            "Termination for cause remains possible at any moment.",
+            "The annexes listed on page {number} form an integral part hereof.",
+        ),
+    },
+    "invoice": {
+        "train": (
+            "Payment is due within thirty days without deduction.",
+            "Goods remain the property of {name} until paid in full.",
+            "Please quote reference {number} with every transfer.",
+            "Delivery address: {name} Street {number}.",
+            "Item {number}    1    piece    as ordered",
+            "Tax is shown separately at the foot of each page.",
+        ),
+        "validation": (
+            "Late payment is charged at the legal rate.",
+            "Packed by {name}, {number} boxes.",
+        ),
+        "test": (
+            "Returns are accepted in original wrapping only.",
+            "Article {number}    2    crates    back-ordered",
+            "Freight was prepaid by {name}.",
+        ),
+    },
+    "minutes": {
+        "train": (
+            "{name} opened the meeting and welcomed the guests.",
+            "{name} presented slide {number} and took questions.",
+            "There was a short break, after which {name} took the chair.",
+            "No other business was raised.",
+            "Apologies were received from {name} and {name}.",
+            "The next session will be held in room {number}.",
+        ),
+        "validation": (
+            "{name} left early to catch a train.",
+            "A show of hands settled item {number}.",
+        ),
+        "test": (
+            "{name} seconded the motion without comment.",
+            "Coffee was served while {name} repaired the projector.",
+            "Attendance sheet {number} was passed around.",
+        ),
+    },
+}
+
 _SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
 )
@@ -71,10 +132,11 @@ _BLOCK_CHARS = (80, 420)
 _FILE_CLASSES: dict[Split, tuple[int, ...]] = {"train": (0, 2, 4, 6), "validation": (1,), "test": (3, 5, 7)}
 
 
-def business_pieces(rng: random.Random, split: Split) -> Iterator[str]:
-    """Yield office paragraphs of one to four sentences without end."""
+def business_pieces(rng: random.Random, split: Split, flavour: str | None = None) -> Iterator[str]:
+    """Yield office paragraphs of one to four sentences without end; a flavour adds its own to every other."""
     while True:
-        chosen = rng.choices(_TEMPLATES[split], k=rng.randint(1, 4))
+        templates = _FLAVOURS[flavour][split] if flavour and rng.random() < 0.5 else _TEMPLATES[split]
+        chosen = rng.choices(templates, k=rng.randint(1, 4))
         yield "\n" + " ".join(_fill(template, rng, split) for template in chosen)
 
 

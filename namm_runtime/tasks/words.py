@@ -127,7 +127,7 @@ def sample_name(rng: random.Random, split: Split) -> str:
 
 
 def sample_number(rng: random.Random, split: Split, digits: int) -> int:
-    """Draw a number of exactly `digits` (>= 3) decimal digits from the residue classes of `split`."""
+    """Draw a number of exactly `digits` (>= 2) decimal digits from the residue classes of `split`."""
     low, high = int(10 ** (digits - 1)), int(10**digits)
     residue = rng.choice(RESIDUES[split])
     return rng.randrange(low + (residue - low) % _MODULUS, high, _MODULUS)

@@ -161,4 +161,5 @@ def test_files_and_loaded_model_tell_the_same(process: WorkerProcess, model_dire
         == (full.name, full.window, full.vocab_size)
         == ("tiny", WINDOW, 256)
     )
+    assert {"streaming", "window"} <= set(full.policies or ())  # the second is what it was called
     assert blobs.connect(process.config).names("snapshots") == []

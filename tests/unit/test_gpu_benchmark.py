@@ -31,7 +31,7 @@ def test_every_step_runs_and_is_written(tmp_path):
 
 def test_reading_stops_when_time_is_up():
     model = random_llama("tiny", torch.device("cpu"), torch.float32)
-    row = gpu_reading.read(model, Setting("tiny", "window", 10**9, 128, 128, 0.0), None)
+    row = gpu_reading.read(model, Setting("tiny", "streaming", 10**9, 128, 128, 0.0), None)
     assert row["tokens"] == row["series"][-1][0] == 32 * 512
     assert not row["complete"]
 

@@ -1,33 +1,45 @@
-"""The pieces that make the bundled model: its tokenizer, its start, its forward pass."""
+"""The pieces that make the bundled models: tokenizer, start, forward pass, losses, and a run that resumes."""
 
 import random
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from namm_runtime.bundled.curriculum import Curriculum, encoder, make_batch
+from namm_runtime.bundled import train
+from namm_runtime.bundled.curriculum import LENGTHS, draw_length, make_batch
 from namm_runtime.bundled.forward import key_similarity, traced_forward
-from namm_runtime.bundled.init import bundled_config, initialise
+from namm_runtime.bundled.init import initialise
 from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
+from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer
 from namm_runtime.tasks import make_document, sample_facts
-from namm_runtime.tasks.sequences import Role
+from namm_runtime.tasks.families import FAMILIES
+from namm_runtime.tasks.story import Role
+from namm_runtime.tasks.suite import encoder
+
+PLAIN = {"multi": 1.0}
+EVEN = dict.fromkeys(FAMILIES, 1.0)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer(seed=0, max_length=2048)
+    return train_tokenizer(seed=0, max_length=WINDOW)
+
+
+def build(tokenizer: PreTrainedTokenizerFast, shape: str = "main") -> LlamaForCausalLM:
+    model = LlamaForCausalLM(
+        bundled_config(SHAPES[shape], len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    ).eval()
+    initialise(model, SHAPES[shape], seed=0)
+    return model
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    model = LlamaForCausalLM(
-        bundled_config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    ).eval()
-    initialise(model, seed=0)
-    return model
+    return build(tokenizer)
 
 
 def test_tokenizer_spells_every_byte(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -36,9 +48,10 @@ def test_tokenizer_spells_every_byte(tokenizer: PreTrainedTokenizerFast) -> None
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_digits_come_in_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_digits_come_in_pairs_and_task_words_whole(tokenizer: PreTrainedTokenizerFast) -> None:
     pieces = tokenizer.tokenize("48213 7", add_special_tokens=False)
     assert pieces == ["48", "21", "3", "Ġ7"]
+    assert all(len(tokenizer.tokenize(f" {word}")) == 1 for word in ("latest", "total", "final", "room"))
 
 
 def test_pieces_apart_have_the_tokens_of_the_pieces_joined(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -55,27 +68,42 @@ def test_ordinary_text_compresses(tokenizer: PreTrainedTokenizerFast) -> None:
     assert len(text) / len(encoder(tokenizer)([text])[0]) >= 2.7
 
 
+@pytest.mark.parametrize(("shape", "least"), [("main", 0.3), ("deep", 0.1)])
 def test_the_start_already_copies_a_stated_value(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast, shape: str, least: float
 ) -> None:
-    batch = make_batch(tokenizer, encoder(tokenizer), 64, random.Random(0))
+    batch = make_batch(tokenizer, encoder(tokenizer), 64, PLAIN, random.Random(0))
     with torch.no_grad():
-        trace = traced_forward(model, batch.ids, batch.question_starts)
-        _, accuracy = answer_loss(model, trace, batch)
-    assert accuracy > 0.5  # untrained; chance is 1 in 2,048
+        trace = traced_forward(build(tokenizer, shape), batch.ids, batch.question_starts)
+        _, accuracy = answer_loss(build(tokenizer, shape), trace, batch)
+    assert len(accuracy) == len(batch.ids)
+    assert sum(accuracy) / len(accuracy) > least  # untrained; chance is 1 in 2,048
 
 
-def test_forward_equals_transformers(model: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_equals_transformers(tokenizer: PreTrainedTokenizerFast, shape: str) -> None:
+    model = build(tokenizer, shape)
     ids = torch.randint(2, 2000, (2, 200), generator=torch.Generator().manual_seed(1))
     starts = torch.tensor([120, 150])
+    everything = torch.ones(2, 200, dtype=torch.bool)
+    few = everything.clone()
+    few[:, 10:] = False
     with torch.no_grad():
         expected = model.model(ids, use_cache=False).last_hidden_state
         torch.testing.assert_close(traced_forward(model, ids, starts).hidden, expected)
-        roomy = traced_forward(model, ids, starts, budget=200).hidden
+        roomy = traced_forward(model, ids, starts, everything).hidden
         torch.testing.assert_close(roomy, expected, atol=1e-4, rtol=1e-4)
-        tight = traced_forward(model, ids, starts, budget=10).hidden
-    # A budget changes what questions see and nothing before them.
+        tight = traced_forward(model, ids, starts, few).hidden
+        positions = torch.arange(200) * 3
+        spread = traced_forward(model, ids, starts, None, positions).hidden
+        mask = torch.ones(2, 200, dtype=torch.int64)
+        expected_spread = model.model(
+            ids, attention_mask=mask, position_ids=positions[None], use_cache=False
+        ).last_hidden_state
+    torch.testing.assert_close(spread, expected_spread)
+    # What questions see changes nothing before them, and a document ends where its own questions begin.
     torch.testing.assert_close(tight[:, :120], expected[:, :120], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tight[1, 120:150], expected[1, 120:150], atol=1e-4, rtol=1e-4)
     assert (tight[0, 120:] - expected[0, 120:]).abs().max() > 0.1
 
 
@@ -89,9 +117,9 @@ def test_key_similarity_is_the_cosine_with_the_mean_direction() -> None:
 def test_losses_are_finite_and_reach_the_weights(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    batch = make_batch(tokenizer, encoder(tokenizer), 128, random.Random(1))
+    batch = make_batch(tokenizer, encoder(tokenizer), 128, EVEN, random.Random(2))
     assert {int(role) for role in batch.roles.unique()} == {int(role) for role in Role}
-    trace = traced_forward(model, batch.ids, batch.question_starts, budget=40)
+    trace = traced_forward(model, batch.ids, batch.question_starts, batch.kept, batch.positions)
     losses = [
         answer_loss(model, trace, batch)[0],
         text_loss(model, trace, batch),
@@ -100,22 +128,71 @@ def test_losses_are_finite_and_reach_the_weights(
     ]
     for loss in losses:
         (gradient,) = torch.autograd.grad(
-            loss, [model.model.layers[1].self_attn.k_proj.weight], retain_graph=True
+            loss, [model.model.layers[2].self_attn.k_proj.weight], retain_graph=True
         )
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() > 0
 
 
-def test_curriculum_grows_only_on_good_answers_at_the_present_length() -> None:
-    curriculum = Curriculum(random.Random(0))
-    assert not curriculum.record(64, 0.5)
-    assert curriculum.next_length() == 64
-    while not curriculum.record(64, 1.0):
-        pass
-    assert curriculum.level == 1
-    assert not curriculum.record(64, 1.0)
-    assert {curriculum.next_length() for _ in range(50)} == {64, 128}
+def test_keys_are_shaped_on_plain_families_only(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    batch = make_batch(tokenizer, encoder(tokenizer), 512, {"distractors": 1.0}, random.Random(1))
+    trace = traced_forward(model, batch.ids, batch.question_starts)
+    assert key_loss(trace, batch).item() == 0
+
+
+def test_what_questions_see_holds_all_that_they_need(tokenizer: PreTrainedTokenizerFast) -> None:
+    batches = [make_batch(tokenizer, encoder(tokenizer), 512, EVEN, random.Random(i)) for i in range(8)]
+    shrunken = [batch for batch in batches if batch.kept is not None]
+    assert 0 < len(shrunken) < len(batches)
+    for batch in shrunken:
+        assert batch.kept is not None
+        assert batch.kept[(batch.roles == Role.VALUE) | (batch.roles == Role.HEADER)].all()
+        assert batch.kept.float().mean() < 0.5
+    assert any(batch.positions[-1] > 512 for batch in batches)
+    assert all((batch.positions.diff() > 0).all() and batch.positions[-1] < WINDOW for batch in batches)
+
+
+def test_lengths_grow_with_the_training() -> None:
+    rng = random.Random(0)
+    assert {draw_length(0.0, rng) for _ in range(50)} == {64}
+    assert {draw_length(0.02, rng) for _ in range(50)} == {64, 128}
+    assert {draw_length(0.99, rng) for _ in range(500)} == {length for length, _ in LENGTHS}
+
+
+def test_a_resumed_run_makes_the_same_weights(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(train, "_LOG_EVERY", 1)
+
+    def run(folder: str) -> train.Run:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return train.Run(build(tokenizer), tokenizer, 3, 4, tmp_path / folder)
+
+    whole = run("whole")
+    whole.train()
+    stopped = run("stopped")
+    update, updates = stopped._update, iter(range(3))
+
+    def killed(batch: train.Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if next(updates, None) is None:
+            raise KeyboardInterrupt
+        return update(batch)
+
+    monkeypatch.setattr(stopped, "_update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed = run("stopped")
+    resumed.restore()
+    assert resumed.step == 2
+    resumed.train()
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [entry["step"] for entry in resumed.log] == [1, 2, 3, 4]
+    assert len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 4
 
 
 def test_facts_are_short_in_tokens(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,7 +11,7 @@ from namm_runtime.errors import Refusal
 from namm_runtime.memory import Memory
 
 BACKENDS = [None, backends.Backend("plain", backends.plain, fold_tiles)]
-POLICIES = ["full", "window", "h2o", "snapkv", "l2", "keydiff", "namm"]
+POLICIES = ["full", "streaming", "h2o", "snapkv", "l2", "keydiff", "namm"]
 
 
 @pytest.mark.parametrize("by_slot", [False, True])
@@ -24,7 +24,7 @@ def test_without_eviction_logits_equal_plain_transformers(plain, model, make_sco
 
 
 def test_the_comparison_above_can_fail(plain: LlamaForCausalLM, model, ids):
-    memory = Memory(model, policies.make("window", 256), 256, 512)
+    memory = Memory(model, policies.make("streaming", 256), 256, 512)
     with torch.no_grad():
         expected = plain(ids).logits[:, -1]
     assert not torch.allclose(memory.feed(ids), expected, atol=1e-3)
@@ -149,6 +149,6 @@ def test_transformers_builds_no_mask(model, make_scorer, ids, monkeypatch):
         return original(module, query, key, value, mask, **kwargs)
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "bounded", spy)
-    Memory(model, policies.make("window", 128), 128, 256).feed(ids)
+    Memory(model, policies.make("streaming", 128), 128, 256).feed(ids)
     assert masks
     assert all(mask is None for mask in masks)

@@ -72,7 +72,7 @@ def test_company_changes_nothing(bundled, file, document, tmp_path, policy):
     while run.phase != "done":
         engine.step()
         if late is None and run.tokens_read > 2000:
-            late = engine.admit(Request(other, ("Order 2 owner:",), policy="window", budget=64))
+            late = engine.admit(Request(other, ("Order 2 owner:",), policy="streaming", budget=64))
     assert texts(run) == texts(alone)
     assert late is not None
     assert late.phase == "done"

@@ -59,7 +59,7 @@ def test_a_cache_that_holds_everything_does_best(bundled):
     exam = make_exam(bundled, SMALL, 3, seed=7, split="train")
     roomy = replace(SMALL, budget=1024)
     full = sit(bundled, roomy, policies.make("keydiff", 1024), exam)
-    window = sit(bundled, SMALL, policies.make("window", 48), exam)
+    window = sit(bundled, SMALL, policies.make("streaming", 48), exam)
     assert full.exact.mean() > 0.8
     assert window.log_probability.mean() < full.log_probability.mean() - 0.5
 
@@ -116,6 +116,6 @@ def test_bundled_scorers_find_facts_beyond_the_window(bundled, name):
     exam = make_exam(bundled, config, 6, seed=8, split="test")
     scorer = checkpoint.load(checkpoint.resolve(name).path)
     learned = sit(bundled, config, policies.make(name, 64, scorer), exam)
-    window = sit(bundled, config, policies.make("window", 64), exam)
+    window = sit(bundled, config, policies.make("streaming", 64), exam)
     assert learned.exact.mean() >= 0.75
     assert window.exact.mean() <= 0.25

@@ -71,7 +71,7 @@ def test_supported_models_equal_plain_transformers(tmp_path, ids, name):
     with torch.no_grad():
         expected = plain(ids).logits[:, -1]
     loaded = load_model(folder)
-    memory = Memory(loaded, policies.make("window", 1024), 1024, 512, by_slot=False)
+    memory = Memory(loaded, policies.make("streaming", 1024), 1024, 512, by_slot=False)
     assert torch.allclose(memory.feed(ids), expected, atol=5e-5)
     assert loaded.window == 2048
 
@@ -99,7 +99,7 @@ def test_static_ntk_is_the_default_type_with_a_larger_base(tmp_path):
     ids = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = plain(ids).logits[:, -1]
-    memory = Memory(load_model(folder), policies.make("window", 512), 512, 512, by_slot=False)
+    memory = Memory(load_model(folder), policies.make("streaming", 512), 512, 512, by_slot=False)
     assert torch.allclose(memory.feed(ids), expected, atol=5e-5)
 
 

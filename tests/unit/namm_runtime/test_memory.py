@@ -20,7 +20,7 @@ def same(one: Memory, other: Memory) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "l2", "keydiff", "window", "full"])
+@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "l2", "keydiff", "streaming", "full"])
 @pytest.mark.parametrize("cut", [128, 700, 1279])
 def test_save_and_read_on_equals_reading_straight(model, make_scorer, ids, tmp_path, name, cut):
     straight = memory(model, make_scorer, name)
@@ -56,7 +56,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "window"])
+@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "streaming"])
 def test_questions_on_forks_disturb_neither_each_other_nor_the_document(model, make_scorer, ids, name):
     def document() -> Memory:
         read = memory(model, make_scorer, name)

@@ -13,7 +13,7 @@ def positions(memory: Memory, layer: int = 0, head: int = 0) -> list[int]:
     return cache.positions[0, head, : int(cache.lengths[0, head])].tolist()
 
 
-@pytest.mark.parametrize("name", ["window", "h2o", "snapkv", "l2", "keydiff", "namm"])
+@pytest.mark.parametrize("name", ["streaming", "h2o", "snapkv", "l2", "keydiff", "namm"])
 def test_every_policy_fills_its_budget_and_keeps_the_newest(model, make_scorer, ids, name):
     memory = Memory(model, policies.make(name, 128, make_scorer()), 128, 256)
     memory.feed(ids)
@@ -23,8 +23,13 @@ def test_every_policy_fills_its_budget_and_keeps_the_newest(model, make_scorer, 
         assert (layer.positions[:, :, 127] == 1279).all()
 
 
-def test_window_keeps_sinks_and_recent(model, ids):
-    memory = Memory(model, policies.make("window", 100), 100, 128)
+def test_requests_may_use_a_former_name():
+    assert policies.make("window", 100).name == "streaming"
+    assert "window" not in policies.names()
+
+
+def test_streaming_keeps_sinks_and_recent(model, ids):
+    memory = Memory(model, policies.make("streaming", 100), 100, 128)
     memory.feed(ids)
     assert positions(memory) == [0, 1, 2, 3, *range(1280 - 96, 1280)]
 

@@ -15,7 +15,7 @@ from namm_runtime.regime import Regime
 from namm_runtime.rope import Rotation
 
 BUDGET, INTERVAL, TOKENS = 48, 64, 330
-NAMES = ["window", "h2o", "snapkv", "l2", "keydiff", "namm", "parity", "full"]
+NAMES = ["streaming", "h2o", "snapkv", "l2", "keydiff", "namm", "parity", "full"]
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from namm_runtime.cache import BoundedLayer
 from namm_runtime.policies.base import Policy
 
 
-class Window(Policy):
+class Streaming(Policy):
     """Args: sinks: first tokens of the document that always stay; the paper uses four."""
 
-    name = "window"
+    name = "streaming"
 
     def __init__(self, sinks: int = 4) -> None:
         self.sinks = sinks

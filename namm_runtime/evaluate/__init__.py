@@ -1,0 +1,1 @@
+"""Policies × budgets over suites of questions: marked, compared and written down."""

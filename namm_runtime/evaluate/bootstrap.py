@@ -1,0 +1,152 @@
+"""Confidence intervals by resampling documents: questions about one document are not independent.
+
+Documents are drawn within strata of equal tasks and length, as the suite fixed how many of each there are;
+where a stratum has only one document, all are drawn together. Of m documents m − 1 are drawn and weighed by
+m / (m − 1), which keeps the intervals of small strata from being too narrow (Rao and Wu, JASA 83, 1988).
+All policies are resampled with the same draws, so that their differences are paired.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+FEWEST = 4  # documents; resampling fewer says nothing
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+def _divide(above: Array, below: NDArray[Any]) -> Array:
+    """NaN where there is nothing to divide by."""
+    quotient: Array = np.full(below.shape, np.nan)
+    np.divide(above, below, out=quotient, where=below > 0)
+    return quotient
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks of one policy at one budget.
+
+    Attributes:
+        sums: [D, T] sum of the marks of a document's questions, by task.
+        counts: [D, T] how many questions that was; all zero for documents it could not do.
+    """
+
+    sums: Array
+    counts: Array
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """[D] documents with marks."""
+        return np.asarray(self.counts.sum(1) > 0)
+
+    def only(self, documents: NDArray[np.bool_]) -> "Marks":
+        """The same without the other documents."""
+        return Marks(self.sums * documents[:, None], self.counts * documents[:, None])
+
+    def task(self, number: int) -> "Marks":
+        return Marks(self.sums[:, number : number + 1], self.counts[:, number : number + 1])
+
+    @property
+    def questions(self) -> int:
+        return int(self.counts.sum())
+
+    def score(self, weights: Array | None = None) -> Array:
+        """Mean over tasks of the mean over questions → [R]; NaN where there is none.
+
+        Args:
+            weights: [R, D] of the documents; None weighs all alike.
+        """
+        weights = np.ones((1, len(self.sums))) if weights is None else weights
+        counts = weights @ self.counts
+        means = _divide(weights @ self.sums, counts)
+        present = (~np.isnan(means)).sum(1)
+        return _divide(np.nansum(means, 1), present)
+
+
+def draws(strata: Sequence[Hashable], documents: NDArray[np.bool_]) -> Array | None:
+    """Weights [R, D] of resampled documents, always the same draws; None where there are too few.
+
+    Args:
+        strata: [D] what each document shares with those it can be replaced by.
+        documents: [D] which of them take part.
+    """
+    taking_part = np.flatnonzero(documents).tolist()
+    if len(taking_part) < FEWEST:
+        return None
+    groups: dict[Hashable, list[int]] = {}
+    for index in taking_part:
+        groups.setdefault(strata[index], []).append(index)
+    sets = list(groups.values())
+    if min(map(len, sets)) == 1:
+        sets = [taking_part]
+    generator = np.random.default_rng(0)
+    weights = np.zeros((RESAMPLES, len(strata)))
+    for members in sets:
+        size = len(members)
+        drawn = generator.multinomial(size - 1, np.full(size, 1 / size), size=RESAMPLES)
+        weights[:, members] = drawn * size / (size - 1)
+    return weights
+
+
+def interval(values: Array | None) -> Interval | None:
+    """The middle 95 % of resampled values; None where there are none."""
+    if values is None:
+        return None
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval, and how many documents and questions it rests on."""
+
+    value: float
+    interval: Interval | None
+    documents: int
+    questions: int
+
+
+def score(marks: Marks, strata: Sequence[Hashable]) -> Estimate | None:
+    """Mean mark; None without documents."""
+    return _estimate(strata, marks.done, marks, marks.score)
+
+
+def difference(marks: Marks, other: Marks, strata: Sequence[Hashable]) -> Estimate | None:
+    """Mean mark less the other's, over the documents that both did."""
+    both = marks.done & other.done
+    mine, theirs = marks.only(both), other.only(both)
+    return _estimate(strata, both, mine, lambda weights: mine.score(weights) - theirs.score(weights))
+
+
+def ratio(marks: Marks, other: Marks, strata: Sequence[Hashable]) -> Estimate | None:
+    """Mean mark as a share of the other's on the same documents; None where that is nothing."""
+    both = marks.done & other.done
+    mine, theirs = marks.only(both), other.only(both)
+
+    def share(weights: Array | None) -> Array:
+        return _divide(mine.score(weights), theirs.score(weights))
+
+    return _estimate(strata, both, mine, share)
+
+
+def _estimate(
+    strata: Sequence[Hashable],
+    documents: NDArray[np.bool_],
+    marks: Marks,
+    figure: Callable[[Array | None], Array],
+) -> Estimate | None:
+    if not documents.any():
+        return None
+    value = float(figure(None)[0])
+    if not np.isfinite(value):
+        return None
+    weights = draws(strata, documents)
+    spread = interval(None if weights is None else figure(weights))
+    return Estimate(value, spread, int(documents.sum()), marks.questions)

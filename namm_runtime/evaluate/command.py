@@ -1,0 +1,87 @@
+"""`namm evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from namm_runtime.errors import Refusal
+from namm_runtime.terminal import fail, progress_bar
+
+console = Console()
+POLICIES = "full,namm,namm-key,h2o,snapkv,keydiff,l2,streaming"
+
+
+def evaluate(
+    out: Annotated[
+        Path, typer.Option("--json", help="The report; a table and a plot are written beside it.")
+    ],
+    tasks: Annotated[
+        list[str],
+        typer.Option(help="A suite (bundled, long, million, or a TOML file) or JSONL; repeatable."),
+    ] = ["bundled"],  # noqa: B006  typer copies it
+    policies: Annotated[
+        str, typer.Option(help="Separated by commas; NAME=DIR is a scorer of your own.")
+    ] = POLICIES,
+    budgets: Annotated[
+        str, typer.Option(help="Slots (512) or shares of each document (25%), by commas.")
+    ] = "25%",
+    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
+    positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
+    limit: Annotated[int | None, typer.Option(help="Documents of each task and length.", min=1)] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="Of an answer.", min=1)] = None,
+    device: str = "cpu",
+    processes: Annotated[int, typer.Option(help="Documents at a time, each with one thread.", min=1)] = 1,
+    plot: Annotated[str, typer.Option(help="svg, png, or none.")] = "svg",
+) -> None:
+    """Mark policies at several budgets on the same questions; run again to go on after an interruption.
+
+    Finished work is kept beside the report in a file that ends in .jsonl.
+    """
+    if plot not in ("svg", "png", "none") or out.suffix != ".json":
+        fail(
+            Refusal("bad_request", "--plot should be svg, png or none, and --json a file that ends in .json")
+        )
+    try:
+        if plot != "none":
+            import matplotlib  # noqa: F401  a missing one should be noticed before an hour of reading
+
+        from namm_runtime.evaluate.budget import Budget
+        from namm_runtime.evaluate.evaluation import Evaluation, Settings
+        from namm_runtime.evaluate.journal import Journal
+        from namm_runtime.evaluate.markdown import markdown
+        from namm_runtime.evaluate.plot import plot as draw
+        from namm_runtime.evaluate.unit import PolicySpec
+    except ModuleNotFoundError as error:
+        fail(Refusal("extra_missing", f"evaluation needs '{error.name}': pip install 'palimpsest[evaluate]'"))
+    try:
+        settings = Settings(
+            tasks=tuple(tasks),
+            policies=tuple(PolicySpec.parse(text) for text in policies.split(",")),
+            budgets=tuple(Budget.parse(text) for text in budgets.split(",")),
+            model=model,
+            interval=interval,
+            positions=positions,
+            limit=limit,
+            max_output_tokens=max_output_tokens,
+            device=device,
+            processes=processes,
+        )
+        evaluation = Evaluation(settings, Journal(out.with_suffix(".jsonl")))
+        with progress_bar() as progress:
+            bar = progress.add_task("documents", total=len(evaluation.units), completed=evaluation.done)
+            for unit in evaluation.run():
+                progress.update(bar, advance=1, description=escape(unit.spec.label))
+        report = evaluation.report()
+        out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        table = markdown(report)
+        out.with_suffix(".md").write_text(table)
+        console.print(table, markup=False, highlight=False, soft_wrap=True)
+        if plot != "none":
+            draw(report, out.with_suffix(f".{plot}"))
+    except Refusal as refusal:
+        fail(refusal)

@@ -1,0 +1,223 @@
+"""The whole grid: every document under every policy and budget, in one process or several."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from namm_runtime.errors import Refusal
+from namm_runtime.evaluate.budget import Budget
+from namm_runtime.evaluate.journal import Journal
+from namm_runtime.evaluate.report import FORMAT, Cell, rows
+from namm_runtime.evaluate.suite import Document, load
+from namm_runtime.evaluate.unit import PolicySpec, Unit
+from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.machine import machine
+from namm_runtime.text import counted
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to evaluate.
+
+    Attributes:
+        tasks: names of suites, TOML files, JSONL files.
+        interval: tokens between evictions.
+        positions: as in a `Request`; the same for every policy, whatever a scorer's manifest says.
+        limit: documents of each task at most.
+        max_output_tokens: of an answer; None takes the suite's or benchmark's own.
+        processes: documents at a time. More than one gives each process one thread.
+    """
+
+    tasks: tuple[str, ...]
+    policies: tuple[PolicySpec, ...]
+    budgets: tuple[Budget, ...]
+    model: str = "bundled"
+    interval: int = 512
+    positions: str = "cache-relative"
+    limit: int | None = None
+    max_output_tokens: int | None = None
+    device: str = "cpu"
+    processes: int = 1
+
+
+@dataclass
+class Evaluation:
+    """A grid and what of it is done.
+
+    Args:
+        journal: where finished units go; those already there are not done again.
+
+    Raises (on construction):
+        Refusal: `bad_request`, `bad_tasks`, `bad_suite`, `bad_budget`, `model_…`.
+    """
+
+    settings: Settings
+    journal: Journal
+    model: LoadedModel = field(init=False)
+    documents: list[Document] = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        labels = [spec.label for spec in settings.policies] + [budget.label for budget in settings.budgets]
+        if len(set(labels)) < len(labels):
+            raise Refusal(
+                "bad_request", f"every policy and budget can be there once only: {', '.join(labels)}"
+            )
+        if settings.processes > 1:
+            torch.set_num_threads(1)
+        self.model = load_model(settings.model, device=settings.device)
+        self.documents = load(settings.tasks, self.model.tokenizer, settings.limit)
+        self._directory = TemporaryDirectory(prefix="namm-evaluate-")
+        self._files = [self._write(document) for document in self.documents]
+        prefix = len(self.model.frame.prefix)
+        self._tokens = [max(counted(file, self.model.tokenizer), default=0) for file in self._files]
+        # Document by document, so that an interrupted run leaves rows that can be compared.
+        self.units = {
+            (spec.label, budget and budget.label, number): self._unit(spec, budget, number, prefix)
+            for number in range(len(self.documents))
+            for spec, budget in self._cells()
+        }
+        self._keys = {
+            place: unit.key(self.model, self.documents[place[2]].sha256) for place, unit in self.units.items()
+        }
+
+    @property
+    def done(self) -> int:
+        return sum(key in self.journal.entries for key in self._keys.values())
+
+    def run(self) -> Iterator[Unit]:
+        """Do what is not done yet; yields each unit once it is in the journal."""
+        waiting = {
+            key: self.units[place] for place, key in self._keys.items() if key not in self.journal.entries
+        }
+        if self.settings.processes <= 1:
+            for key, unit in waiting.items():
+                self.journal.add(key, unit.work(self.model))
+                yield unit
+            return
+        with _pool(self.settings) as pool:
+            futures = {pool.submit(_work, unit): (key, unit) for key, unit in waiting.items()}
+            for future in as_completed(futures):
+                key, unit = futures[future]
+                self.journal.add(key, future.result())
+                yield unit
+
+    def report(self) -> dict[str, Any]:
+        """Everything as JSON. Needs every unit done."""
+        cells = [
+            Cell(
+                spec,
+                budget.label if budget else None,
+                [
+                    self.journal.entries[self._keys[spec.label, budget and budget.label, number]]
+                    for number in range(len(self.documents))
+                ],
+            )
+            for spec, budget in self._cells()
+        ]
+        settings = self.settings
+        return {
+            "format": FORMAT,
+            "model": {
+                "name": self.model.name,
+                "revision": self.model.revision,
+                "dtype": str(self.model.model.dtype).removeprefix("torch."),
+                "window": self.model.window,
+            },
+            "settings": {
+                "tasks": [Path(name).name for name in settings.tasks],
+                "budgets": [asdict(budget) for budget in settings.budgets],
+                "interval": settings.interval,
+                "positions": settings.positions,
+                "limit": settings.limit,
+                "processes": settings.processes,
+                "device": settings.device,
+            },
+            "documents": {
+                "number": len(self.documents),
+                "questions": sum(len(document.items) for document in self.documents),
+                "tokens": sum(self._tokens),
+            },
+            "machine": machine(),
+            "rows": [row | self._slots(row) for row in rows(cells, self.documents)],
+        }
+
+    def _cells(self) -> Iterator[tuple[PolicySpec, Budget | None]]:
+        """The full cache has no budget and is one cell."""
+        for spec in self.settings.policies:
+            if spec.policy == "full":
+                yield spec, None
+            else:
+                for budget in self.settings.budgets:
+                    yield spec, budget
+
+    def _unit(self, spec: PolicySpec, budget: Budget | None, number: int, prefix: int) -> Unit:
+        document, interval = self.documents[number], self.settings.interval
+        return Unit(
+            spec=spec,
+            slots=budget.slots_for(self._tokens[number], prefix, interval) if budget else None,
+            document=self._files[number],
+            prompts=tuple(item.input for item in document.items),
+            interval=interval,
+            positions=self.settings.positions,
+            max_output_tokens=self.settings.max_output_tokens or document.max_output_tokens,
+        )
+
+    def _slots(self, row: dict[str, Any]) -> dict[str, Any]:
+        slots = [
+            unit.slots for (policy, budget, _), unit in self.units.items()
+            if (policy, budget) == (row["policy"], row["budget"]) and unit.slots is not None
+        ]  # fmt: skip
+        return {"slots": [min(slots), max(slots)] if slots else None}
+
+    def _write(self, document: Document) -> Path:
+        path = Path(self._directory.name) / f"{document.sha256}.txt"
+        path.write_bytes(document.text.encode())
+        return path
+
+
+# -- in a process of the pool ------------------------------------------------------------------------------
+
+_model: LoadedModel | None = None
+
+
+@contextmanager
+def _pool(settings: Settings) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with this one, however it ends; what waits is dropped when the caller stops."""
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        settings.processes, spawn, initializer=_begin, initargs=(settings.model, settings.device)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(model: str, device: str) -> None:
+    global _model
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _model = load_model(model, device=device)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(unit: Unit) -> dict[str, Any]:
+    if _model is None:
+        raise RuntimeError("the process has no model")
+    return unit.work(_model)

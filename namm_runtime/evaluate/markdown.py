@@ -1,0 +1,136 @@
+"""The report as Markdown tables."""
+
+from typing import Any
+
+MIB = 2**20
+Row = dict[str, Any]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Policies and budgets, then tasks, then paired differences."""
+    rows = report["rows"]
+    parts = [
+        _policies(rows),
+        _caption(report),
+        _tasks(rows),
+        _lengths(rows),
+        _differences(rows),
+        _refusals(rows),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _policies(rows: list[Row]) -> str:
+    lines = [
+        "| policy | budget | score | of full cache | kept | resident / peak | tokens/s | questions (docs) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            row["policy"],
+            row["budget"] or "all",
+            percent(row["score"], row["score_interval"]),
+            "100%" if row["budget"] is None else percent(row["of_full"], row["of_full_interval"]),
+        ]
+        if "kept_fraction" in row:
+            cells += [
+                f"{row['kept_fraction']:.1%}",
+                f"{row['resident_bytes'] / MIB:.1f} / {row['peak_bytes'] / MIB:.1f} MiB",
+                f"{row['tokens_per_second']:,}",
+            ]
+        else:
+            cells += ["refused", "–", "–"]
+        lines.append(f"| {' | '.join([*cells, counted(row)])} |")
+    return "\n".join(lines)
+
+
+def _caption(report: dict[str, Any]) -> str:
+    machine, settings, model = report["machine"], report["settings"], report["model"]
+    return (
+        f"Model {model['name']} ({model['revision']}), {', '.join(settings['tasks'])}, an eviction every "
+        f"{settings['interval']} tokens, {settings['positions']} positions. Score: mean over tasks. In "
+        "brackets: 95 % intervals by resampling documents; where all documents scored alike it has no "
+        "width and is too narrow. Kept: share of a document's tokens in the cache after reading, at the "
+        "largest head of each layer, mean over documents; resident and peak: the largest document's. "
+        f"{machine['processor']}, {settings['processes']} × {machine['threads']} threads, "
+        f"torch {machine['torch']}, {machine['date']}."
+    )
+
+
+def _tasks(rows: list[Row]) -> str:
+    tasks = list(rows[0]["tasks"])
+    if len(tasks) < 2:
+        return ""
+    lines = [f"| policy | budget | {' | '.join(map(_cell, tasks))} |", f"|---|---|{'---|' * len(tasks)}"]
+    sizes = [f"{max(row['tasks'][task]['questions'] for row in rows)}" for task in tasks]
+    lines.append(f"| questions | | {' | '.join(sizes)} |")
+    for row in rows:
+        cells = [percent(row["tasks"][task]["score"], row["tasks"][task]["score_interval"]) for task in tasks]
+        lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
+    return "By task:\n\n" + "\n".join(lines)
+
+
+def _lengths(rows: list[Row]) -> str:
+    lengths = list(rows[0]["lengths"])
+    if len(lengths) < 2:
+        return ""
+    names = [f"{int(length):,} tokens" for length in lengths]
+    lines = [f"| policy | budget | {' | '.join(names)} |", f"|---|---|{'---|' * len(lengths)}"]
+    for row in rows:
+        parts = [row["lengths"][length] for length in lengths]
+        cells = [
+            f"{percent(part['score'], part['score_interval'])}, n = {part['questions']}" for part in parts
+        ]
+        lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
+    return "By length:\n\n" + "\n".join(lines)
+
+
+def _differences(rows: list[Row]) -> str:
+    """Points of every row less those of the full cache and the heuristics."""
+    columns = list(dict.fromkeys(label for row in rows for label in row["minus"]))
+    if not columns:
+        return ""
+    lines = [f"| policy | budget | {' | '.join(f'less {label}' for label in columns)} |"]
+    lines.append(f"|---|---|{'---|' * len(columns)}")
+    for row in filter(lambda row: row["minus"], rows):
+        cells = [_points(row["minus"].get(label)) for label in columns]
+        lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
+    return (
+        "Differences in points on the same documents, in bold where the interval does not hold zero; the "
+        "others say nothing about which policy is better:\n\n" + "\n".join(lines)
+    )
+
+
+def _refusals(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        for code, entry in row["refused"].items():
+            cell = f"{row['policy']}, {row['budget'] or 'all'}"
+            lines.append(f"- {cell}: {entry['documents']} documents ({code}): {entry['for_example']}")
+    return "Refused, and left out of the row's figures:\n\n" + "\n".join(lines) if lines else ""
+
+
+def percent(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" + (f" [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]" if interval else "")
+
+
+def counted(row: Row) -> str:
+    return f"{row['questions']:,} ({row['documents']:,})"
+
+
+def _points(difference: Row | None) -> str:
+    if difference is None:
+        return "–"
+    value = f"{difference['value'] * 100:+.1f}"
+    if difference["interval"] is None:
+        return value
+    low, high = difference["interval"]
+    shown = f"{value} [{low * 100:+.1f}, {high * 100:+.1f}]"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
+
+
+def _cell(text: str) -> str:
+    """A file's own task names may hold anything."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

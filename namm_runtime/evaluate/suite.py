@@ -1,0 +1,148 @@
+"""What is asked: generated families by a small TOML, or JSONL files.
+
+name = "bundled"
+families = ["single", "listing"]   # left out: all there are
+lengths = [4240, 8336]             # tokens of a document at most
+documents = 6                      # of each family and length
+questions = 8                      # of each document at most
+split = "test"
+seed = 0
+max_output_tokens = 32
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from namm_runtime.errors import Refusal
+from namm_runtime.tasks import SPLITS
+from namm_runtime.tasks.item import Item
+from namm_runtime.tasks.public import Question, read
+
+SUITES = Path(__file__).parent / "suites"
+OUTPUT_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and what is asked of it.
+
+    Attributes:
+        length: the suite's length in tokens, None for a file's documents.
+        max_output_tokens: of each answer.
+    """
+
+    text: str
+    items: tuple[Item, ...]
+    length: int | None
+    max_output_tokens: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(sorted({item.task for item in self.items}))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Families × lengths × documents × questions × seed."""
+
+    name: str
+    lengths: tuple[int, ...]
+    documents: int
+    questions: int
+    families: tuple[str, ...] = ()
+    split: str = "test"
+    seed: int = 0
+    max_output_tokens: int = OUTPUT_TOKENS
+
+    @classmethod
+    def read(cls, path: Path) -> "Suite":
+        """Raises Refusal `bad_suite` naming what is wrong."""
+        try:
+            values: dict[str, Any] = tomllib.loads(path.read_text())
+            unknown = values.keys() - {field.name for field in fields(cls)}
+            if unknown:
+                raise Refusal("bad_suite", f"{path.name}: unknown entries {', '.join(sorted(unknown))}")
+            for name in ("lengths", "families"):
+                if name in values:
+                    values[name] = tuple(values[name])
+            suite = cls(**values)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
+            raise Refusal("bad_suite", f"{path}: {error}") from None
+        numbers = (*suite.lengths, suite.documents, suite.questions, suite.max_output_tokens)
+        if not suite.lengths or any(not isinstance(number, int) or number < 1 for number in numbers):
+            raise Refusal(
+                "bad_suite", f"{path}: lengths, documents and questions should be whole numbers from 1"
+            )
+        if suite.split not in SPLITS:
+            raise Refusal("bad_suite", f"{path}: there is no split '{suite.split}', only {', '.join(SPLITS)}")
+        return suite
+
+    def make(self, tokenizer: Any) -> list[Document]:
+        """Generate the documents. Raises Refusal `bad_suite` for a family that does not exist."""
+        # Its generators are heavy to import and a file of one's own needs none of them.
+        generators = import_module("namm_runtime.tasks.suite")
+        families = self.families or generators.FAMILIES
+        unknown = set(families) - set(generators.FAMILIES)
+        if unknown:
+            known = ", ".join(generators.FAMILIES)
+            raise Refusal("bad_suite", f"no family is called {', '.join(sorted(unknown))}; there are {known}")
+        return [
+            Document(text, tuple(items[: self.questions]), length, self.max_output_tokens)
+            for family in families
+            for length in self.lengths
+            for text, items in generators.documents(
+                family, self.split, length, self.documents, self.seed, tokenizer
+            )
+        ]
+
+
+def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None = None) -> list[Document]:
+    """Documents of the named suites, TOML or JSONL files.
+
+    Args:
+        limit: documents of each task, the first ones; None takes all.
+
+    Raises:
+        Refusal: `bad_suite`, `bad_tasks`.
+    """
+    found: list[Document] = []
+    for name in names:
+        path = SUITES / f"{name}.toml" if (SUITES / f"{name}.toml").exists() else Path(name)
+        if path.suffix == ".toml":
+            found += Suite.read(path).make(tokenizer)
+        elif path.exists():
+            found += _from_file(path)
+        else:
+            known = ", ".join(sorted(suite.stem for suite in SUITES.glob("*.toml")))
+            raise Refusal("bad_tasks", f"there is no file '{name}' and no suite of that name ({known})")
+    if limit is not None:
+        taken: dict[tuple[object, ...], int] = {}
+        found = [document for document in found if _count(taken, (document.tasks, document.length)) <= limit]
+    if not found:
+        raise Refusal("bad_tasks", f"{', '.join(names)} holds no question")
+    return found
+
+
+def _from_file(path: Path) -> list[Document]:
+    """Questions of one text make one document, read once."""
+    items: dict[str, list[Question]] = {}
+    for item in read(path):
+        items.setdefault(item.context, []).append(item)
+    return [
+        Document(text, tuple(asked), None, max(item.max_output_tokens or OUTPUT_TOKENS for item in asked))
+        for text, asked in items.items()
+    ]
+
+
+def _count(counts: dict[tuple[object, ...], int], key: tuple[object, ...]) -> int:
+    counts[key] = counts.get(key, 0) + 1
+    return counts[key]

@@ -1,0 +1,22 @@
+"""What the commands of `namm` share: a progress bar, and how they refuse."""
+
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from namm_runtime.errors import Refusal
+
+
+def progress_bar(quiet: bool = False) -> Progress:
+    """On standard error, gone when it is done; shows nothing where another process shows it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True)
+
+
+def fail(refusal: Refusal) -> NoReturn:
+    """Say why, and end with status 2."""
+    Console(stderr=True).print(f"[red]{refusal.code}[/]: {escape(refusal.message)}", highlight=False)
+    raise typer.Exit(2)
