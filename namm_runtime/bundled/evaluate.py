@@ -83,7 +83,7 @@ def evaluate(
             guesses = memory.fork().logits(torch.tensor([prompt + completion[:-1]]))[0].argmax(-1)
             right = guesses[len(prompt) - 1 :] == torch.tensor(completion)
             for i, value in enumerate((right.all(), 1, right.sum(), len(right))):
-                cell[i] += int(value)
+                cell[i] += int(value)  # type: ignore[call-overload]
     return Cell(family, tokens, policy, share, *cell)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu, gpu_reading
+from benchmarks import gpu, gpu_reading, gpu_tables
 from benchmarks.gpu_reading import Setting, flops_a_token, random_llama
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,12 @@ def test_every_step_runs_and_is_written(tmp_path):
         assert (row["policy"], row["tokens"], row["complete"]) == (policy, 1536, True)
         assert row["attention"].startswith("plain attention")
         assert row["tokens_per_second"] > 0
+    checks = sum("ok" in row for row in written["checks"])
+    shown = gpu_tables.gpu(written)
+    assert f"{checks} of {checks} checks" in shown
+    assert "1,536 of 1,536 tokens" in shown
+    written["checks"][0] |= {"ok": False, "kernel": "broken"}
+    assert "broken" in gpu_tables.gpu(written)
 
 
 def test_reading_stops_when_time_is_up():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import gpu, gpu_tables, tables
+from benchmarks import tables
 
 PAGES = [tables.ROOT / "README.md", tables.ROOT / "docs" / "reference" / "benchmarks.md"]
 
@@ -33,16 +33,3 @@ def test_a_changed_figure_is_noticed():
     rows = json.loads((tables.RESULTS / "policies.json").read_text())
     speed = f"{rows[0]['tokens_per_second']:,}"
     assert tables.filled(text.replace(speed, "999,999")) == text
-
-
-def test_what_a_gpu_measured_becomes_a_table(tmp_path):
-    """From the same command on a CPU; a failed check is named."""
-    arguments = ["--device", "cpu", "--tokens", "1024", "--budget", "128", "--out", str(tmp_path)]
-    gpu.main(arguments)
-    result = json.loads((tmp_path / "gpu.json").read_text())
-    checks = sum("ok" in row for row in result["checks"])
-    shown = gpu_tables.gpu(result)
-    assert f"{checks} of {checks} checks" in shown
-    assert "1,024 of 1,024 tokens" in shown
-    result["checks"][0] |= {"ok": False, "kernel": "broken"}
-    assert "broken" in gpu_tables.gpu(result)
