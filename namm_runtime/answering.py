@@ -29,12 +29,17 @@ class Answering:
         prompt: tokens that ask, `prompt_ids`.
         limit: tokens of an answer at most.
 
+    Raises:
+        Refusal: `bad_request` for a limit below 1 or a temperature below 0.
+
     Attributes:
         produced: tokens of the answer so far. The newest one has not been fed yet.
         reason: why the answer is over, None while it is not.
     """
 
     def __init__(self, memory: Memory, prompt: list[int], limit: int, sampler: Sampler) -> None:
+        if limit < 1 or sampler.temperature < 0:
+            raise Refusal("bad_request", "max_output_tokens must be at least 1 and temperature at least 0")
         self.memory, self.prompt, self.limit, self.sampler = memory, prompt, limit, sampler
         self.produced: list[int] = []
         self.reason: str | None = None
@@ -89,7 +94,7 @@ def ask(
     """Answer `prompt` from a fork of `memory`, which stays as it is.
 
     Raises:
-        Refusal: `prompt_too_long`.
+        Refusal: `prompt_too_long`, `bad_request`.
     """
     ids = prompt_ids(memory.model, prompt, memory.interval)
     answering = Answering(memory.fork(), ids, max_output_tokens, Sampler(temperature, seed))

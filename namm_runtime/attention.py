@@ -6,11 +6,12 @@ builds no mask of queries × cache; the only mask here is the square over the to
 This module is the CPU's way, one pass; on a GPU the same call goes through `namm_runtime.twopass`.
 
 Scratch: a block of queries meets all keys at once, and is as long as `TILE_BYTES` allows (a multiple of 16,
-at least 16). It depends on the budget, never on the document's length, the layers or the number of jobs.
+at least 16). It depends on the budget, never on the document's length, the layers or the number of jobs; rows
+that share a tensor make blocks shorter, down to 16 queries of all of them.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,7 @@ from namm_runtime.backends import Backend
 from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.rope import Rotation
 from namm_runtime.twopass import two_pass_attention
-from namm_runtime.workspace import Workspace
+from namm_runtime.workspace import take
 
 TILE_BYTES = 8 << 20  # scores of one block; smaller ones repeat work per block, larger ones leave the cache
 HOP = 16  # policies see queries in multiples of this
@@ -46,8 +47,7 @@ class Context:
     by_slot: bool  # rotate by slot (cache-relative) instead of by place in the text
     backend: Backend | None = None  # of two passes; None is the one pass below
     watch_last: int | None = None  # policies see only so many queries before each eviction; None: all of them
-    workspace: Workspace = field(default_factory=Workspace)  # one pass: scores and columns of a block
-    scratch_bytes: int = 0  # largest temporaries so far
+    scratch_bytes: int = 0  # of the largest temporaries so far
     watch_seconds: float = 0.0  # spent by the policy on columns
 
     def first_watched(self, layer: BoundedLayer, tokens: int, before: int = 0) -> int:
@@ -146,11 +146,12 @@ def _attend(
     unused = layer.unused()[:, :, None, None, :] if layer.ragged else None
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     block = block_length(batch * q_heads * slots * 4, tokens)
+    half = query.dtype != torch.float32  # the softmax is fp32 all the same, and in place where it can be
     for begin in range(0, tokens, block):
         end = min(begin + block, tokens)
         length, visible = end - begin, slots - tokens + end  # later keys are invisible to the whole block
         q = query[:, :, begin:end].reshape(rows, group * length, width) * scaling
-        scores = context.workspace.take("scores", (rows, group * length, visible), q)
+        scores = take("scores", (rows, group * length, visible), q)
         torch.bmm(q, keys[:, :visible].transpose(1, 2), out=scores)
         by_head = scores.view(batch, kv_heads, group, length, visible)
         if length > 1:
@@ -158,28 +159,23 @@ def _attend(
             by_head[..., visible - length :].masked_fill_(square, -torch.inf)
         if unused is not None:
             by_head.masked_fill_(unused[..., :visible], -torch.inf)
-        weights = _softmax(by_head)
+        weights = take("weights", by_head.shape, q, torch.float32).copy_(by_head) if half else by_head
+        torch.softmax(weights, dim=-1, out=weights)
+        scratch = scores.nbytes + weights.nbytes * half
         if output is not None:
-            p = weights.view(rows, -1, visible).to(value.dtype)
+            p = scores.copy_(weights.view_as(scores)) if half else scores
             output[:, :, begin:end] = torch.bmm(p, values[:, :visible]).view(batch, q_heads, length, width)
         if watched_from < end:
             begun = time.perf_counter()
             seen = weights[:, :, :, max(0, watched_from - begin) :]
             # In the order of the queries, which the spectrogram reads without a copy.
-            columns = context.workspace.take("columns", (seen.shape[3], batch, kv_heads, visible), weights)
+            columns = take("columns", (seen.shape[3], batch, kv_heads, visible), weights)
+            scratch += columns.nbytes
             columns = columns.permute(1, 2, 0, 3)
             torch.mean(seen, dim=2, out=columns)
             context.policy.observe(layer, columns)
             context.watch_seconds += time.perf_counter() - begun
-    scratch = context.workspace.nbytes + key.nbytes + query.nbytes
-    context.scratch_bytes = max(context.scratch_bytes, scratch)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Over the last dimension, in fp32; in place where the scores are fp32 already."""
-    if scores.dtype != torch.float32:
-        return torch.softmax(scores, dim=-1, dtype=torch.float32)
-    return torch.softmax(scores, dim=-1, out=scores)
+        context.scratch_bytes = max(context.scratch_bytes, scratch + key.nbytes + query.nbytes)
 
 
 def _watch_later(

@@ -65,6 +65,8 @@ class Memory:
                 "parity mode keeps one length for all heads of a layer, and tensor parallelism has them on "
                 "several devices; take budget mode, or device_map",
             )
+        if watch_last is not None and policy.mode == "parity":
+            raise Refusal("regime_mismatch", "parity mode and a policy that sees the last queries only")
         self.model, self.policy = model, policy
         self.budget = policy.room(budget, interval, by_slot)
         self.evicting = self.budget is not None or policy.mode == "parity"
@@ -180,6 +182,7 @@ class Memory:
             "fingerprint": self.fingerprint(),
             "clocks": json.dumps(clocks),
             "extra": json.dumps(extra or {}),
+            "digest": _digest(tensors),
         }
         partial = path.with_name(path.name + ".partial")
         try:
@@ -219,21 +222,37 @@ class Memory:
                     raise Refusal(
                         "snapshot_mismatch", f"{path.name} was saved by another model, scorer or setting"
                     )
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if _digest(saved) != metadata["digest"]:
+                    raise ValueError("its contents are not what was written")
                 clocks = json.loads(metadata["clocks"])[fork]
                 for index, layer in enumerate(self.cache.layers):
-                    start = f"{fork}/{index}."
-                    names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
-                    device = self.model.layer_device(index)
-                    tensors = {name.removeprefix(start): file.get_tensor(name).to(device) for name in names}
-                    if tensors:
-                        _restore_layer(layer, tensors, *clocks[index])
+                    start, device = f"{fork}/{index}.", self.model.layer_device(index)
+                    tensors = {
+                        name.removeprefix(start): tensor.to(device)
+                        for name, tensor in saved.items()
+                        if name.startswith(start)
+                    }
+                    _restore_layer(layer, tensors, *clocks[index])
                 extra: dict[str, Any] = json.loads(metadata["extra"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise Refusal("snapshot_unreadable", f"{path.name} is not a readable snapshot: {error}") from None
         return extra
 
 
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _restore_layer(layer: Any, tensors: dict[str, Tensor], start: int, pending: int, clock: int) -> None:
+    if not tensors:  # saved before the first token
+        layer.is_initialized, layer.queries = False, None
+        layer.start = layer.pending = layer.clock = 0
+        return
     layer.lazy_initialization(tensors["keys"], tensors["values"])
     used = start + pending
     for name in ("keys", "values", "positions"):

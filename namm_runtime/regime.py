@@ -46,7 +46,7 @@ def default_regime(evolved: Regime, serving: Serving, mode: str) -> Regime:
     )
 
 
-def difference(evolved: Regime, served: Regime, asked: Settings) -> str | None:
+def difference(evolved: Regime, serving: Serving, served: Regime, asked: Settings) -> str | None:
     """A sentence on what differs and on whose word, or None where nothing does."""
     names = [
         field.name for field in fields(Regime) if getattr(evolved, field.name) != getattr(served, field.name)
@@ -54,10 +54,14 @@ def difference(evolved: Regime, served: Regime, asked: Settings) -> str | None:
     if not names:
         return None
     by_request = {name for name, value in asdict(asked).items() if value is not None}
-    served_in = [
-        f"{_words(served, name)} ({'on request' if name in by_request else 'by its manifest'})"
-        for name in names
-    ]
+    by_manifest = {name for name, value in asdict(serving).items() if value is not None} | {"recency_clip"}
+
+    def whose_word(name: str) -> str:
+        if name in by_request:
+            return "on request"
+        return "by its manifest" if name in by_manifest else "by default"
+
+    served_in = [f"{_words(served, name)} ({whose_word(name)})" for name in names]
     evolved_in = [_words(evolved, name) for name in names]
     return f"The scorer was evolved with {' and '.join(evolved_in)}; served with {' and '.join(served_in)}."
 

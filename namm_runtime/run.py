@@ -269,7 +269,7 @@ class Run:
             asked = regime.Settings(
                 mode, request.budget, request.interval, request.positions, request.watch_last
             )
-            usage.regime = regime.difference(scorer.regime, served, asked)
+            usage.regime = regime.difference(scorer.regime, scorer.serving, served, asked)
             usage.regime_matches = usage.regime is None
         return memory
 

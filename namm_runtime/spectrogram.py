@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from namm_runtime.workspace import Workspace
+from namm_runtime.workspace import take
 
 FRAME, HOP, BINS = 32, 16, 17
 
@@ -35,13 +35,8 @@ class Spectrogram:
 
     def __init__(self, gamma: float = 0.99) -> None:
         self.gamma = gamma
-        self._workspace = Workspace()
+        self.scratch_bytes = 0  # of the largest call so far
         self._basis = torch.empty(0)
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Of the largest call so far."""
-        return self._workspace.nbytes
 
     def fold_into(self, state: Mapping[str, Tensor], columns: Tensor) -> None:
         """`fold` for a layer's state [B, H, C, floats], of which the block saw the oldest N slots.
@@ -65,8 +60,10 @@ class Spectrogram:
         basis = self._basis_for(columns)
         # [query, row]: a frame is then 32 neighbouring rows of it, and frames overlap without a copy.
         by_query = columns.permute(2, 0, 1, 3).reshape(queries, rows).contiguous()
-        spectrum = self._workspace.take("spectrum", (frames, 2 * BINS, rows), columns)
-        magnitude = self._workspace.take("magnitude", (frames, BINS, rows), columns)
+        spectrum = take("spectrum", (frames, 2 * BINS, rows), columns)
+        magnitude = take("magnitude", (frames, BINS, rows), columns)
+        copied = by_query.nbytes if by_query.data_ptr() != columns.data_ptr() else 0
+        self.scratch_bytes = max(self.scratch_bytes, spectrum.nbytes + magnitude.nbytes + copied)
         # The older half of the first frame is the carry of the previous call.
         older = carry.permute(3, 0, 1, 2).reshape(HOP, rows)
         torch.mm(basis[:, :HOP], older, out=spectrum[0])

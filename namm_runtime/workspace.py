@@ -1,29 +1,33 @@
-"""Temporaries that are used again and again instead of being allocated for every block.
+"""Temporaries that are used again and again instead of being allocated for every block, one set a thread.
 
 The allocator returns large blocks to the system, and a fresh page costs a fault when it is first touched:
 on a CPU that took longer than the arithmetic (`python -m benchmarks shares`).
 """
 
+import threading
+
 import torch
 from torch import Tensor
 
 
-class Workspace:
-    """Named buffers that grow to the largest shape asked for. What a name held before is overwritten."""
-
+class _Buffers(threading.local):
     def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
+        self.named: dict[str, Tensor] = {}
 
-    @property
-    def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor of a shape, with the dtype and device of another."""
-        size = torch.Size(shape).numel()
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < size or (buffer.dtype, buffer.device) != (like.dtype, like.device):
-            with torch.inference_mode(False):  # an inference tensor could not be written outside that mode
-                buffer = torch.empty(size, dtype=like.dtype, device=like.device)
-            self._buffers[name] = buffer
-        return buffer[:size].view(shape)
+_BUFFERS = _Buffers()
+
+
+def take(name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor of a shape, on the device of another and with its dtype unless one is given.
+
+    Its memory is that of this thread's last tensor of the same name, which is overwritten. However many
+    documents and layers a thread computes, it holds one buffer a name, as large as the largest asked for.
+    """
+    dtype, size = dtype or like.dtype, torch.Size(shape).numel()
+    buffer = _BUFFERS.named.get(name)
+    if buffer is None or len(buffer) < size or (buffer.dtype, buffer.device) != (dtype, like.device):
+        with torch.inference_mode(False):  # an inference tensor could not be written outside that mode
+            buffer = torch.empty(size, dtype=dtype, device=like.device)
+        _BUFFERS.named[name] = buffer
+    return buffer[:size].view(shape)

@@ -45,7 +45,7 @@ class Execution:
         self._resumed = False
         self._reported = 0.0  # monotonic time of the last progress write
         self._phase_began = (0.0, 0, "")  # monotonic time, tokens read then, phase: for the speed
-        self._snapshot_tokens = 0
+        self._snapshot_tokens = self._snapshots = 0
         self._log = _log.bind(job=job.id, attempt=job.attempt, token=self._token)
         keeper.hold(job.id, self._token)
 
@@ -219,7 +219,8 @@ class Execution:
 
     def _snapshot(self, run: RunLike) -> None:
         blobs = self._process.blobs
-        key = key_of(self.job, run.tokens_read)
+        self._snapshots += 1
+        key = key_of(self.job, run.tokens_read, self._snapshots)
         self._snapshot_tokens = run.tokens_read
         try:
             with blobs.create_path(key) as path:

@@ -1,4 +1,4 @@
-"""Names of snapshots: by job, attempt, fencing token and place, so that no two writers ever share one."""
+"""Names of snapshots: by job, attempt, fencing token, place and number; none is ever written twice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ def folder_of(job_id: str) -> str:
     return f"snapshots/{job_id}"
 
 
-def key_of(job: Job, tokens: int) -> str:
-    """The key of the snapshot that the holder of `job` takes after so many tokens."""
-    return f"{folder_of(job.id)}/{job.attempt}-{job.lease_token}-{tokens}.safetensors"
+def key_of(job: Job, tokens: int, number: int) -> str:
+    """The key of the holder's snapshot of that number, taken after so many tokens of the document."""
+    return f"{folder_of(job.id)}/{job.attempt}-{job.lease_token}-{tokens}-{number}.safetensors"

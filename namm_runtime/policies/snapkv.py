@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from namm_runtime.cache import BoundedLayer
+from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.policies.base import Policy
 
 
@@ -42,8 +42,6 @@ class SnapKV(Policy):
         if slots <= opens:
             return
         mass = layer.state["mass"][:, :, :slots, 0]
-        if first <= opens:
-            mass.zero_()  # what an earlier window saw has been used
         mass += columns[:, :, max(0, opens - first) :].sum(dim=2)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
@@ -56,3 +54,8 @@ class SnapKV(Policy):
                 mass.masked_fill(alone, 0), self.kernel, stride=1, padding=self.kernel // 2
             )
         return mass.masked_fill(recent, torch.inf)
+
+    def evict(self, cache: BoundedCache) -> None:
+        super().evict(cache)
+        for layer in cache.layers:
+            layer.state["mass"].zero_()  # what this window saw has been used

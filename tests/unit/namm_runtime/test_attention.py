@@ -1,7 +1,11 @@
 """Attention over the bounded cache is the model's own attention wherever nothing was evicted."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
 from namm_runtime import attention, backends, policies
@@ -131,6 +135,27 @@ def test_scratch_is_bounded_by_the_tile_not_by_the_document(model, make_scorer, 
     memory.feed(ids.repeat(1, 4))
     assert memory.context.scratch_bytes == early
     assert early <= 4 * (64 << 10) + 2 * 384 * 64 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_temporaries_are_those_that_are_stated(model, make_scorer, dtype, layers):
+    """Measured at the allocator: once its buffers are there, reading allocates no block of scores."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    decoder = LlamaForCausalLM._from_config(config, attn_implementation="bounded").to(dtype).eval()
+    loaded = replace(model, model=decoder)
+    memory = Memory(loaded, policies.make("namm", 512, make_scorer()), 512, 512)
+    ids = torch.randint(0, 100, (1, 512))
+    for _ in range(3):
+        memory.feed(ids)
+    stated = memory.scratch_bytes
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+        for _ in range(3):
+            memory.feed(ids)
+    largest = max(event.cpu_memory_usage for event in events.events())
+    assert largest < stated / 4
+    assert memory.scratch_bytes == stated
 
 
 def test_block_length_is_a_multiple_of_sixteen():

@@ -154,6 +154,15 @@ def test_half_precision_models_run_and_the_scorer_stays_in_fp32(tmp_path, make_s
     assert answered.tokens == 20
 
 
+@pytest.mark.parametrize("asked", [{"max_output_tokens": 0}, {"temperature": -1.0}])
+def test_asking_for_nothing_is_refused(model, ids, asked):
+    memory = Memory(model, policies.make("streaming", 256), 256, 128)
+    memory.feed(ids[:, :200])
+    with pytest.raises(Refusal) as refusal:
+        ask(memory, "why?", **asked)
+    assert refusal.value.code == "bad_request"
+
+
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(Refusal) as refusal:
         load_model(tmp_path / "nowhere")

@@ -1,7 +1,11 @@
 """A memory that was saved and read on is the memory that was never interrupted."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from namm_runtime import policies
 from namm_runtime.errors import Refusal
@@ -125,6 +129,51 @@ def test_truncated_snapshots_are_refused(model, make_scorer, ids, tmp_path):
     with pytest.raises(Refusal) as refusal:
         memory(model, make_scorer).restore(tmp_path / "m")
     assert refusal.value.code == "snapshot_unreadable"
+
+
+@pytest.mark.parametrize("damage", ["layer", "queries", "value", "shape"])
+def test_snapshots_with_other_contents_are_refused(model, make_scorer, ids, tmp_path, damage):
+    saved = memory(model, make_scorer)
+    saved.feed(ids[:, :505])
+    saved.save(tmp_path / "m")
+    with safe_open(tmp_path / "m", framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    match damage:
+        case "layer":
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("/1.")}
+        case "queries":
+            tensors.pop("/0.queries")
+        case "value":
+            tensors["/0.keys"][0, 0, 3] = torch.nan
+        case "shape":
+            tensors["/0.keys"] = tensors["/0.keys"][:, :, 1:].contiguous()
+    save_file(tensors, tmp_path / "m", metadata)
+    with pytest.raises(Refusal) as refusal:
+        memory(model, make_scorer).restore(tmp_path / "m")
+    assert refusal.value.code == "snapshot_unreadable"
+
+
+def test_an_empty_snapshot_empties_a_memory(model, make_scorer, ids, tmp_path):
+    memory(model, make_scorer).save(tmp_path / "m")
+    used = memory(model, make_scorer)
+    used.feed(ids[:, :100])
+    used.restore(tmp_path / "m")
+    assert used.clock == 0
+    fresh = memory(model, make_scorer)
+    assert torch.equal(used.feed(ids), fresh.feed(ids))
+
+
+def test_forks_may_be_fed_in_threads(model, make_scorer, ids):
+    """One policy and one model for all, and each thread with temporaries of its own."""
+    origin = memory(model, make_scorer)
+    origin.feed(ids[:, :256])
+    forks = [origin.fork() for _ in range(4)]
+    pieces = [ids[:, 256 + 200 * n : 456 + 200 * n] for n in range(4)]
+    expected = [origin.fork().feed(piece) for piece in pieces]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            fed = list(pool.map(lambda fork, piece: fork.fork().feed(piece), forks, pieces))
+            assert all(torch.equal(one, other) for one, other in zip(fed, expected, strict=True))
 
 
 def test_intervals_must_suit_the_spectrogram(model, make_scorer):

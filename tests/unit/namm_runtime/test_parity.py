@@ -134,7 +134,7 @@ def test_saving_and_reading_on_equals_reading_straight(model, ids, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"by_slot": True}, {"budget": 64}, {"interval": 256}, {"budget": 64, "cap": 100}],
+    [{"by_slot": True}, {"budget": 64}, {"interval": 256}, {"budget": 64, "cap": 100}, {"watch_last": 64}],
 )
 def test_other_regimes_are_refused(model, settings):
     own = scorer(cap=settings.get("cap"))
@@ -145,6 +145,7 @@ def test_other_regimes_are_refused(model, settings):
             settings.get("budget"),
             settings.get("interval", 512),
             settings.get("by_slot", False),
+            watch_last=settings.get("watch_last"),
         )
     assert refusal.value.code == "regime_mismatch"
 

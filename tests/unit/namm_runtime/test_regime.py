@@ -16,13 +16,16 @@ EVOLVED = Regime("budget", 16, 512, "cache-relative", 8192)
 
 
 def test_what_differs_is_named_with_who_asked_for_it():
-    assert difference(EVOLVED, EVOLVED, Settings(budget=16)) is None
+    assert difference(EVOLVED, Serving(), EVOLVED, Settings(budget=16)) is None
     served = replace(EVOLVED, budget=512, positions="absolute", interval=256)
-    said = difference(EVOLVED, served, Settings(positions="absolute", interval=256))
+    said = difference(EVOLVED, Serving(budget=512), served, Settings(positions="absolute", interval=256))
     assert said == (
         "The scorer was evolved with 16 slots a head and an eviction every 512 tokens and cache-relative "
         "positions; served with 512 slots a head (by its manifest) and an eviction every 256 tokens "
         "(on request) and absolute positions (on request)."
+    )
+    assert "512 slots a head (by default)" in difference(
+        EVOLVED, Serving(), replace(EVOLVED, budget=512), Settings()
     )
 
 
@@ -38,7 +41,7 @@ def test_what_differs_is_named_with_who_asked_for_it():
     ],
 )
 def test_every_part_of_a_regime_counts(name, other, words):
-    said = difference(EVOLVED, replace(EVOLVED, **{name: other}), Settings())
+    said = difference(EVOLVED, Serving(), replace(EVOLVED, **{name: other}), Settings())
     assert said is not None
     assert words in said.partition("served with")[2]
 

@@ -41,6 +41,14 @@ def test_the_scores_are_the_last_windows_attention(model, ids, window, pieces):
         assert (scores[..., used - window :] == torch.inf).all()
 
 
+def test_a_window_seen_in_part_forgets_earlier_windows_too(model, ids):
+    policy = Watching(window=32, kernel=None)
+    Memory(model, policy, 200, 128, watch_last=16).feed(ids[:, :640])
+    for scores, _, _ in policy.scored:
+        old = scores[scores < torch.inf].view(*scores.shape[:2], -1)
+        assert (old.sum(-1) < 16).all(), "16 queries pay attention of 16 in all"
+
+
 def test_windows_longer_than_the_interval_take_what_there_is(model, ids):
     policy = Watching(window=128, kernel=None)
     memory = Memory(model, policy, 256, 64)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from store import blobs, jobs, leases, ledger, reaper, workers
 from store.database import Database
+from store.errors import LeaseLost
 from store.models import Job, Result, UsageLine
 from store.settings import Settings
 from tests.standin import REVISION, Engine, right_answer
@@ -252,6 +253,38 @@ def test_answers_given_before_a_stop_are_not_given_again(
     assert kept is not None
     assert [answer["prompt"] for answer in kept.answers] == ["Who?", "Why?", "When?", "Where?"]
     assert kept.answers[3]["text"] == right_answer(TEXT, "Where?")
+
+
+def test_a_lease_lost_while_giving_back_costs_no_earlier_snapshot(
+    process: WorkerProcess, db: Database, config: Settings, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both snapshots are taken at the end of the document; each needs a name of its own."""
+    config.snapshot_chunks = 1
+    job = submit(prompts=["Who?", "Why?", "When?", "Where?"])
+    original, record = Engine.step, leases.record_snapshot
+    stopping = []
+
+    def step(self: Engine) -> list[object]:
+        if any(len(run.answers) == 2 for run in self.runs):
+            stopping.append(True)
+            with db.session() as session:
+                workers.request_stop(session, "wrk_test")
+        return original(self)  # type: ignore[return-value]
+
+    def lose(*arguments: object, **named: object) -> object:
+        if stopping:
+            raise LeaseLost("another worker has the job")
+        return record(*arguments, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", step)
+        patch.setattr(leases, "record_snapshot", lose)
+        drain_jobs(process)
+    key = look(db, job).snapshot_key
+    assert stopping
+    assert key is not None
+    with process.blobs.open(key) as file:
+        assert json.load(file)["answers"] == []
 
 
 def test_lost_attempt_is_resumed_and_its_rest_is_waste(
