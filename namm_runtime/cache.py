@@ -13,13 +13,22 @@ has no cap) it grows by blocks, as far as the document or the scorer lets it.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 GROWTH = 4096  # slots added at a time where there is no budget
+
+
+class Seat(NamedTuple):
+    """Which layer of how many, and which part of its heads under tensor parallelism."""
+
+    layer: int = 0
+    layers: int = 1
+    shard: int = 0
+    shards: int = 1
 
 
 class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -29,6 +38,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         budget: slots a head keeps at an eviction; None sets no limit and grows by blocks.
         interval: tokens between evictions; the capacity is budget + interval, allocated once.
         state: name → floats a slot, what the policy remembers of a token.
+        seat: where in the model.
 
     Attributes:
         keys, values: [B, Hkv, C, D], keys not rotated.
@@ -38,8 +48,11 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         queries: [B, Hq, <16, D] rotated queries that no policy has seen yet.
     """
 
-    def __init__(self, budget: int | None, interval: int, state: Mapping[str, int]) -> None:
+    def __init__(
+        self, budget: int | None, interval: int, state: Mapping[str, int], seat: Seat | None = None
+    ) -> None:
         super().__init__()
+        self.seat = seat or Seat()
         self.budget, self.interval, self.state_floats = budget, interval, dict(state)
         self.start = self.pending = self.clock = 0
         self.state: dict[str, Tensor] = {}
@@ -180,8 +193,16 @@ class BoundedCache(Cache):  # type: ignore[misc]
 
     layers: list[BoundedLayer]
 
-    def __init__(self, layers: int, budget: int | None, interval: int, state: Mapping[str, int]) -> None:
-        super().__init__(layers=[BoundedLayer(budget, interval, state) for _ in range(layers)])
+    def __init__(
+        self,
+        layers: int,
+        budget: int | None,
+        interval: int,
+        state: Mapping[str, int],
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        seats = (Seat(index, layers, *shard) for index in range(layers))
+        super().__init__(layers=[BoundedLayer(budget, interval, state, seat) for seat in seats])
 
     @property
     def pending(self) -> int:

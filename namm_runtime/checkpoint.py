@@ -24,6 +24,7 @@ from namm_runtime.spectrogram import BINS
 
 FORMAT = 1
 MAX_BYTES = 16 << 20
+PLACE_FLOATS = 6
 BUNDLED = Path(__file__).parent / "bundled" / "scorers"
 
 
@@ -40,6 +41,7 @@ class ScorerConfig:
     key_input: bool = False  # one more feature: cosine of the key with the head's mean key
     key_mean: float = 0.0
     key_deviation: float = 1.0
+    place_input: bool = False  # six more features: cosines of the layer's and the head's place in the model
     spectrum_zeroed: bool = False  # control: the spectrum's features are always zero
     kind: str = "bam"  # or "mlp", which scores each token without looking at others
     multiply: bool = True  # bam: scale the features as well as adding to them
@@ -49,7 +51,7 @@ class ScorerConfig:
 
     @property
     def features(self) -> int:
-        return self.recency_floats + BINS + self.key_input
+        return self.recency_floats + BINS + self.key_input + PLACE_FLOATS * self.place_input
 
     @property
     def bam(self) -> Bam:

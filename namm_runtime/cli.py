@@ -13,6 +13,7 @@ from rich.table import Table
 from namm_runtime import checkpoint, policies, regime
 from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.command import evaluate
+from namm_runtime.evolve.command import evolve
 from namm_runtime.memory_map.command import map_
 from namm_runtime.terminal import fail, progress_bar
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 console = Console()
 app.command()(evaluate)
+app.command()(evolve)
 app.command(name="map")(map_)
 
 
@@ -150,43 +152,6 @@ def scorers() -> None:
             f"{usual.budget} slots, every {usual.interval} tokens",
         )
     console.print(table)
-
-
-@app.command()
-def evolve(
-    config: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="TOML; see namm_runtime/bundled.")
-    ],
-    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
-    work: Annotated[Path | None, typer.Option(help="Where the run's state goes; resumed if there.")] = None,
-) -> None:
-    """Evolve a scorer; interrupted runs go on where they stopped."""
-    from namm_runtime.evolve.config import EvolutionConfig
-
-    try:
-        from namm_runtime.evolve.search import Search
-    except ModuleNotFoundError as error:
-        fail(Refusal("extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"))
-    from namm_runtime.loading import load_model
-
-    try:
-        settings = EvolutionConfig.read(config)
-        search = Search(load_model(settings.model), settings, work or out / "run")
-    except Refusal as refusal:
-        fail(refusal)
-    console.print(f"start: log-probability {search.start[0]:.4f}, exact {search.start[1]:.3f} (validation)")
-    with progress_bar() as progress:
-        task = progress.add_task("evolving", total=settings.generations, completed=search.generation)
-        for report in search.run():
-            progress.update(task, completed=report.number, description=f"best {report.best:.4f}")
-            if report.validation is not None:
-                search.result().save(out)  # the best so far, should the run be stopped
-                console.print(
-                    f"generation {report.number}: mean {report.mean:.4f}, {report.seconds:.1f} s, "
-                    f"validation {report.validation:.4f}, exact {report.validation_exact:.3f}"
-                )
-    search.result().save(out)
-    console.print(f"{out}: generation {search.best_generation}, validation {search.best[0]:.4f}")
 
 
 def _print_usage(usage: "Usage") -> None:

@@ -225,7 +225,10 @@ def _revision(source: str | Path, model: Any) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return str(commit)[:12]
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    # Where the files lie and who reads them does not make another model.
+    ignored = ("_name_or_path", "transformers_version")
+    config = {name: value for name, value in model.config.to_dict().items() if name not in ignored}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for file in sorted(Path(source).glob("*.safetensors")):
         with file.open("rb") as weights:
             digest.update(hashlib.file_digest(weights, "sha256").digest())

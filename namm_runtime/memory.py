@@ -71,7 +71,7 @@ class Memory:
         self.budget = policy.room(budget, interval, by_slot)
         self.evicting = self.budget is not None or policy.mode == "parity"
         self.interval, self.by_slot = interval, by_slot
-        self.cache = BoundedCache(model.layers, self.budget, interval, policy.state)
+        self.cache = self._empty_cache()
         rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
         backend = backend or choose(model.device, model.model.dtype, model.head_width, model.head_group)
         self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
@@ -107,6 +107,10 @@ class Memory:
         """Read ids [B, T] that fit before the next eviction → logits [B, T, vocab] at every token."""
         return self._forward(ids, 0)
 
+    def _empty_cache(self) -> BoundedCache:
+        model = self.model
+        return BoundedCache(model.layers, self.budget, self.interval, self.policy.state, model.shard)
+
     def _forward(self, ids: Tensor, logits_to_keep: int) -> Tensor:
         output = self.model.model(
             input_ids=ids,
@@ -124,7 +128,7 @@ class Memory:
     def fork(self) -> "Memory":
         """An independent copy, so that many prompts can follow one document."""
         twin = copy(self)
-        twin.cache = BoundedCache(self.model.layers, self.budget, self.interval, self.policy.state)
+        twin.cache = self._empty_cache()
         for mine, theirs in zip(self.cache.layers, twin.cache.layers, strict=True):
             theirs.__dict__.update(
                 {

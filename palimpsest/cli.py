@@ -15,6 +15,7 @@ from rich.text import Text
 
 from palimpsest import access
 from palimpsest.demo import demo
+from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
 from palimpsest.local import LocalError, data_directory, read_running
 from palimpsest.remote import commands as remote_commands
@@ -182,6 +183,7 @@ def _database_settings(data: Path | None) -> Settings:
 
 
 app.command()(demo)
+app.command()(evolve)
 remote_commands(app)
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class Running:
 
     url: str
     pid: int
-    database_url: str | None  # of an embedded server only: a given one may hold a password
+    database_url: str | None  # of embedded servers only: a given one may hold a password
+    redis_url: str | None
 
 
 def data_directory(given: Path | None) -> Path:

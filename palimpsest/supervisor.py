@@ -103,7 +103,15 @@ class Supervisor:
         self._wait_for_api(url, logs)
         keys = access.prepare(settings, self._data)
         self._wait_for_worker(url, keys.cli_key, logs)
-        self._claim.announce(Running(url, os.getpid(), settings.database if own_database else None))
+        own_redis = self._embedded is not None and self._environment["REDIS_URL"] == self._embedded.redis_url
+        self._claim.announce(
+            Running(
+                url,
+                os.getpid(),
+                settings.database if own_database else None,
+                self._environment["REDIS_URL"] if own_redis else None,
+            )
+        )
         return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded, self._children)
 
     def _provide_servers(self) -> Settings:

@@ -87,6 +87,7 @@ class Served:
     refusal: type[Exception]  # has .code and .message
     resolve_scorer: Callable[[str, str | None], ScorerPin | None]  # policy, name asked for → pin
     make_request: Callable[[Job, Path, ScorerPin | None], Any]
+    examine: Callable[[Path, Path], None]  # a task of an evolution, where its marks go
 
 
 def load_from(config: Settings) -> Served:
@@ -125,6 +126,11 @@ def load(config: Settings) -> Served:
             max_document_tokens=config.max_document_tokens,
         )
 
+    def examine(task: Path, marks: Path) -> None:
+        from namm_runtime.evolve.errand import carry_out
+
+        carry_out(model, task, marks)
+
     model = load_model(config.model, device=config.device, dtype=config.dtype)
     card = ModelCard(
         name=config.served_model,
@@ -138,7 +144,7 @@ def load(config: Settings) -> Served:
             {"name": ref.name, "version": ref.version, "sha256": ref.sha256} for ref in checkpoint.bundled()
         ],
     )
-    return Served(Engine(model, config.slots), card, Refusal, resolve_scorer, make_request)
+    return Served(Engine(model, config.slots), card, Refusal, resolve_scorer, make_request, examine)
 
 
 def describe(config: Settings) -> ModelCard:

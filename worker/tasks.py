@@ -1,11 +1,12 @@
-"""The two Celery tasks. Both are harmless at any time and any number of times."""
+"""The Celery tasks. All are harmless at any time and any number of times."""
 
 from __future__ import annotations
 
 from store import log
 from worker.app import app
 from worker.drain import drain_jobs
-from worker.names import DRAIN, WARM
+from worker.examine import examine_candidates
+from worker.names import DRAIN, EXAMINE, WARM
 from worker.process import this_process
 
 _log = log.get("worker.tasks")
@@ -23,3 +24,9 @@ def warm() -> None:
     """Loads the model before the first job comes, and registers what was loaded; then looks for work."""
     this_process().serve()
     drain_jobs(this_process())
+
+
+@app.task(name=EXAMINE)  # type: ignore[untyped-decorator]
+def examine(task: str, marks: str) -> None:
+    """Does a task of `palimpsest evolve`; both arguments are keys of blobs."""
+    examine_candidates(this_process(), task, marks)

@@ -6,70 +6,131 @@ from pathlib import Path
 from typing import Any
 
 from namm_runtime.errors import Refusal
-from namm_runtime.tasks import FillerKind
+from namm_runtime.tasks.families import FAMILIES
 
-STARTS = ("zero", "key-diversity", "attention-mass", "key-and-attention")
+STARTS = ("zero", "distilled")
+COVARIANCES = ("separable", "isotropic", "full")
+STATISTICS = ("regime", "full-cache")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Generations on these families and those of the stages before."""
+
+    families: tuple[str, ...]
+    generations: int
 
 
 @dataclass(frozen=True)
 class EvolutionConfig:
-    """Everything a run depends on; two runs of one config on one build give the same scorer.
+    """Everything a run depends on; two runs of one config on one machine give the same scorer.
 
     Attributes:
-        start: `zero` scores every token alike (and, with its bias, keeps all that fits the budget);
-            `key-diversity` ranks tokens as KeyDiff does, which needs `key_input`; `attention-mass` by their
-            recent attention, the spectrum's lowest bin; `key-and-attention` by the first plus a little of
-            the second.
-        budget, interval: slots a head and tokens between evictions, the regime of the search.
-        tokens: length of a search document, a multiple of `interval`; several evictions fit into it.
-        facts, questions: planted in and asked of each document.
+        key_input, place_input, spectrum_zeroed, recency_clip, threshold: as in `ScorerConfig`.
+        start: `zero`, every parameter 0 but the bias; or `distilled`, fitted by gradient to what an
+            all-knowing policy keeps (`namm_runtime.evolve.distil`).
+        initial_bias: the score that `zero` gives to everything; with a threshold of 0 it has to be above, or
+            the first random step evicts all there is.
+        statistics: which cache the spectrum's normaliser is gathered from: that of the search's own `regime`,
+            or the `full-cache`, as the paper's.
+        budget, interval, tokens: slots a head, tokens between evictions, and of a search document; `tokens`
+            is a multiple of `interval`.
+        relevant: share of the budget that what matters in a document may take.
+        questions: asked of each document at most.
+        stages: task sets, added one after the other.
         documents: in a generation, the same for every candidate (common random numbers).
-        population, sigma, generations: of the evolution strategy.
+        covariance: of the search distribution (`full` takes memory and time by the square of parameters).
+        group: candidates in one forward pass. Results depend on it in the last bits, and on nothing else of
+            how the work is spread.
+        size_weight: what the fitness loses for each 1 of `kept`, the share of a document's tokens kept.
+            Without a threshold all candidates keep equally many and it changes nothing.
         validate_every: generations between checks of the mean on fixed validation documents.
+        patience: checks without a better mean that end a stage early; 0 for never.
+        distil_documents, distil_rounds, distil_steps: see `namm_runtime.evolve.distil`.
     """
 
     name: str
     version: str
+    stages: tuple[Stage, ...]
     model: str = "bundled"
     key_input: bool = False
+    place_input: bool = False
     spectrum_zeroed: bool = False
     recency_clip: int | None = 8192
+    threshold: float | None = None
     start: str = "zero"
-    budget: int = 256
+    initial_bias: float = 1.0
+    statistics: str = "regime"
+    budget: int = 128
     interval: int = 512
     tokens: int = 4096
-    facts: int = 12
+    relevant: float = 0.6
     questions: int = 8
-    filler: tuple[FillerKind, ...] = ("business", "stdlib", "mixed")
-    documents: int = 3
+    documents: int = 4
     population: int = 16
     sigma: float = 0.05
-    generations: int = 100
-    validate_every: int = 10
-    validation_documents: int = 24
+    covariance: str = "separable"
+    group: int = 4
+    size_weight: float = 0.0
+    validate_every: int = 5
+    validation_documents: int = 33
+    patience: int = 0
+    distil_documents: int = 96
+    distil_rounds: int = 3
+    distil_steps: int = 300
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS or ("key" in self.start and not self.key_input):
-            raise Refusal(
-                "bad_config", f"start must be one of {STARTS}; those with a key need key_input = true"
-            )
-        if self.tokens % self.interval or self.interval % 16:
+        for name, known in (
+            ("start", STARTS),
+            ("covariance", COVARIANCES),
+            ("statistics", STATISTICS),
+        ):
+            if getattr(self, name) not in known:
+                raise Refusal("bad_config", f"{name} must be one of {', '.join(known)}")
+        if self.interval < 16 or self.tokens % self.interval or self.interval % 16:
             raise Refusal("bad_config", "tokens must be a multiple of interval, and interval of 16")
+        counts = ("budget", "tokens", "questions", "documents", "group", "validate_every")
+        if any(getattr(self, name) < 1 for name in (*counts, "validation_documents")) or self.population < 4:
+            raise Refusal("bad_config", f"{', '.join(counts)} begin at 1 and population at 4")
+        if not self.stages or any(stage.generations < 0 or not stage.families for stage in self.stages):
+            raise Refusal("bad_config", "a run needs [[stages]] with families and generations")
+        unknown = set(self.families(len(self.stages))) - set(FAMILIES)
+        if unknown:
+            raise Refusal(
+                "bad_config",
+                f"no family is called {', '.join(sorted(unknown))}; there are {', '.join(FAMILIES)}",
+            )
+        if self.threshold is not None and self.start == "zero" and self.initial_bias <= self.threshold:
+            raise Refusal("bad_config", "initial_bias must be above the threshold, or nothing would be kept")
+
+    @property
+    def generations(self) -> int:
+        """Of all stages, where none ends early."""
+        return sum(stage.generations for stage in self.stages)
+
+    def families(self, stages: int) -> tuple[str, ...]:
+        """Of the first so many stages, each once."""
+        return tuple(dict.fromkeys(name for stage in self.stages[:stages] for name in stage.families))
 
     @classmethod
     def read(cls, path: Path) -> "EvolutionConfig":
         """Raises Refusal `bad_config` naming what is wrong."""
         try:
             values: dict[str, Any] = tomllib.loads(path.read_text())
-            if "filler" in values:
-                values["filler"] = tuple(values["filler"])
             unknown = values.keys() - {field.name for field in fields(cls)}
             if unknown:
                 raise Refusal("bad_config", f"{path.name}: unknown entries {', '.join(sorted(unknown))}")
-            return cls(**values)
-        except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+            return cls.from_dict(values)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
             raise Refusal("bad_config", f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "EvolutionConfig":
+        """The inverse of `to_dict`. Raises TypeError for entries that do not exist."""
+        stages = [Stage(**stage) for stage in values.get("stages", ())]
+        tuples = tuple(Stage(tuple(stage.families), stage.generations) for stage in stages)
+        return cls(**{**values, "stages": tuples})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The search itself: separable CMA-ES over the scorer's flat parameters, the mean deployed.
+"""The search itself: CMA-ES over the scorer's flat parameters, ask and tell, the mean deployed.
 
 At four thousand dimensions a few hundred generations cannot shape a full covariance matrix, so the separable
 variant loses nothing (Ros & Hansen 2008). Everything needed to go on is written after each generation.
@@ -8,7 +8,7 @@ import json
 import pickle
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,151 +17,225 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.evolve import statistics
+from namm_runtime.checkpoint import Scorer
+from namm_runtime.errors import Refusal
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.fitness import Exam, make_exam, mark_population, split_exam
+from namm_runtime.evolve.exam import Draw, make_exam
+from namm_runtime.evolve.fitness import Marks, fitness, mark_full
+from namm_runtime.evolve.start import starting_scorer
+from namm_runtime.evolve.workers import Examiners, Here
 from namm_runtime.loading import LoadedModel
-from namm_runtime.regime import Regime
-from namm_runtime.spectrogram import BINS
+
+_SEEDS = 1000  # between generations, so that no two share a document
+_DOCUMENTS_AT_ONCE = 11
+_STATE = ("config", "scorer", "strategy", "generation", "stage", "began", "log", "best", "best_mean", "start")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Checked:
+    """The mean on the validation documents.
+
+    Attributes:
+        fitness: what is searched for: score as a share of the full cache's, less the price of its size.
+        score, exact, kept: means of `Marks` over the documents.
+    """
+
+    generation: int
+    fitness: float
+    score: float
+    exact: float
+    kept: float
+
+
+@dataclass(frozen=True)
 class Generation:
-    """What one generation brought. Scores are mean log-probabilities of answer tokens (0 is perfect)."""
+    """What one generation brought; fitness, exact and kept are of training documents.
+
+    Attributes:
+        documents: candidate-documents read so far by candidates.
+        full: score of the full cache on the same documents.
+    """
 
     number: int
+    stage: int
     best: float
     mean: float
     exact: float
+    kept: float
+    full: float
     sigma: float
+    documents: int
     seconds: float
-    validation: float | None = None
-    validation_exact: float | None = None
+    validation: Checked | None = None
 
 
-def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
-    """A scorer whose parameters are the start point, with its normaliser gathered."""
-    mean, variance = statistics.gather(model, config)
-    settings = ScorerConfig(
-        recency_clip=config.recency_clip,
-        threshold=None,
-        key_input=config.key_input,
-        key_mean=float(mean[BINS]) if config.key_input else 0.0,
-        key_deviation=float(variance[BINS].sqrt()) if config.key_input else 1.0,
-        spectrum_zeroed=config.spectrum_zeroed,
-    )
-    flat = torch.zeros(settings.bam.size)
-    weights = settings.bam.split(flat)["head.weight"]  # a view
-    if "key" in config.start:
-        weights[-1] = -1.0  # a key like the others counts against it
-    if "attention" in config.start:
-        weights[settings.recency_floats] = 0.3 if "key" in config.start else 1.0
-    return Scorer(
-        name=config.name,
-        version=config.version,
-        config=settings,
-        parameters=flat,
-        mean=mean[:BINS],
-        variance=variance[:BINS],
-        regime=Regime(budget=config.budget, interval=config.interval, recency_clip=config.recency_clip),
-    )
+class _Normal:
+    """Standard normal numbers that a saved strategy carries along, unlike numpy's global ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, *shape: int) -> np.ndarray:
+        return self.generator.standard_normal(shape)
 
 
 class Search:
     """One evolution run in a directory that it can be resumed from.
 
     Files: `state.pickle` (our own, read back only by us), `log.jsonl` (a line a generation).
+
+    Raises (on construction):
+        Refusal: `bad_config` where the directory holds the run of another config or model.
     """
 
-    def __init__(self, model: LoadedModel, config: EvolutionConfig, directory: Path) -> None:
+    def __init__(
+        self, model: LoadedModel, config: EvolutionConfig, directory: Path, examiners: Examiners | None = None
+    ) -> None:
         self.model, self.config, self.directory = model, config, directory
+        self.examiners = examiners or Here(model, config)
+        families = config.families(len(config.stages))
+        count = config.validation_documents
+        self.validation = Draw("validation", 0, tuple(families[i % len(families)] for i in range(count)))
+        self.full = self._full(self.validation)
         directory.mkdir(parents=True, exist_ok=True)
-        self.exam = make_exam(model, config, config.validation_documents, seed=0, split="validation")
         if (directory / "state.pickle").exists():
-            state = pickle.loads((directory / "state.pickle").read_bytes())
-            if replace(state["config"], generations=config.generations) != config:
-                raise ValueError(f"{directory} holds a run of another config; choose another directory")
-            self.__dict__.update(state)
-            self.config = config  # a finished run may be given more generations
+            self._restore()
             return
         self.scorer = starting_scorer(model, config)
         self.strategy = cma.CMAEvolutionStrategy(
-            self.scorer.parameters.double().numpy(),
-            config.sigma,
-            {"popsize": config.population, "CMA_diagonal": True, "seed": config.seed + 1, "verbose": -9},
+            self.scorer.parameters.double().numpy(), config.sigma, _options(config)
         )
-        self.generation = 0
-        self.best = self._validate(self.scorer.parameters)
-        self.best_parameters, self.best_generation = self.scorer.parameters, 0
-        self.start = self.best
+        self.generation = self.stage = self.began = 0  # `began`: the generation at which the stage did
+        self.log: list[dict[str, Any]] = []
+        self.start = self.best = self._check(self.scorer.parameters)
+        self.best_mean = self.scorer.parameters
+        self._write()
+
+    @property
+    def over(self) -> bool:
+        return self.stage == len(self.config.stages)
 
     def run(self) -> Iterator[Generation]:
-        """Yield generations until the configured number is reached."""
-        while self.generation < self.config.generations:
-            begun = time.perf_counter()
-            candidates = self.strategy.ask()
-            population = torch.from_numpy(np.stack(candidates)).float()
-            exam = make_exam(self.model, self.config, self.config.documents, self.generation + 1, "train")
-            marks = mark_population(self.model, self.config, self.scorer, population, exam)
-            fitness = marks.log_probability.mean(1)
-            self.strategy.tell(candidates, (-fitness.double()).tolist())
-            self.generation += 1
-            report = Generation(
-                self.generation, float(fitness.max()), float(fitness.mean()), float(marks.exact.mean()),
-                float(self.strategy.sigma), 0.0,
-            )  # fmt: skip
-            if self.generation % self.config.validate_every == 0:
-                center = torch.from_numpy(self.strategy.mean).float()
-                report.validation, report.validation_exact = self._validate(center)
-                if report.validation > self.best[0]:
-                    self.best = (report.validation, report.validation_exact)
-                    self.best_parameters, self.best_generation = center, self.generation
-            report.seconds = time.perf_counter() - begun
-            self._write(report)
+        """Yield generations until the stages are through."""
+        self._move_on()
+        while not self.over:
+            report = self._generation()
+            self._move_on()
+            self.log.append(asdict(report))
+            self._write()
             yield report
 
     def result(self) -> Scorer:
         """The mean that did best on the validation documents, with how it came to be."""
-        rows = self.generation * self.config.population * self.config.documents
         provenance: dict[str, Any] = {
-            "method": "separable CMA-ES, mean of the best validated generation",
+            "method": f"CMA-ES ({self.config.covariance}), mean of the best validated generation",
             "evolution": self.config.to_dict(),
             "model": {"name": self.model.name, "revision": self.model.revision},
+            **self.scorer.provenance,
             "generations": self.generation,
-            "deployed_generation": self.best_generation,
-            "candidate_documents": rows,
+            "deployed_generation": self.best.generation,
+            "candidate_documents": self._candidate_documents(),
             "validation": {
                 "documents": self.config.validation_documents,
-                "start": dict(zip(("log_probability", "exact"), self.start, strict=True)),
-                "deployed": dict(zip(("log_probability", "exact"), self.best, strict=True)),
+                "full_cache": round(float(self.full.score.mean()), 6),
+                "start": asdict(self.start),
+                "deployed": asdict(self.best),
             },
-            "normaliser": "training documents read under KeyDiff in the same regime",
         }
-        return replace(self.scorer, parameters=self.best_parameters, provenance=provenance)
+        return replace(self.scorer, parameters=self.best_mean, provenance=provenance)
 
-    def _validate(self, parameters: Tensor) -> tuple[float, float]:
-        parts = [self._marks(parameters, part) for part in split_exam(self.exam, 24)]
-        both = torch.cat(parts, dim=1).mean(dim=1)
-        return float(both[0]), float(both[1])
+    # -- one generation ------------------------------------------------------------------------------------
 
-    def _marks(self, parameters: Tensor, exam: Exam) -> Tensor:
-        marks = mark_population(self.model, self.config, self.scorer, parameters.unsqueeze(0), exam)
-        return torch.cat((marks.log_probability, marks.exact))
-
-    def _write(self, report: Generation) -> None:
-        kept = (
-            "config",
-            "scorer",
-            "strategy",
-            "generation",
-            "best",
-            "best_parameters",
-            "best_generation",
-            "start",
+    def _generation(self) -> Generation:
+        config, begun = self.config, time.perf_counter()
+        candidates = self.strategy.ask()
+        population = torch.from_numpy(np.stack(candidates)).float()
+        families = config.families(self.stage + 1)
+        number = self.generation + 1
+        places = range(number * config.documents, (number + 1) * config.documents)
+        draw = Draw("train", number * _SEEDS, tuple(families[i % len(families)] for i in places))
+        groups = torch.split(population, config.group)
+        marks = Marks.joined(self.examiners.mark(self.scorer, [(group, draw) for group in groups]))
+        full = self._full(draw)
+        values = fitness(marks, full.score, draw.families, config.size_weight)
+        self.strategy.tell(candidates, (-values.double()).tolist())
+        self.generation = number
+        checked = None
+        if number % config.validate_every == 0 or number == self._ends():
+            mean = torch.from_numpy(self.strategy.mean).float()
+            checked = self._check(mean)
+            if checked.fitness > self.best.fitness:
+                self.best, self.best_mean = checked, mean
+        return Generation(
+            number=number,
+            stage=self.stage + 1,
+            best=float(values.max()),
+            mean=float(values.mean()),
+            exact=float(marks.exact.mean()),
+            kept=float(marks.kept.mean()),
+            full=float(full.score.mean()),
+            sigma=float(self.strategy.sigma),
+            documents=self._candidate_documents(),
+            seconds=time.perf_counter() - begun,
+            validation=checked,
         )
-        partial = self.directory / "state.partial"
-        partial.write_bytes(pickle.dumps({name: getattr(self, name) for name in kept}))
-        partial.replace(self.directory / "state.pickle")
-        with (self.directory / "log.jsonl").open("a") as log:
-            log.write(json.dumps(vars(report)) + "\n")
+
+    def _ends(self) -> int:
+        """The generation at which the stage ends if nothing ends it before."""
+        return self.began + self.config.stages[self.stage].generations
+
+    def _move_on(self) -> None:
+        """To the next stage where this one has had its generations or its patience is spent."""
+        patience = self.config.patience * self.config.validate_every
+        while not self.over:
+            stale = patience and self.generation - max(self.best.generation, self.began) >= patience
+            if self.generation < self._ends() and not stale:
+                return
+            self.stage, self.began = self.stage + 1, self.generation
+
+    def _check(self, parameters: Tensor) -> Checked:
+        tasks = [(parameters.unsqueeze(0), part) for part in self.validation.parts(_DOCUMENTS_AT_ONCE)]
+        marks = Marks.joined(self.examiners.mark(self.scorer, tasks), dim=1)
+        value = fitness(marks, self.full.score, self.validation.families, self.config.size_weight)
+        generation = getattr(self, "generation", 0)
+        means = {name: float(part.mean()) for name, part in vars(marks).items()}
+        return Checked(generation, float(value), **means)
+
+    def _full(self, draw: Draw) -> Marks:
+        parts = draw.parts(_DOCUMENTS_AT_ONCE)
+        return Marks.joined(
+            [mark_full(self.model, self.config, make_exam(self.model, self.config, part)) for part in parts]
+        )
+
+    def _candidate_documents(self) -> int:
+        return self.generation * self.config.population * self.config.documents
+
+    # -- on disk -------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        state = {name: getattr(self, name) for name in _STATE} | {"revision": self.model.revision}
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
+        for name, content in (("state.pickle", pickle.dumps(state)), ("log.jsonl", lines.encode())):
+            partial = self.directory / f"{name}.partial"
+            partial.write_bytes(content)
+            partial.replace(self.directory / name)
+
+    def _restore(self) -> None:
+        state = pickle.loads((self.directory / "state.pickle").read_bytes())
+        if (state.pop("config"), state.pop("revision")) != (self.config, self.model.revision):
+            raise Refusal(
+                "bad_config",
+                f"{self.directory} holds a run of another config or model; choose another directory",
+            )
+        self.__dict__.update(state)
+
+
+def _options(config: EvolutionConfig) -> dict[str, Any]:
+    return {
+        "popsize": config.population,
+        "CMA_diagonal": config.covariance != "full",
+        "CMA_on": 0 if config.covariance == "isotropic" else 1,
+        "randn": _Normal(config.seed),
+        "seed": np.nan,  # the strategy's own numbers come from `randn`
+        "verbose": -9,
+    }

@@ -1,4 +1,4 @@
-"""Means and variances that normalise a scorer's inputs, gathered in the regime it will serve in."""
+"""Means and variances that normalise a scorer's inputs, and the teacher that keeps what is needed."""
 
 from typing import ClassVar
 
@@ -7,22 +7,33 @@ from torch import Tensor
 
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.fitness import make_exam, sit
+from namm_runtime.evolve.exam import Draw, make_exam
 from namm_runtime.loading import LoadedModel
+from namm_runtime.memory import Memory
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
 from namm_runtime.spectrogram import BINS, Spectrogram
 
+DOCUMENTS = 12
 
-class Gatherer(Policy):
-    """Evicts as KeyDiff does and pools every slot's features over layers, heads and evictions."""
 
-    name = "gatherer"
+class Teacher(Policy):
+    """Keeps what the document's author knows to be needed, and a random choice of the rest.
+
+    Pools every slot's spectrum and key similarity, once an eviction, over layers, heads and documents.
+
+    Args:
+        needed: [B, T] bool.
+    """
+
+    name = "teacher"
     observes = True
     state: ClassVar[dict[str, int]] = Spectrogram.state
 
-    def __init__(self) -> None:
+    def __init__(self, needed: Tensor, seed: int) -> None:
+        self.needed = needed
         self.spectrogram = Spectrogram()
+        self.random = torch.Generator().manual_seed(seed)
         self.count = 0
         self.sums = torch.zeros(2, BINS + 1, dtype=torch.float64)
 
@@ -35,7 +46,9 @@ class Gatherer(Policy):
         pooled = inputs.flatten(0, -2).double().cpu()
         self.count += len(pooled)
         self.sums += torch.stack((pooled.sum(0), pooled.square().sum(0)))
-        return -similarity
+        return needed_in(layer, self.needed) + torch.rand(similarity.shape, generator=self.random).to(
+            similarity.device
+        )
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, [18] each: 17 spectral bins, then key similarity."""
@@ -43,8 +56,23 @@ class Gatherer(Policy):
         return mean.float(), (self.sums[1] / self.count - mean.square()).clamp(min=1e-14).float()
 
 
-def gather(model: LoadedModel, config: EvolutionConfig, documents: int = 12) -> tuple[Tensor, Tensor]:
-    """Statistics over training documents of every kind of filler."""
-    gatherer = Gatherer()
-    sit(model, config, gatherer, make_exam(model, config, documents, seed=-1, split="train"))
-    return gatherer.moments()
+def needed_in(layer: BoundedLayer, needed: Tensor) -> Tensor:
+    """1 for each slot [B, Hkv, used] whose token is needed [B, T], else 0."""
+    positions = layer.positions[:, :, : layer.used]
+    rows = torch.arange(len(needed), device=needed.device)[:, None, None]
+    return needed[rows, positions].float()
+
+
+def training_draw(config: EvolutionConfig, documents: int, seed: int) -> Draw:
+    """Documents of every family in turn."""
+    families = config.families(len(config.stages))
+    return Draw("train", seed, tuple(families[i % len(families)] for i in range(documents)))
+
+
+def gather(model: LoadedModel, config: EvolutionConfig) -> tuple[Tensor, Tensor]:
+    """Statistics over training documents, from the cache that the config names → mean, variance [18]."""
+    exam = make_exam(model, config, training_draw(config, DOCUMENTS, -1_000_000))
+    teacher = Teacher(exam.needed, config.seed)
+    budget = config.budget if config.statistics == "regime" else config.tokens
+    Memory(model, teacher, budget, config.interval, by_slot=True).feed(exam.documents)
+    return teacher.moments()

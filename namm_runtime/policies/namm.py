@@ -1,5 +1,6 @@
 """The learned policy: attention spectrogram and recency, scored by backward attention memory."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from namm_runtime.attended import Attended, Fold
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Scorer
+from namm_runtime.checkpoint import PLACE_FLOATS, Scorer
 from namm_runtime.errors import Refusal
 from namm_runtime.normaliser import Moments, Normaliser
 from namm_runtime.policies.base import Policy
@@ -88,6 +89,8 @@ class Namm(Policy):
         parts = [self._recency(layer), spectrum * 0 if config.spectrum_zeroed else spectrum]
         if config.key_input:
             parts.append((key_similarity(layer).unsqueeze(-1) - config.key_mean) / config.key_deviation)
+        if config.place_input:
+            parts.append(_place(layer, ema))
         return torch.cat(parts, dim=-1)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
@@ -115,12 +118,26 @@ class Namm(Policy):
         return torch.cat((angle.sin(), angle.cos()), dim=-1).float()
 
 
+def _place(layer: BoundedLayer, like: Tensor) -> Tensor:
+    """[B, Hkv, N, 6], as like [B, Hkv, N, …]: slow cosines over the model's layers and a layer's heads.
+
+    The same for models of any depth and number of heads, so that a scorer can serve another one.
+    """
+    seat, (batch, heads, slots, _) = layer.seat, like.shape
+    head = torch.arange(heads, device=like.device) + seat.shard * heads
+    in_layers = torch.full((heads,), (seat.layer + 0.5) / seat.layers, device=like.device)
+    in_heads = (head + 0.5) / (heads * seat.shards)
+    waves = [math.pi * k * in_layers for k in range(1, 5)] + [math.pi * k * in_heads for k in (1, 2)]
+    return torch.stack(waves, dim=-1).cos()[None, :, None].expand(batch, heads, slots, PLACE_FLOATS)
+
+
 def _refuse_extras(scorer: Scorer) -> None:
     config = scorer.config
     extras = {
         "clips recency": config.recency_clip is not None,
         "has no threshold": config.threshold is None,
         "looks at keys": config.key_input,
+        "looks at layers and heads": config.place_input,
         "ignores the spectrum": config.spectrum_zeroed,
     }
     found = [what for what, present in extras.items() if present]

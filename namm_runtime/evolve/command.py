@@ -1,0 +1,88 @@
+"""`namm evolve`."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from namm_runtime.errors import Refusal
+from namm_runtime.terminal import fail, progress_bar
+
+if TYPE_CHECKING:
+    from namm_runtime.evolve.search import Generation, Search
+
+console = Console(soft_wrap=True)
+
+
+def evolve(
+    config: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="TOML; see namm_runtime/bundled/evolution.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Where the run's state goes; resumed if there. OUT/run if left out.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Examine so many candidates at a time, each with one thread.", min=1)
+    ] = 1,
+) -> None:
+    """Evolve a scorer; interrupted runs go on where they stopped."""
+    from namm_runtime.evolve.config import EvolutionConfig
+
+    try:
+        from namm_runtime.evolve.search import Search
+        from namm_runtime.evolve.workers import Processes
+    except ModuleNotFoundError as error:
+        fail(Refusal("extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"))
+    from namm_runtime.loading import load_model
+
+    try:
+        settings = EvolutionConfig.read(config)
+        model = load_model(settings.model)
+        with Processes(settings, processes) if processes > 1 else nullcontext() as pool:
+            with console.status(f"start point ({settings.start}) and normaliser"):
+                search = Search(model, settings, work or out / "run", pool)
+            follow(search, out)
+    except Refusal as refusal:
+        fail(refusal)
+
+
+def follow(search: "Search", out: Path) -> None:
+    """Run a search to its end, showing how it goes; the best scorer so far is always in `out`."""
+    full = float(search.full.score.mean())
+    console.print(f"validation, full cache: score {full:.4f}", highlight=False)
+    console.print(f"start or last:          {_checked(search)}", highlight=False)
+    save(search, out)
+    with progress_bar() as progress:
+        task = progress.add_task("", total=search.config.generations, completed=search.generation)
+        for report in search.run():
+            progress.update(task, completed=report.number, description=_line(report))
+            if report.validation is not None:
+                save(search, out)
+                console.print(f"generation {report.number}: {_checked(search)}", highlight=False)
+    save(search, out)
+    console.print(f"{out}: the mean of generation {search.best.generation}", highlight=False)
+
+
+def save(search: "Search", out: Path) -> None:
+    """Write the best scorer so far, the log and its curves."""
+    from namm_runtime.evolve.plot import plot
+
+    search.result().save(out)
+    shutil.copyfile(search.directory / "log.jsonl", out / "evolution.jsonl")
+    plot(search, out / "evolution.svg")
+
+
+def _line(report: "Generation") -> str:
+    return f"stage {report.stage}, fitness {report.best:.3f}, kept {report.kept:.1%}"
+
+
+def _checked(search: "Search") -> str:
+    best = search.best
+    return (
+        f"best validation fitness {best.fitness:.4f} (generation {best.generation}; score {best.score:.4f}, "
+        f"exact {best.exact:.3f}, kept {best.kept:.1%})"
+    )

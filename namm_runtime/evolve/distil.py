@@ -1,0 +1,116 @@
+"""A start point by gradient: a scorer fitted to what an all-knowing policy keeps.
+
+A generator of documents knows which tokens its questions will need, and a scorer is differentiable although
+eviction is not. So documents are read, each eviction's features are noted with the truth about every slot,
+and the scorer learns to put needed slots above the others. In the first round the rest of the cache is a
+random choice; in later rounds it is what the scorer so far would keep, so that it meets its own mistakes.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from namm_runtime.cache import BoundedLayer
+from namm_runtime.checkpoint import Scorer
+from namm_runtime.evolve.config import EvolutionConfig
+from namm_runtime.evolve.exam import make_exam
+from namm_runtime.evolve.statistics import needed_in, training_draw
+from namm_runtime.loading import LoadedModel
+from namm_runtime.memory import Memory
+from namm_runtime.policies.namm import Namm
+
+_DOCUMENTS_AT_ONCE = 12
+_LEARNING_RATE = 3e-3
+_HARDEST_SHARE = 0.02
+
+
+class _Notebook(Namm):
+    """Evicts with the truth at hand and notes features and truth of every slot.
+
+    Args:
+        needed: [B, T] bool.
+        random: chooses the rest of the cache where given, else the scorer does.
+    """
+
+    def __init__(self, scorer: Scorer, needed: Tensor, random: torch.Generator | None) -> None:
+        super().__init__(scorer)
+        self.needed, self.random = needed, random
+        self.notes: list[tuple[Tensor, Tensor]] = []  # [B, Hkv, N, F], [B, Hkv, N]
+
+    def scores(self, layer: BoundedLayer) -> Tensor:
+        truth = needed_in(layer, self.needed)
+        self.notes.append((self.features(layer).cpu(), truth.cpu()))
+        if self.random is not None:
+            return truth + torch.rand(truth.shape, generator=self.random).to(truth.device)
+        own = super().scores(layer)
+        return own + truth * (own.amax() - own.amin() + 1)
+
+
+def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple[Tensor, dict[str, Any]]:
+    """Fit the scorer's parameters → [P], and how it went, for the manifest."""
+    parameters = _first_guess(scorer, config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    notes: list[tuple[Tensor, Tensor]] = []
+    losses = []
+    for number in range(config.distil_rounds):
+        current = replace(scorer, parameters=parameters)
+        draw = training_draw(config, config.distil_documents, -2_000_000 - number * config.distil_documents)
+        for part in draw.parts(_DOCUMENTS_AT_ONCE):
+            exam = make_exam(model, config, part)
+            notebook = _Notebook(current, exam.needed, generator if number == 0 else None)
+            Memory(model, notebook, config.budget, config.interval, by_slot=True).feed(exam.documents)
+            notes += notebook.notes
+        parameters, loss = _fit(scorer, parameters, notes, config.distil_steps, generator)
+        losses.append(round(loss, 4))
+    documents = config.distil_rounds * config.distil_documents
+    return parameters, {"documents": documents, "steps": config.distil_steps, "losses": losses}
+
+
+def _first_guess(scorer: Scorer, seed: int) -> Tensor:
+    """Small random weights; zeros are a saddle, where queries and outputs wait for each other."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for name, shape in scorer.config.network.shapes.items():
+        values = torch.zeros(shape)
+        if name.endswith("weight"):
+            values.normal_(0.0, 0.5 / math.sqrt(shape[0]), generator=generator)
+        parts.append(values.flatten())
+    return torch.cat(parts)
+
+
+def _fit(
+    scorer: Scorer,
+    start: Tensor,
+    notes: list[tuple[Tensor, Tensor]],
+    steps: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    """Adam with a falling step → parameters, mean loss of the last tenth."""
+    network = scorer.config.network
+    parameters = start.clone().requires_grad_()
+    optimiser = torch.optim.AdamW([parameters], lr=_LEARNING_RATE, weight_decay=1e-4)
+    late = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = _LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+        features, truth = notes[int(torch.randint(len(notes), (), generator=generator))]
+        loss = _loss(network.score(parameters, features), truth)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([parameters], 1.0)
+        optimiser.step()
+        if step >= steps * 0.9:
+            late.append(loss.item())
+    return parameters.detach(), sum(late) / max(1, len(late))
+
+
+def _loss(scores: Tensor, truth: Tensor) -> Tensor:
+    """Balanced cross-entropy (nats); the worst of the rest count again, since caches fill with these."""
+    wrong = functional.softplus(scores[truth == 0])
+    hardest = wrong.topk(max(1, int(len(wrong) * _HARDEST_SHARE))).values
+    missed = functional.softplus(-scores[truth == 1])
+    return missed.mean() + wrong.mean() + 0.5 * hardest.mean()

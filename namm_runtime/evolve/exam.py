@@ -1,0 +1,125 @@
+"""What candidates are examined with: documents of one length with questions, as tokens."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from namm_runtime.evolve.config import EvolutionConfig
+from namm_runtime.loading import LoadedModel
+from namm_runtime.tasks.families import FAMILIES
+from namm_runtime.tasks.layout import FLAVOURS, Encode, Piece, lay_out, write_story
+from namm_runtime.tasks.story import Question, Role, Story
+from namm_runtime.tasks.suite import encoder
+from namm_runtime.tasks.words import Split
+
+NEEDED = (Role.VALUE, Role.HEADER)
+_TRIES = 12
+_TOKENS_A_QUESTION = 48
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which documents: the same draw gives the same documents in every process.
+
+    Attributes:
+        families: one a document.
+    """
+
+    split: Split
+    seed: int
+    families: tuple[str, ...]
+
+    def parts(self, size: int) -> list["Draw"]:
+        """The same documents in draws of at most `size`."""
+        ends = range(0, len(self.families), size)
+        return [Draw(self.split, self.seed + begin, self.families[begin : begin + size]) for begin in ends]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Documents with questions, tokenised. A document ends at an eviction, as most of a long one does.
+
+    Attributes:
+        documents: [D, T] ids.
+        needed: [D, T] bool, what an all-knowing policy would keep.
+        questions: [D, Q] ids of questions and answers behind each other, padded on the right.
+        answers: [D, Q] bool, which of them are answer tokens.
+        numbers: [D, Q] number of the question each answer token belongs to.
+    """
+
+    documents: Tensor
+    needed: Tensor
+    questions: Tensor
+    answers: Tensor
+    numbers: Tensor
+
+
+def make_exam(model: LoadedModel, config: EvolutionConfig, draw: Draw) -> Exam:
+    """Write the documents of a draw, of exactly `config.tokens` tokens.
+
+    Raises:
+        ValueError: a family's smallest document does not fit, or needs more slots than it may.
+    """
+    encode = encoder(model.tokenizer)
+    documents, needed, tails = [], [], []
+    for number, family in enumerate(draw.families):
+        rng = random.Random(f"evolution:{draw.split}:{draw.seed + number}:{family}")
+        pieces, story = _document(model, config, family, draw.split, rng, encode)
+        ids = list(model.frame.prefix) + [i for piece in pieces for i in piece.ids]
+        roles = [Role.HEADER] * len(model.frame.prefix)
+        roles += [piece.role for piece in pieces for _ in piece.ids]
+        documents.append(ids)
+        needed.append([role in NEEDED for role in roles])
+        tails.append(_tail(story.questions, config, model.tokenizer.eos_token_id, encode))
+    longest = max(len(ids) for ids, _, _ in tails)
+    padding = (model.tokenizer.eos_token_id, False, 0)
+    padded = (
+        [part + [pad] * (longest - len(part)) for part in parts]
+        for parts, pad in zip(zip(*tails, strict=True), padding, strict=True)
+    )
+    return Exam(*(torch.tensor(x, device=model.device) for x in (documents, needed, *padded)))
+
+
+def _document(
+    model: LoadedModel,
+    config: EvolutionConfig,
+    family: str,
+    split: Split,
+    rng: random.Random,
+    encode: Encode,
+) -> tuple[list[Piece], Story]:
+    """A story with as many statements as the cache can answer for, in filler that makes up the length."""
+    filler = FLAVOURS[rng.randrange(len(FLAVOURS))]
+    room, most = config.tokens - len(model.frame.prefix), config.relevant * config.budget
+    share = FAMILIES[family].share
+    for _ in range(_TRIES):
+        story, lines, used = write_story(family, split, rng, room, encode, share)
+        needed = sum(len(piece.ids) for line in lines for piece in line if piece.role in NEEDED)
+        if needed <= most and used <= room:
+            return lay_out(story, lines, room - used, encode, rng, split, filler, cut=True), story
+        share *= max(0.3, min(0.9, most / needed))
+    raise ValueError(
+        f"no document of the family {family} fits {config.tokens} tokens and {most:.0f} slots; "
+        "give more tokens, a larger budget or a larger relevant"
+    )
+
+
+def _tail(
+    questions: tuple[Question, ...], config: EvolutionConfig, eos: int, encode: Encode
+) -> tuple[list[int], list[bool], list[int]]:
+    """Questions with their answers, no more than fit before the next eviction."""
+    ids: list[int] = []
+    answers: list[bool] = []
+    numbers: list[int] = []
+    room = min(config.interval, _TOKENS_A_QUESTION * config.questions)
+    for number, question in enumerate(questions[: config.questions]):
+        prompt, completion = encode([question.prompt, question.completion])
+        tokens = len(prompt) + len(completion) + 1
+        if number and len(ids) + tokens > room:
+            break
+        ids += [*prompt, *completion, eos]
+        answers += [False] * len(prompt) + [True] * len(completion) + [False]
+        numbers += [number] * tokens
+    return ids, answers, numbers

@@ -1,0 +1,135 @@
+"""`palimpsest evolve`: a search whose candidates are examined by the service's workers."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from celery import Celery
+from kombu import Queue
+from rich.console import Console
+
+from palimpsest.local import LocalError, data_directory, read_running
+from palimpsest.remote import failing_clearly
+from store import blobs
+from store.blobs import Blobs
+from store.outbox import queue_of
+from store.settings import Settings
+from worker.app_factory import make_app
+from worker.names import EXAMINE
+
+if TYPE_CHECKING:
+    from namm_runtime.checkpoint import Scorer
+    from namm_runtime.evolve.config import EvolutionConfig
+    from namm_runtime.evolve.fitness import Marks
+    from namm_runtime.evolve.workers import Task
+    from namm_runtime.loading import LoadedModel
+
+POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 60.0  # without a result, after which messages are sent again
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Fleet:
+    """Examines candidates on the Celery workers that serve the model, through the blob store.
+
+    A message carries the names of two blobs, the task's and its marks'. One that is lost is sent again, one
+    too many does no harm: the marks of a task are the same whoever makes them. A worker that has jobs does
+    them first.
+    """
+
+    def __init__(
+        self,
+        celery: Celery,
+        store: Blobs,
+        queue: str,
+        config: "EvolutionConfig",
+        model: "LoadedModel",
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._celery, self._store, self._queue = celery, store, queue
+        self._config, self._model, self._patience = config, model, patience
+
+    def mark(self, scorer: "Scorer", tasks: Sequence["Task"]) -> list["Marks"]:
+        """[P, D] each, in the order of the tasks. Raises Refusal `evolution_failed` as a worker says."""
+        from namm_runtime.evolve import errand
+
+        folder = f"evolution/{uuid.uuid4().hex}"
+        names = [(f"{folder}/{number}.task", f"{folder}/{number}.marks") for number in range(len(tasks))]
+        try:
+            for (name, _), task in zip(names, tasks, strict=True):
+                with self._store.create_path(name) as path:
+                    errand.write_task(path, self._config, self._model.revision, scorer, task)
+            self._wait(names)
+            found = []
+            for _, name in names:
+                with self._store.local(name) as path:
+                    found.append(errand.read_marks(path))
+            return found
+        finally:
+            self._store.delete_folder(folder)
+
+    def _wait(self, names: list[tuple[str, str]]) -> None:
+        self._send(names)
+        missing, heard = names, time.monotonic()
+        while missing:
+            time.sleep(POLL_SECONDS)
+            left = [pair for pair in missing if not self._store.exists(pair[1])]
+            if len(left) < len(missing):
+                missing, heard = left, time.monotonic()
+            elif time.monotonic() - heard > self._patience:
+                console.print(
+                    f"No worker has answered on {self._queue} for {self._patience:.0f} seconds: all have "
+                    "jobs, or none serves the model. Asking again."
+                )
+                self._send(missing)
+                heard = time.monotonic()
+
+    def _send(self, names: list[tuple[str, str]]) -> None:
+        for pair in names:
+            self._celery.send_task(EXAMINE, args=list(pair), queue=Queue(self._queue))
+
+
+def evolve(
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TOML, as for `namm evolve`.")],
+    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Where the run's state goes; resumed if there. OUT/run if left out.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data directory of the service here; REDIS_URL goes first.")
+    ] = None,
+) -> None:
+    """Evolve a scorer with the candidates spread over the service's workers."""
+    from namm_runtime.errors import Refusal
+    from namm_runtime.evolve.command import follow
+    from namm_runtime.evolve.config import EvolutionConfig
+    from namm_runtime.evolve.search import Search
+    from namm_runtime.loading import load_model
+
+    with failing_clearly():
+        try:
+            settings = _settings(data)
+            wanted = EvolutionConfig.read(config)
+            model = load_model(wanted.model)
+            # Workers are known by the name of their model, as jobs know them.
+            queue = queue_of(Settings(model=wanted.model).served_model)
+            fleet = Fleet(make_app(settings), blobs.connect(settings), queue, wanted, model)
+            follow(Search(model, wanted, work or out / "run", fleet), out)
+        except Refusal as refusal:
+            raise LocalError(f"{refusal.code}: {refusal.message}") from None
+
+
+def _settings(data: Path | None) -> Settings:
+    """Settings with a broker and the blob store: the given ones, or those of the service here."""
+    place = data_directory(data)
+    settings = Settings(data_dir=place)
+    if settings.redis_url is not None:
+        return settings
+    running = read_running(place)
+    if running is None or running.redis_url is None:
+        raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set REDIS_URL.")
+    return Settings.model_validate({"data_dir": place, "REDIS_URL": running.redis_url})

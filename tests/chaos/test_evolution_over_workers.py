@@ -1,0 +1,68 @@
+"""A search on the service's workers finds what it finds in one process, also when a worker is killed."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from namm_runtime.evolve.config import EvolutionConfig, Stage
+from namm_runtime.evolve.exam import Draw
+from namm_runtime.evolve.start import starting_scorer
+from namm_runtime.evolve.workers import Here, Task
+from namm_runtime.loading import load_model
+from palimpsest.evolving import Fleet
+from store.outbox import queue_of
+from store.settings import Settings
+from tests.chaos.conftest import REPOSITORY, Service, child_of, wait_for
+from worker.app_factory import make_app
+
+CONFIG = EvolutionConfig(
+    name="small", version="1", stages=(Stage(("kv",), 1),), budget=64, interval=128, tokens=512, questions=2
+)
+REAL = {"PALIMPSEST_ENGINE": "worker.engine:load", "PALIMPSEST_MODEL_NAME": "bundled", "OMP_NUM_THREADS": "1"}
+
+
+def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) -> None:
+    model = load_model("bundled")
+    settings = Settings.model_validate({"data_dir": tmp_path, "REDIS_URL": service.environment["REDIS_URL"]})
+    scorer = starting_scorer(model, CONFIG)
+    noise = torch.randn(6, 2, len(scorer.parameters), generator=torch.Generator().manual_seed(0))
+    draw = Draw("train", 1, ("kv", "kv"))
+    tasks: Sequence[Task] = [(scorer.parameters + 0.1 * part, draw) for part in noise]
+    worker = service.worker("gpu0", **REAL)
+    fleet = Fleet(make_app(settings), service.files, queue_of("bundled"), CONFIG, model, patience=5)
+
+    def kill_after_the_first() -> None:
+        wait_for("some marks", lambda: [n for n in service.files.names("evolution") if n.endswith(".marks")])
+        child_of(worker).kill()
+
+    killer = threading.Thread(target=kill_after_the_first)
+    killer.start()
+    found = fleet.mark(scorer, tasks)
+    killer.join()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker has
+    expected = Here(model, CONFIG).mark(scorer, tasks)
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one.score, other.score) for one, other in zip(found, expected, strict=True))
+    assert service.files.names("evolution") == []
+
+
+@pytest.mark.parametrize(("redis", "said"), [("", "REDIS_URL"), ("unix:///nowhere", "no_such")])
+def test_what_is_missing_is_said(tmp_path: Path, redis: str, said: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('name = "x"\nversion = "1"\n[[stages]]\nfamilies = ["no_such"]\ngenerations = 1\n')
+    run = subprocess.run(
+        [sys.executable, "-m", "palimpsest.cli", "evolve", str(config), "--out", str(tmp_path / "o")],
+        env={"PATH": "", "HOME": str(tmp_path), "PALIMPSEST_DATA_DIR": str(tmp_path)}
+        | ({"REDIS_URL": redis} if redis else {}),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert said in run.stderr

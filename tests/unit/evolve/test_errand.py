@@ -1,0 +1,47 @@
+"""A task carried as a file is the task itself; what cannot be done comes back as a sentence."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from namm_runtime.errors import Refusal
+from namm_runtime.evolve import errand
+from namm_runtime.evolve.exam import Draw
+from namm_runtime.evolve.start import starting_scorer
+from namm_runtime.evolve.workers import Here
+
+
+@pytest.fixture
+def task(bundled, small):
+    scorer = starting_scorer(bundled, small)
+    return scorer, (
+        torch.stack((scorer.parameters, -scorer.parameters)),
+        Draw("train", 7, ("kv", "repeated")),
+    )
+
+
+def test_marks_are_those_of_the_task(bundled, small, task, tmp_path):
+    scorer, given = task
+    errand.write_task(tmp_path / "task", small, bundled.revision, scorer, given)
+    errand.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
+    found, expected = errand.read_marks(tmp_path / "marks"), Here(bundled, small).mark(scorer, [given])[0]
+    for name, tensor in vars(expected).items():
+        assert torch.equal(getattr(found, name), tensor)
+
+
+@pytest.mark.parametrize("wrong", ["revision", "unreadable", "document"])
+def test_what_cannot_be_done_is_said(bundled, small, task, tmp_path, wrong):
+    scorer, given = task
+    revision = "another" if wrong == "revision" else bundled.revision
+    config = replace(small, relevant=0.01) if wrong == "document" else small
+    errand.write_task(tmp_path / "task", config, revision, scorer, given)
+    if wrong == "unreadable":
+        (tmp_path / "task").write_bytes(b"not a task")
+    errand.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
+    with pytest.raises(Refusal) as refusal:
+        errand.read_marks(tmp_path / "marks")
+    assert refusal.value.code == "evolution_failed"
+    assert {"revision": "another", "unreadable": "cannot be read", "document": "fits"}[wrong] in str(
+        refusal.value
+    )

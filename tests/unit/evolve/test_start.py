@@ -1,0 +1,51 @@
+"""A distilled start puts what is needed above the rest; a start from zero keeps everything."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from namm_runtime.evolve.exam import Draw, make_exam
+from namm_runtime.evolve.fitness import sit
+from namm_runtime.evolve.start import starting_scorer
+from namm_runtime.evolve.statistics import Teacher, gather
+from namm_runtime.memory import Memory
+from namm_runtime.policies.namm import Namm
+from namm_runtime.spectrogram import BINS
+
+
+def test_a_start_from_zero_scores_everything_alike(bundled, small):
+    scorer = starting_scorer(bundled, small)
+    x = torch.randn(1, 2, 9, scorer.config.features)
+    assert scorer.config.network.score(scorer.parameters, x).unique().tolist() == [small.initial_bias]
+
+
+def test_a_distilled_start_remembers_more_than_zero_does(bundled, small):
+    zero = starting_scorer(bundled, small)
+    distilled = starting_scorer(bundled, replace(small, start="distilled"))
+    assert torch.equal(zero.mean, distilled.mean)
+    assert distilled.provenance["start"]["documents"] == 12
+    exam = make_exam(bundled, small, Draw("validation", 3, ("kv", "repeated", "kv", "distractors")))
+    scores = [sit(bundled, small, Namm(scorer), exam).score.mean() for scorer in (zero, distilled)]
+    assert scores[1] > scores[0] + 0.1
+
+
+@pytest.mark.parametrize("statistics", ["regime", "full-cache"])
+def test_statistics_are_those_of_the_slots_that_were_there(bundled, small, statistics):
+    """Pooled over evictions, layers and heads by hand."""
+    config = replace(small, statistics=statistics)
+    mean, variance = gather(bundled, config)
+
+    class Noting(Teacher):
+        def scores(self, layer):
+            seen.append(layer.state["ema"][:, :, : layer.used].reshape(-1, BINS).clone())
+            return super().scores(layer)
+
+    seen: list[torch.Tensor] = []
+    families = ("kv", "repeated", "distractors")
+    exam = make_exam(bundled, config, Draw("train", -1_000_000, tuple(families[i % 3] for i in range(12))))
+    budget = 64 if statistics == "regime" else 512
+    Memory(bundled, Noting(exam.needed, config.seed), budget, 128, by_slot=True).feed(exam.documents)
+    pooled = torch.cat(seen).double()
+    assert torch.allclose(mean[:BINS].double(), pooled.mean(0), rtol=1e-4)
+    assert torch.allclose(variance[:BINS].double(), pooled.var(0, unbiased=False), rtol=1e-3)
