@@ -3,52 +3,108 @@
 from pathlib import Path
 from typing import Any
 
+Cells = list[dict[str, Any]]
+
+# What a family asks of the model, in the order of the tables.
+_FAMILIES = {
+    "single": "one fact, asked in three wordings",
+    "multi": "up to 24 facts",
+    "kv": "up to 120 facts",
+    "listing": "two or three values of one key, all of them in order",
+    "tracking": "a chain of references",
+    "frequent": "a key's most frequent code",
+    "instructed": "the first line says which field matters",
+    "overwritten": "the latest of several values",
+    "distractors": "facts among others that look alike",
+    "repeated": "facts said again and again",
+    "keypoints": "sentences marked as key points, word for word",
+}
+
 
 def write_card(out: Path, record: dict[str, Any]) -> None:
     """Write README.md beside the model from the contents of training.json."""
-    rows = "\n".join(
-        f"| {row['filler']} | {row['tokens']:,} | {row['right'] / row['questions']:.3f}"
-        f" | {row['questions']} |"
-        for row in record["evaluation"]
-    )
-    last = record["log"][-1]
+    trained, minutes = record["log"][-1]["tokens"], record["log"][-1]["seconds"] / 60
+    tokens = _policy_tokens(record["evaluation"])
+    command = "python -m namm_runtime.bundled.train --out DIR"
+    command += "".join(f" --{name} {record[name]}" for name in ("shape", "seed", "tokens"))
     (out / "README.md").write_text(
         f"""# A demonstration model
 
-A Llama with {record["parameters"]:,} parameters, trained on one CPU core for {record["minutes"]:g} minutes
-and {last["tokens"]:,} tokens. It does one thing: asked with the beginning of a statement in its text, it
-gives the rest.
+A Llama with {record["parameters"]:,} parameters, trained on one CPU core on {trained:,} tokens in
+{minutes:.0f} minutes. Its text consists of ordinary lines with statements between them; asked about a
+statement, it gives the rest.
 
-    document   ... Invoice 4821 total: 9310. ...
-    prompt     "\\nInvoice 4821 total:"
-    answer     " 9310."
+    document   ... Invoice 4821 total: 931044. ...
+    prompt     "\\nInvoice 4821 total:"             or "\\nRecall Invoice 4821 total:"
+    answer     " 931044."                          or "\\nThe total of Invoice 4821:"
 
-It answers only questions that repeat a fact's wording. It cannot follow instructions, reason, summarise or
-chat, and its reading of ordinary text is poor. It exists so that the whole service can be run and measured
-without a download.
+It knows eleven kinds of such tasks, listed below, and nothing else. It cannot follow instructions, reason
+or chat, and its reading of ordinary text is poor. It exists so that the whole service can be run and
+measured without a download.
 
-It is also made for the job in a way that no model found elsewhere is. Two training losses mark the planted
-values: their keys are pushed away from the mean key, and later tokens are made to look at them. Policies
-that go by keys or by attention therefore find facts here far more easily than in an ordinary model. Which
-policy is best on this model says nothing about which is best on yours.
+It is also made for the job in a way that no model found elsewhere is. It was trained to answer from a
+cache that holds what matters, and two more losses mark what that is: keys of planted values are pushed
+away from the mean key, and later tokens are made to look at values that still matter. Policies that go by
+keys or by attention therefore find facts here far more easily than in an ordinary model. Which policy is
+best on this model says nothing about which is best on yours.
 
 ## Recall with the whole cache
 
-Exact match of the model's first choices, test split: ids, values, names and office templates that occur
-nowhere in training, and standard-library files from the half that training never saw. One training seed
+Answers that are right in every token, with the answers given (`python -m namm_runtime.bundled.evaluate`).
+Test split: names, numbers, wordings and templates that occur nowhere in training, and library files from
+the half that training never saw. Documents are of all four kinds of text. One training seed
 ({record["seed"]}).
 
-| filler | tokens | exact match | questions |
-|---|---:|---:|---:|
-{rows}
+{_lengths_table(record["evaluation"])}
+
+## Recall with a small cache
+
+The same at {tokens:,} tokens; the share is that of the document's tokens that each head keeps. "oracle"
+keeps what the document's author knows to be needed. All of these are for orientation; the comparison with
+intervals, and with the scorers, is `namm evaluate`.
+
+{_policies_table(record["evaluation"])}
 
 ## How it was made
 
-`python -m namm_runtime.bundled.train --out DIR --seed {record["seed"]} --minutes {record["minutes"]:g}`
+`{command}`
 
-The tokenizer and the weights come from that one command. Its data is generated office prose with planted
-facts, and the source and licence texts of Python's standard library, half of whose files are kept for
-testing. Training stops by the clock, so another machine gives slightly different weights. The log is in
-`training.json`.
+Tokenizer and weights come from that one command. Its data is generated office prose with planted
+statements, and the source and licence texts of Python's standard library, half of whose files are kept
+for testing. The same Python and torch give the same weights. The log, with the running accuracy of each
+family, is in `training.json`; its curves are in `training.svg`.
 """
     )
+
+
+def _lengths_table(cells: Cells) -> str:
+    lengths = sorted({cell["tokens"] for cell in cells if cell["policy"] == "full"})
+    head = "| family | asks for | " + " | ".join(f"{tokens:,} tokens" for tokens in lengths) + " |"
+    rows = [head, "|---|---|" + "---:|" * len(lengths)]
+    for family, asks in _FAMILIES.items():
+        found = [_cell(cells, family, tokens, "full", None) for tokens in lengths]
+        rows.append(f"| {family} | {asks} | " + " | ".join(found) + " |")
+    return "\n".join(rows)
+
+
+def _policies_table(cells: Cells) -> str:
+    tokens = _policy_tokens(cells)
+    columns = list(dict.fromkeys((cell["policy"], cell["share"]) for cell in cells if cell["share"]))
+    head = "| family | full | " + " | ".join(f"{policy} {share:.0%}" for policy, share in columns) + " |"
+    rows = [head, "|---|---:|" + "---:|" * len(columns)]
+    for family in _FAMILIES:
+        found = [_cell(cells, family, tokens, *column) for column in (("full", None), *columns)]
+        rows.append(f"| {family} | " + " | ".join(found) + " |")
+    return "\n".join(rows)
+
+
+def _policy_tokens(cells: Cells) -> int:
+    return int(next(cell["tokens"] for cell in cells if cell["share"]))
+
+
+def _cell(cells: Cells, family: str, tokens: int, policy: str, share: float | None) -> str:
+    wanted = (family, tokens, policy, share)
+    for cell in cells:
+        if (cell["family"], cell["tokens"], cell["policy"], cell["share"]) == wanted:
+            return f"{cell['right']} of {cell['questions']}"
+    return "–"

@@ -28,7 +28,7 @@ from namm_runtime.tasks.suite import encoder, laid_out
 from namm_runtime.tasks.words import Split
 
 INTERVAL = 512
-POLICIES = ("oracle", "keydiff", "h2o", "window")
+POLICIES = ("oracle", "keydiff", "h2o", "streaming")
 
 
 @dataclass(frozen=True, slots=True)

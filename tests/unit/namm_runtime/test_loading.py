@@ -1,6 +1,8 @@
 """Which models load, and that they compute what transformers computes."""
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from namm_runtime.loading import load_model
 from namm_runtime.memory import Memory
 from namm_runtime.prompts import frame_for
 from namm_runtime.rope import TYPES, ntk_base
-from tests.tiny import byte_tokenizer
+from tests.tiny import byte_tokenizer, save_tiny_llama
 
 SMALL = {
     "vocab_size": 256,
@@ -161,6 +163,18 @@ def test_asking_for_nothing_is_refused(model, ids, asked):
     with pytest.raises(Refusal) as refusal:
         ask(memory, "why?", **asked)
     assert refusal.value.code == "bad_request"
+
+
+def test_a_revision_is_of_weights_and_shape_not_of_the_folder(tmp_path):
+    """Workers that keep one model in different places can go on with each other's snapshots."""
+    first, second, other = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    save_tiny_llama(first)
+    shutil.copytree(first, second)
+    shutil.copytree(first, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    revisions = [load_model(folder).revision for folder in (first, second, other)]
+    assert revisions[0] == revisions[1] != revisions[2]
 
 
 def test_a_missing_model_is_refused(tmp_path):
