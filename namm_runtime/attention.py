@@ -172,7 +172,7 @@ def _attend(
             columns = take("columns", (seen.shape[3], batch, kv_heads, visible), weights)
             scratch += columns.nbytes
             columns = columns.permute(1, 2, 0, 3)
-            torch.mean(seen, dim=2, out=columns)
+            _mean_of_group(seen, columns)
             context.policy.observe(layer, columns)
             context.watch_seconds += time.perf_counter() - begun
         context.scratch_bytes = max(context.scratch_bytes, scratch + key.nbytes + query.nbytes)
@@ -194,6 +194,21 @@ def _watch_later(
         if first < ready:
             _attend(held[:, :, :ready], key[:, :, :seen], value, layer, context, scaling, None, first)
     layer.queries = held[:, :, ready:].clone() if rest else None
+
+
+def _mean_of_group(weights: Tensor, out: Tensor) -> None:
+    """Mean of weights [B, Hkv, G, T, N] over G into out [B, Hkv, T, N].
+
+    By whole additions, which read memory in order: twice as fast as torch.mean over so short an axis.
+    """
+    group = weights.shape[2]
+    if group == 1:
+        out.copy_(weights[:, :, 0])
+        return
+    torch.add(weights[:, :, 0], weights[:, :, 1], out=out)
+    for head in range(2, group):
+        out.add_(weights[:, :, head])
+    out.div_(group)
 
 
 def block_length(bytes_a_query: int, tokens: int) -> int:
