@@ -99,6 +99,14 @@ class Scorer:
     def deviation(self) -> Tensor:
         return self.variance.sqrt().clamp(min=1e-7)
 
+    @property
+    def identity(self) -> str:
+        """Hash of everything that decides a score: numbers and hyper-parameters, saved or not."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for tensor in (self.parameters, self.mean, self.variance):
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, directory: Path) -> str:
         """Write both files. Returns the sha256 of the tensors."""
         tensors = {"parameters": self.parameters, "mean": self.mean, "variance": self.variance}
