@@ -9,9 +9,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from benchmarks import gpu as on_gpu
 from benchmarks import lengths as by_length
 from benchmarks import resume as resuming
 from benchmarks import tables
+from benchmarks.gpu import NO_GPU
 from benchmarks.labels import Row
 from namm_runtime.bundled import MODEL_DIR
 
@@ -132,6 +134,15 @@ def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
 def company(tokens: int = 8192, budget: int = 256) -> None:
     """How often a keep decision changes when documents share a tensor."""
     _make("company", [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)], "company")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def gpu(context: typer.Context) -> None:
+    """The CUDA path: checked, then a million tokens of 8B shape. `python -m benchmarks.gpu --help`."""
+    status = on_gpu.main(context.args)
+    if status != NO_GPU:
+        render()
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -34,6 +34,7 @@ Row = dict[str, Any]
 FOLD_LIMITS = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "torch": 1e-5}
 OUTPUT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 LSE_LIMIT = 1e-3
+NO_GPU = 2  # exit status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("no CUDA device here; `--device cpu` runs the same steps on a tiny shape\n")
-        return 2
+        return NO_GPU
     torch.backends.cuda.matmul.allow_tf32 = False  # plain torch is the reference
     options.out.mkdir(parents=True, exist_ok=True)
     result: Row = {"machine": machine(device), "checks": [], "kernels": [], "readings": []}

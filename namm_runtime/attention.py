@@ -6,8 +6,9 @@ builds no mask of queries × cache; the only mask here is the square over the to
 This module is the CPU's way, one pass; on a GPU the same call goes through `namm_runtime.twopass`.
 
 Scratch: a block of queries meets all keys at once, and is as long as `TILE_BYTES` allows (a multiple of 16,
-at least 16). It depends on the budget, never on the document's length, the layers or the number of jobs; rows
-that share a tensor make blocks shorter, down to 16 queries of all of them.
+at least 16). Documents that share a tensor make blocks shorter, and where the tile has no room for all of
+them they go one part after the other. So it depends on the budget, never on the document's length, the
+layers or the number of documents.
 """
 
 import time
@@ -85,18 +86,37 @@ def bounded_attention(
     if context.backend is not None:
         query, key = _rotate(query, layer.keys, layer, context)
         return two_pass_attention(query, key, layer, context, context.backend, scaling), None
+    # One document's rotated keys, and the scores of the shortest block.
+    a_row = key[:1].nbytes + query.shape[1] * HOP * key.shape[2] * 4
+    output, held = torch.empty_like(query), []
+    for rows, part in layer.parts(a_row, TILE_BYTES):
+        _one_pass(query[rows], key[rows], value[rows], part, context, scaling, output[rows])
+        held += [] if part.queries is None else [part.queries]
+    layer.queries = torch.cat(held) if held else None
+    return output.transpose(1, 2), None
+
+
+AttentionInterface.register("bounded", bounded_attention)
+
+
+def _one_pass(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layer: BoundedLayer,
+    context: Context,
+    scaling: float,
+    output: Tensor,
+) -> None:
+    """Fill output [B, Hq, T, D] with the attention of some documents; the policy sees it now or later."""
     query, key = _rotate(query, key, layer, context)
-    aligned = query.shape[2] % HOP == 0 and layer.queries is None
-    output, tokens = torch.empty_like(query), query.shape[2]
+    tokens = query.shape[2]
+    aligned = tokens % HOP == 0 and layer.queries is None
     now = context.policy.observes and aligned
     watched_from = context.first_watched(layer, tokens) if now else tokens
     _attend(query, key, value, layer, context, scaling, output, watched_from)
     if context.policy.observes and not aligned:
         _watch_later(query, key, value, layer, context, scaling)
-    return output.transpose(1, 2), None
-
-
-AttentionInterface.register("bounded", bounded_attention)
 
 
 def _rotate(query: Tensor, key: Tensor, layer: BoundedLayer, context: Context) -> tuple[Tensor, Tensor]:
@@ -172,7 +192,7 @@ def _attend(
             columns = take("columns", (seen.shape[3], batch, kv_heads, visible), weights)
             scratch += columns.nbytes
             columns = columns.permute(1, 2, 0, 3)
-            torch.mean(seen, dim=2, out=columns)
+            _mean_of_group(seen, columns)
             context.policy.observe(layer, columns)
             context.watch_seconds += time.perf_counter() - begun
         context.scratch_bytes = max(context.scratch_bytes, scratch + key.nbytes + query.nbytes)
@@ -194,6 +214,21 @@ def _watch_later(
         if first < ready:
             _attend(held[:, :, :ready], key[:, :, :seen], value, layer, context, scaling, None, first)
     layer.queries = held[:, :, ready:].clone() if rest else None
+
+
+def _mean_of_group(weights: Tensor, out: Tensor) -> None:
+    """Mean of weights [B, Hkv, G, T, N] over G into out [B, Hkv, T, N].
+
+    By whole additions, which read memory in order: twice as fast as torch.mean over so short an axis.
+    """
+    group = weights.shape[2]
+    if group == 1:
+        out.copy_(weights[:, :, 0])
+        return
+    torch.add(weights[:, :, 0], weights[:, :, 1], out=out)
+    for head in range(2, group):
+        out.add_(weights[:, :, head])
+    out.div_(group)
 
 
 def block_length(bytes_a_query: int, tokens: int) -> int:

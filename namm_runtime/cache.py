@@ -12,7 +12,8 @@ With a budget the capacity is allocated once. Without one (the full cache, and p
 has no cap) it grows by blocks, as far as the document or the scorer lets it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -125,6 +126,29 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     def ragged(self) -> bool:
         """Whether some head leaves slots below `start` unused."""
         return self.start > 0 and bool((self.lengths < self.start).any())
+
+    def rows(self, begin: int, end: int) -> "BoundedLayer":
+        """Documents begin … end of the batch as a layer of their own.
+
+        Its tensors are views: what is written to them is written here, but not what is bound to its names.
+        """
+        part = copy(self)
+        part.keys, part.values, part.positions, part.lengths = (
+            tensor[begin:end] for tensor in (self.keys, self.values, self.positions, self.lengths)
+        )
+        part.state = {name: tensor[begin:end] for name, tensor in self.state.items()}
+        part.queries = None if self.queries is None else self.queries[begin:end]
+        return part
+
+    def parts(self, bytes_a_row: int, limit: int) -> Iterator[tuple[slice, "BoundedLayer"]]:
+        """As many documents at a time as `limit` bytes of temporaries allow, at least one."""
+        batch, size = self.lengths.shape[0], max(1, limit // bytes_a_row)
+        if size >= batch:
+            yield slice(0, batch), self
+            return
+        for begin in range(0, batch, size):
+            end = min(begin + size, batch)
+            yield slice(begin, end), self.rows(begin, end)
 
     def unused(self) -> Tensor:
         """[B, Hkv, used] bool: slots that hold no token."""

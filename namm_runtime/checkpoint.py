@@ -6,7 +6,7 @@ manifest.json        format, name, version, sha256 of the file, config, regime, 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from namm_runtime import manifest as manifests
 from namm_runtime.bam import Bam
 from namm_runtime.errors import Refusal
 from namm_runtime.mlp import Mlp
 from namm_runtime.regime import Regime, Serving
-from namm_runtime.spectrogram import BINS
+from namm_runtime.spectrogram import BINS, FRAME, HOP
 
-FORMAT = 1
 MAX_BYTES = 16 << 20
 PLACE_FLOATS = 6
 BUNDLED = Path(__file__).parent / "bundled" / "scorers"
@@ -48,6 +48,9 @@ class ScorerConfig:
     bias: bool = True  # of the attention (bam) or of every layer (mlp)
     depth: int = 1  # mlp: linear layers
     residual: bool = True  # mlp: add the features to the first hidden layer
+    frame: int = FRAME  # queries of one spectrum; this and the next two have no other value yet
+    hop: int = HOP  # queries from one spectrum to the next
+    window: str = "hann"  # periodic
 
     @property
     def features(self) -> int:
@@ -98,13 +101,21 @@ class Scorer:
     def deviation(self) -> Tensor:
         return self.variance.sqrt().clamp(min=1e-7)
 
+    @property
+    def identity(self) -> str:
+        """Hash of everything that decides a score: numbers and hyper-parameters, saved or not."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for tensor in (self.parameters, self.mean, self.variance):
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, directory: Path) -> str:
         """Write both files. Returns the sha256 of the tensors."""
         tensors = {"parameters": self.parameters, "mean": self.mean, "variance": self.variance}
         payload = save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(payload).hexdigest()
         manifest = {
-            "format": FORMAT,
+            "format": manifests.FORMAT,
             "name": self.name,
             "version": self.version,
             "sha256": digest,
@@ -136,7 +147,7 @@ def load(directory: Path) -> Scorer:
         Refusal: `scorer_unreadable` (missing, truncated or oversized file, bad manifest),
             `scorer_hash_mismatch`, `scorer_wrong_shape`, `scorer_not_finite`.
     """
-    manifest = _manifest(directory)
+    manifest = manifests.read(directory)
     file = directory / "scorer.safetensors"
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -148,11 +159,11 @@ def load(directory: Path) -> Scorer:
     if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
         raise Refusal("scorer_hash_mismatch", f"{file} is not the file its manifest was written for")
     try:
-        config = ScorerConfig(**_known(ScorerConfig, manifest["config"]))
+        config = ScorerConfig(**manifests.entries(ScorerConfig, manifest["config"]))
         # A manifest without the clip it was evolved with means the one it has.
-        evolved = {"recency_clip": config.recency_clip} | _known(Regime, manifest["regime"])
+        evolved = {"recency_clip": config.recency_clip} | manifests.entries(Regime, manifest["regime"])
         regime = Regime(**evolved)
-        serving = Serving(**_known(Serving, manifest.get("serving", {})))
+        serving = Serving(**manifests.entries(Serving, manifest.get("serving", {})))
         shapes = {"parameters": (config.network.size,), "mean": (BINS,), "variance": (BINS,)}
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
@@ -161,15 +172,19 @@ def load(directory: Path) -> Scorer:
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise Refusal("scorer_wrong_shape", f"'{name}' should have the shape {shape} in {file}")
+        if tensors[name].dtype != torch.float32:
+            raise Refusal("scorer_wrong_shape", f"'{name}' should be fp32 in {file}")
         if not torch.isfinite(tensors[name]).all():
             raise Refusal("scorer_not_finite", f"'{name}' holds values that are not finite in {file}")
+    if (tensors["variance"] < 0).any():
+        raise Refusal("scorer_not_finite", f"'variance' holds negative values in {file}")
     return Scorer(
         name=manifest["name"],
         version=manifest["version"],
         config=config,
-        parameters=tensors["parameters"].float(),
-        mean=tensors["mean"].float(),
-        variance=tensors["variance"].float(),
+        parameters=tensors["parameters"],
+        mean=tensors["mean"],
+        variance=tensors["variance"],
         regime=regime,
         provenance=manifest.get("provenance", {}),
         serving=serving,
@@ -195,30 +210,6 @@ def bundled() -> list[ScorerRef]:
     """The scorers that come with the package."""
     found = []
     for file in sorted(BUNDLED.glob("*/manifest.json")):
-        manifest = _manifest(file.parent)
+        manifest = manifests.read(file.parent)
         found.append(ScorerRef(manifest["name"], manifest["version"], manifest["sha256"], file.parent))
     return found
-
-
-def _manifest(directory: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((directory / "manifest.json").read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Refusal("scorer_unreadable", f"{directory} has no readable manifest.json: {error}") from None
-    if (
-        not isinstance(manifest, dict)
-        or not {"name", "version", "sha256", "config", "regime"} <= manifest.keys()
-    ):
-        raise Refusal("scorer_unreadable", f"the manifest in {directory} lacks required entries")
-    if manifest.get("format") != FORMAT:
-        raise Refusal(
-            "scorer_unreadable", f"format {manifest.get('format')} is not {FORMAT}, the one known here"
-        )
-    return manifest
-
-
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    unknown = values.keys() - {f.name for f in fields(kind)}
-    if unknown:
-        raise Refusal("scorer_unreadable", f"unknown manifest entries: {', '.join(sorted(unknown))}")
-    return values

@@ -130,6 +130,8 @@ def import_(
         scorer.save(out)
     except Refusal as refusal:
         fail(refusal)
+    except OSError as error:
+        fail(Refusal("not_writable", f"the scorer cannot be written to {out}: {error}"))
     console.print(
         f"{out}: {scorer.parameters.numel():,} parameters ({vector}), iteration "
         f"{scorer.provenance['iteration']}; normaliser: {scorer.provenance['normaliser']}",

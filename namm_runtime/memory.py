@@ -150,8 +150,8 @@ class Memory:
             "model": [self.model.name, self.model.revision, str(self.model.model.dtype)],
             "tokenizer": self.model.tokenizer_sha256,
             "shard": self.model.shard,
-            "policy": self.policy.name,
-            "scorer": scorer.sha256 if scorer else None,
+            "policy": [self.policy.name, self.policy.settings],
+            "scorer": scorer.identity if scorer else None,
             "settings": [self.budget, self.interval, self.by_slot, self.policy.mode, self.context.watch_last],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ hyper-parameters, so those of the published recipe are assumed wherever the size
 import hashlib
 import math
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -134,10 +135,9 @@ def _load(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(allowed):
             top = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error: ")[-1].split("\n")[0].strip()
         raise Refusal(
             "checkpoint_unsafe",
-            f"{path.name} holds more than tensors and numbers, and is not opened further: {reason}",
+            f"{path.name} holds more than tensors and numbers, and is not opened further: {_wanted(error)}",
         ) from None
     except Exception as error:  # torch raises whatever a damaged file leads it to
         reason = str(error).split("\n")[0]
@@ -147,6 +147,16 @@ def _load(path: Path) -> dict[str, Any]:
             "checkpoint_unreadable", f"{path.name} holds a {type(top).__name__}, not a trainer's checkpoint"
         )
     return top
+
+
+def _wanted(error: pickle.UnpicklingError) -> str:
+    """What a pickle wanted, without torch's advice to open it all the same."""
+    text = str(error)
+    named = re.search(r"GLOBAL ([\w.]{1,100})", text)
+    if named:
+        return f"it asks for '{named[1]}'"
+    reason = text.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    return "torch refuses it" if "weights_only" in reason else reason[:200]
 
 
 def _state(top: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -71,7 +71,9 @@ class Spectrogram:
         if frames > 1:
             overlapping = by_query.as_strided((frames - 1, FRAME, rows), (HOP * rows, rows, 1))
             torch.bmm(basis.expand(frames - 1, -1, -1), overlapping, out=spectrum[1:])
-        torch.hypot(spectrum[:, :BINS], spectrum[:, BINS:], out=magnitude)
+        # Not torch.hypot, which takes twice as long to save magnitudes below 1e-19 from becoming zero.
+        real, imaginary = spectrum[:, :BINS], spectrum[:, BINS:]
+        torch.mul(real, real, out=magnitude).addcmul_(imaginary, imaginary).sqrt_()
         fade = self.gamma**HOP
         weights = (1 - fade) * fade ** torch.arange(
             frames - 1, -1, -1, device=columns.device, dtype=ema.dtype

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Policy(ABC):
     mode: str = "budget"
     watch_scratch = 0  # bytes of the largest temporaries of `observe` so far
     score_scratch = 0  # and of `scores`
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What else decides which tokens stay, as JSON, for the hash in a snapshot."""
+        return {}
 
     def room(self, budget: int | None, interval: int, by_slot: bool) -> int | None:
         """Slots a head keeps at an eviction in this regime, None for no limit.

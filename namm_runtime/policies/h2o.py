@@ -1,6 +1,6 @@
 """Heavy hitters: the tokens with the largest attention so far, beside a recent window (arXiv 2306.14048)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ class H2O(Policy):
 
     def __init__(self, recent: int) -> None:
         self.recent = recent
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"recent": self.recent}
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
         layer.state["mass"][:, :, : columns.shape[-1], 0] += columns.sum(dim=2)

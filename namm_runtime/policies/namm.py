@@ -15,6 +15,8 @@ from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
 from namm_runtime.spectrogram import Spectrogram
 
+SCORE_BYTES = 8 << 20  # temporaries of documents scored at once; one alone may take more
+
 
 class Namm(Policy):
     """A neural attention memory model (arXiv 2410.13166).
@@ -94,11 +96,17 @@ class Namm(Policy):
         return torch.cat(parts, dim=-1)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
-        x = self.features(layer)
-        network, parameters = self.scorer.config.network, self.parameters.to(x.device)
+        config, parameters = self.scorer.config, self.parameters.to(layer.keys.device)
         # Features as they are, reversed and updated; queries, keys, values and what they attended to.
-        floats = 5 * x.shape[-1] + 4 * self.scorer.config.width
-        self.score_scratch = max(self.score_scratch, x.nbytes // x.shape[-1] * floats)
+        a_row = layer.keys.shape[1] * layer.used * 4 * (5 * config.features + 4 * config.width)
+        scores = []
+        for rows, part in layer.parts(a_row, SCORE_BYTES):
+            self.score_scratch = max(self.score_scratch, a_row * (rows.stop - rows.start))
+            scores.append(self._scores(part, parameters if parameters.dim() == 1 else parameters[rows]))
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+    def _scores(self, layer: BoundedLayer, parameters: Tensor) -> Tensor:
+        x, network = self.features(layer), self.scorer.config.network
         if not layer.ragged:
             return network.score(parameters, x)
         # Slots without a token must be the last thing newer tokens could look at: sort them before the text.

@@ -4,7 +4,7 @@ The paper watches the end of a prompt, where its question stands. Here the docum
 question is known, so the window is the last queries before each eviction, whatever they say.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class SnapKV(Policy):
         if window < 16 or window % 16 or (kernel is not None and (kernel < 1 or kernel % 2 == 0)):
             raise ValueError(f"no window of {window} queries (a multiple of 16) or kernel of {kernel} (odd)")
         self.window, self.kernel = window, kernel
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"window": self.window, "kernel": self.kernel}
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
         queries, slots = columns.shape[2:]

@@ -1,5 +1,7 @@
 """Attention sinks and the most recent tokens (StreamingLLM, arXiv 2309.17453)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,10 @@ class Streaming(Policy):
 
     def __init__(self, sinks: int = 4) -> None:
         self.sinks = sinks
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"sinks": self.sinks}
 
     def scores(self, layer: BoundedLayer) -> Tensor:
         positions = layer.positions[:, :, : layer.used]

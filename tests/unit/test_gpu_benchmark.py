@@ -67,3 +67,11 @@ def test_the_script_finds_its_way(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--minutes" in done.stdout
+
+
+def test_it_is_a_benchmark_among_the_others():
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--policies", "namm,streaming"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == gpu.NO_GPU, done.stderr
+    assert "--device cpu" in done.stderr

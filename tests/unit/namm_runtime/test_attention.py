@@ -177,3 +177,11 @@ def test_transformers_builds_no_mask(model, make_scorer, ids, monkeypatch):
     Memory(model, policies.make("streaming", 128), 128, 256).feed(ids)
     assert masks
     assert all(mask is None for mask in masks)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 8])
+def test_the_mean_of_a_group_is_that_of_torch(group):
+    weights = torch.rand(2, 3, group, 5, 7, generator=torch.Generator().manual_seed(0))
+    out = torch.empty(5, 2, 3, 7).permute(1, 2, 0, 3)
+    attention._mean_of_group(weights, out)
+    assert torch.allclose(out, weights.mean(dim=2), rtol=1e-6, atol=0)

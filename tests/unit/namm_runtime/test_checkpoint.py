@@ -1,6 +1,7 @@
 """Scorers on disk: what goes in comes out, and anything damaged is refused with its own code."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -76,6 +77,68 @@ def test_missing_and_foreign_manifests_are_refused(saved, tmp_path):
         assert refusal.value.code == "scorer_unreadable"
     with pytest.raises(Refusal):
         checkpoint.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("config", None, [1]),
+        ("regime", None, None),
+        ("serving", None, "512"),
+        ("provenance", None, []),
+        ("name", None, 3),
+        ("config", "gamma", "0.99"),
+        ("config", "gamma", float("nan")),
+        ("config", "gamma", 1.5),
+        ("config", "width", -1),
+        ("config", "recency_floats", 7),
+        ("config", "recency_clip", "8192"),
+        ("config", "threshold", True),
+        ("config", "key_deviation", 0),
+        ("config", "frame", 64),
+        ("config", "hop", 32),
+        ("config", "window", "rectangular"),
+        ("config", "depths", 2),
+        ("regime", "mode", "best"),
+        ("regime", "positions", "auto"),
+        ("regime", "interval", 100),
+        ("regime", "budget", -4),
+        ("serving", "interval", 8.5),
+    ],
+)
+def test_entries_that_mean_nothing_are_refused_by_name(saved, section, name, value):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    if name is None:
+        manifest[section] = value
+    else:
+        manifest[section][name] = value
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Refusal) as refusal:
+        checkpoint.load(saved)
+    assert refusal.value.code == "scorer_unreadable"
+    assert (name or section) in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("parameters", torch.zeros(4335).double(), "scorer_wrong_shape"),
+        ("mean", torch.zeros(17).int(), "scorer_wrong_shape"),
+        ("variance", -torch.ones(17), "scorer_not_finite"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(saved, name, value, code):
+    assert checkpoint.load(saved).parameters.shape == (4335,)
+    rewrite(saved, lambda tensors: tensors.update({name: value}))
+    with pytest.raises(Refusal) as refusal:
+        checkpoint.load(saved)
+    assert refusal.value.code == code
+
+
+def test_a_manifest_names_every_hyper_parameter(saved):
+    config = json.loads((saved / "manifest.json").read_text())["config"]
+    assert config.keys() == {field.name for field in fields(ScorerConfig)}
+    assert (config["frame"], config["hop"], config["window"]) == (32, 16, "hann")
 
 
 def test_unknown_names_list_the_known_ones():

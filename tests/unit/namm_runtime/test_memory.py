@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from namm_runtime import policies
 from namm_runtime.errors import Refusal
 from namm_runtime.memory import Memory
+from namm_runtime.policies.h2o import H2O
+from namm_runtime.policies.snapkv import SnapKV
+from namm_runtime.policies.streaming import Streaming
 
 
 def memory(model, make_scorer, name="namm", budget=96, **kwargs) -> Memory:
@@ -111,6 +114,46 @@ def test_another_scorer_or_setting_is_refused(model, make_scorer, ids, tmp_path)
         with pytest.raises(Refusal) as refusal:
             other.restore(tmp_path / "m")
         assert refusal.value.code == "snapshot_mismatch"
+
+
+OTHERS = {
+    "numbers": {"seed": 1},
+    "recency clip": {"recency_clip": 100},
+    "threshold": {"threshold": 0.0},
+    "decay": {"gamma": 0.98},
+    "blind": {"spectrum_zeroed": True},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_scorer_that_differs_in_anything_is_another(model, make_scorer, ids, tmp_path, what):
+    """Never saved scorers too, and those whose tensors are the same."""
+    saved = memory(model, make_scorer)
+    saved.feed(ids[:, :300])
+    saved.save(tmp_path / "m")
+    memory(model, make_scorer).restore(tmp_path / "m")
+    with pytest.raises(Refusal) as refusal:
+        memory(model, make_scorer, **OTHERS[what]).restore(tmp_path / "m")
+    assert refusal.value.code == "snapshot_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SnapKV(32), SnapKV(64)),
+        (SnapKV(), SnapKV(kernel=None)),
+        (H2O(48), H2O(8)),
+        (Streaming(4), Streaming(0)),
+    ],
+)
+def test_a_policy_with_other_settings_is_another(model, ids, tmp_path, one, other):
+    saved = Memory(model, one, 96, 128)
+    saved.feed(ids[:, :300])
+    saved.save(tmp_path / "m")
+    Memory(model, one, 96, 128).restore(tmp_path / "m")
+    with pytest.raises(Refusal) as refusal:
+        Memory(model, other, 96, 128).restore(tmp_path / "m")
+    assert refusal.value.code == "snapshot_mismatch"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a snapshot", b"\x10\0\0\0\0\0\0\0{}"])

@@ -16,6 +16,7 @@ from namm_runtime.normaliser import Normaliser
 from namm_runtime.policies.namm import Namm
 from namm_runtime.regime import Regime
 from namm_runtime.rope import Rotation
+from namm_runtime.spectrogram import Spectrogram
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,20 @@ def test_statistics_being_gathered_are_not_saved(model, ids, tmp_path):
     with pytest.raises(Refusal) as refusal:
         memory.save(tmp_path / "m")
     assert refusal.value.code == "snapshot_unsupported"
+
+
+def test_rounding_attention_as_the_reference_does_in_bf16_is_bounded():
+    """Two roundings of 2⁻⁸ each; a frame's bins are sums of what is rounded, at most the lowest one."""
+    logits = torch.randn(2, 3, 4, 512, 40, generator=torch.Generator().manual_seed(0)) * 4
+    weights = logits.softmax(dim=-1)
+    spectra = []
+    for columns in (weights.mean(dim=2), weights.bfloat16().mean(dim=2).float()):
+        ema, carry = torch.zeros(2, 3, 40, 17), torch.zeros(2, 3, 40, 16)
+        Spectrogram().fold(columns, ema, carry)
+        spectra.append(ema)
+    ours, reference = spectra
+    difference = ((ours - reference).abs() / ours[..., :1]).max()
+    assert 1e-4 < difference < 2**-7
 
 
 @pytest.fixture(scope="module")

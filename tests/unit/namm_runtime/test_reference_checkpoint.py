@@ -103,8 +103,18 @@ class HostileType:
 @pytest.mark.parametrize("where", ["iter_num", "evolution_state"])
 def test_pickles_that_want_more_than_tensors_are_refused(tmp_path, monkeypatch, payload, where):
     monkeypatch.chdir(tmp_path)
-    assert refused(saved(tmp_path, content() | {where: payload})).code == "checkpoint_unsafe"
+    refusal = refused(saved(tmp_path, content() | {where: payload}))
+    assert refusal.code == "checkpoint_unsafe"
+    assert "weights_only" not in refusal.message, "torch advises to open it all the same"
+    assert "safe_globals" not in refusal.message
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("payload", "wanted"), [(Hostile(), "'posix.system'"), (print, "print'"), (np.zeros(3), "_reconstruct'")]
+)
+def test_the_refusal_names_what_the_pickle_asks_for(tmp_path, payload, wanted):
+    assert wanted in refused(saved(tmp_path, content() | {"iter_num": payload})).message
 
 
 def test_plain_pickles_and_compressed_archives_are_refused(tmp_path, monkeypatch):
@@ -206,4 +216,11 @@ def test_the_command_refuses_with_a_sentence(tmp_path):
     result = CliRunner().invoke(app, ["import", str(path), "--out", str(tmp_path / "scorer")])
     assert result.exit_code == 2
     assert "checkpoint_unsafe" in result.stderr
+    assert "posix.system" in result.stderr
     assert not (tmp_path / "scorer").exists()
+    (tmp_path / "file").touch()
+    taken = CliRunner().invoke(
+        app, ["import", str(saved(tmp_path, content())), "--out", str(tmp_path / "file")]
+    )
+    assert taken.exit_code == 2
+    assert "not_writable" in taken.stderr
