@@ -35,6 +35,7 @@ class EvolutionConfig:
             or the `full-cache`, as the paper's.
         budget, interval, tokens: slots a head, tokens between evictions, and of a search document; `tokens`
             is a multiple of `interval`.
+        serving_budget: slots a head that the manifest names for serving; None leaves it at the search's own.
         relevant: share of the budget that what matters in a document may take.
         questions: asked of each document at most.
         stages: task sets, added one after the other.
@@ -63,6 +64,7 @@ class EvolutionConfig:
     statistics: str = "regime"
     budget: int = 128
     interval: int = 512
+    serving_budget: int | None = None
     tokens: int = 4096
     relevant: float = 0.6
     questions: int = 8
@@ -77,7 +79,7 @@ class EvolutionConfig:
     patience: int = 0
     distil_documents: int = 96
     distil_rounds: int = 3
-    distil_steps: int = 300
+    distil_steps: int = 400
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -4,6 +4,9 @@ A generator of documents knows which tokens its questions will need, and a score
 eviction is not. So documents are read, each eviction's features are noted with the truth about every slot,
 and the scorer learns to put needed slots above the others. In the first round the rest of the cache is a
 random choice; in later rounds it is what the scorer so far would keep, so that it meets its own mistakes.
+
+Where the scorer has a threshold, what remains is to choose how much it keeps: shifts of its bias are tried on
+training documents, and the one of the best fitness is taken.
 """
 
 import math
@@ -18,31 +21,34 @@ from namm_runtime.cache import BoundedLayer
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.evolve.config import EvolutionConfig
 from namm_runtime.evolve.exam import make_exam
+from namm_runtime.evolve.fitness import fitness, mark_full, mark_population
 from namm_runtime.evolve.statistics import needed_in, training_draw
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
 
 _DOCUMENTS_AT_ONCE = 12
-_LEARNING_RATE = 3e-3
+_LEARNING_RATE = 1e-2
 _HARDEST_SHARE = 0.02
+_SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 class _Notebook(Namm):
     """Evicts with the truth at hand and notes features and truth of every slot.
 
     Args:
-        needed: [B, T] bool.
+        until: [B, T], as in `Exam`.
         random: chooses the rest of the cache where given, else the scorer does.
     """
 
-    def __init__(self, scorer: Scorer, needed: Tensor, random: torch.Generator | None) -> None:
+    def __init__(self, scorer: Scorer, until: Tensor, random: torch.Generator | None) -> None:
         super().__init__(scorer)
-        self.needed, self.random = needed, random
+        self.threshold = None  # a full cache shows more of what is not needed
+        self.until, self.random = until, random
         self.notes: list[tuple[Tensor, Tensor]] = []  # [B, Hkv, N, F], [B, Hkv, N]
 
     def scores(self, layer: BoundedLayer) -> Tensor:
-        truth = needed_in(layer, self.needed)
+        truth = needed_in(layer, self.until)
         self.notes.append((self.features(layer).cpu(), truth.cpu()))
         if self.random is not None:
             return truth + torch.rand(truth.shape, generator=self.random).to(truth.device)
@@ -61,13 +67,31 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
         draw = training_draw(config, config.distil_documents, -2_000_000 - number * config.distil_documents)
         for part in draw.parts(_DOCUMENTS_AT_ONCE):
             exam = make_exam(model, config, part)
-            notebook = _Notebook(current, exam.needed, generator if number == 0 else None)
+            notebook = _Notebook(current, exam.until, generator if number == 0 else None)
             Memory(model, notebook, config.budget, config.interval, by_slot=True).feed(exam.documents)
             notes += notebook.notes
         parameters, loss = _fit(scorer, parameters, notes, config.distil_steps, generator)
         losses.append(round(loss, 4))
     documents = config.distil_rounds * config.distil_documents
-    return parameters, {"documents": documents, "steps": config.distil_steps, "losses": losses}
+    record: dict[str, Any] = {"documents": documents, "steps": config.distil_steps, "losses": losses}
+    if scorer.config.threshold is not None:
+        parameters, record["shift"] = _calibrate(model, config, replace(scorer, parameters=parameters))
+    return parameters, record
+
+
+def _calibrate(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple[Tensor, float]:
+    """The best of some shifts of every score → parameters, shift."""
+    population = scorer.parameters.repeat(len(_SHIFTS), 1)
+    scorer.config.bam.split(population)["head.bias"].add_(torch.tensor(_SHIFTS).unsqueeze(-1))  # a view
+    values = []
+    draw = training_draw(config, 2 * len(config.families(len(config.stages))), -3_000_000)
+    for part in draw.parts(_DOCUMENTS_AT_ONCE):
+        exam = make_exam(model, config, part)
+        marks = mark_population(model, config, scorer, population, exam)
+        full = mark_full(model, config, exam).score
+        values.append(fitness(marks, full, part.families, config.size_weight))
+    best = int(torch.stack(values).mean(0).argmax())
+    return population[best], _SHIFTS[best]
 
 
 def _first_guess(scorer: Scorer, seed: int) -> Tensor:

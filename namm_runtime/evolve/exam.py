@@ -15,6 +15,7 @@ from namm_runtime.tasks.suite import encoder
 from namm_runtime.tasks.words import Split
 
 NEEDED = (Role.VALUE, Role.HEADER)
+FOREVER = 1 << 40
 _TRIES = 12
 _TOKENS_A_QUESTION = 48
 
@@ -43,14 +44,15 @@ class Exam:
 
     Attributes:
         documents: [D, T] ids.
-        needed: [D, T] bool, what an all-knowing policy would keep.
+        until: [D, T] int64, the place in the text up to which each token is needed; 0 for never. A value that
+            is stated anew is needed until then.
         questions: [D, Q] ids of questions and answers behind each other, padded on the right.
         answers: [D, Q] bool, which of them are answer tokens.
         numbers: [D, Q] number of the question each answer token belongs to.
     """
 
     documents: Tensor
-    needed: Tensor
+    until: Tensor
     questions: Tensor
     answers: Tensor
     numbers: Tensor
@@ -63,15 +65,13 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, draw: Draw) -> Exam:
         ValueError: a family's smallest document does not fit, or needs more slots than it may.
     """
     encode = encoder(model.tokenizer)
-    documents, needed, tails = [], [], []
+    documents, until, tails = [], [], []
     for number, family in enumerate(draw.families):
         rng = random.Random(f"evolution:{draw.split}:{draw.seed + number}:{family}")
         pieces, story = _document(model, config, family, draw.split, rng, encode)
-        ids = list(model.frame.prefix) + [i for piece in pieces for i in piece.ids]
-        roles = [Role.HEADER] * len(model.frame.prefix)
-        roles += [piece.role for piece in pieces for _ in piece.ids]
-        documents.append(ids)
-        needed.append([role in NEEDED for role in roles])
+        pieces.insert(0, Piece(Role.HEADER, "", tuple(model.frame.prefix)))
+        documents.append([i for piece in pieces for i in piece.ids])
+        until.append(_needed_until(pieces))
         tails.append(_tail(story.questions, config, model.tokenizer.eos_token_id, encode))
     longest = max(len(ids) for ids, _, _ in tails)
     padding = (model.tokenizer.eos_token_id, False, 0)
@@ -79,7 +79,7 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, draw: Draw) -> Exam:
         [part + [pad] * (longest - len(part)) for part in parts]
         for parts, pad in zip(zip(*tails, strict=True), padding, strict=True)
     )
-    return Exam(*(torch.tensor(x, device=model.device) for x in (documents, needed, *padded)))
+    return Exam(*(torch.tensor(x, device=model.device) for x in (documents, until, *padded)))
 
 
 def _document(
@@ -104,6 +104,24 @@ def _document(
         f"no document of the family {family} fits {config.tokens} tokens and {most:.0f} slots; "
         "give more tokens, a larger budget or a larger relevant"
     )
+
+
+def _needed_until(pieces: list[Piece]) -> list[int]:
+    until: list[int] = []
+    standing: dict[tuple[str, ...], tuple[int, int]] = {}  # record → where its value stands that will pass
+    record: tuple[str, ...] = ()
+    for piece in pieces:
+        begin, end = len(until), len(until) + len(piece.ids)
+        if piece.role == Role.FACT:
+            record = tuple(piece.text.split()[:2])
+        elif piece.role in (Role.PAST, Role.VALUE):
+            first, last = standing.pop(record, (0, 0))
+            until[first:last] = [begin] * (last - first)
+        if piece.role == Role.PAST:
+            standing[record] = (begin, end)
+        needed = piece.role == Role.PAST or piece.role in NEEDED
+        until += [FOREVER if needed else 0] * len(piece.ids)
+    return until
 
 
 def _tail(

@@ -9,7 +9,7 @@ from namm_runtime.evolve import statistics
 from namm_runtime.evolve.config import EvolutionConfig
 from namm_runtime.evolve.distil import distil
 from namm_runtime.loading import LoadedModel
-from namm_runtime.regime import Regime
+from namm_runtime.regime import Regime, Serving
 from namm_runtime.spectrogram import BINS
 
 
@@ -35,6 +35,7 @@ def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
         mean=mean[:BINS],
         variance=variance[:BINS],
         regime=Regime(budget=config.budget, interval=config.interval, recency_clip=config.recency_clip),
+        serving=Serving(budget=config.serving_budget),
         provenance={"start": {"from": config.start}},
     )
     if config.start == "zero":

@@ -23,15 +23,15 @@ class Teacher(Policy):
     Pools every slot's spectrum and key similarity, once an eviction, over layers, heads and documents.
 
     Args:
-        needed: [B, T] bool.
+        until: [B, T], as in `Exam`.
     """
 
     name = "teacher"
     observes = True
     state: ClassVar[dict[str, int]] = Spectrogram.state
 
-    def __init__(self, needed: Tensor, seed: int) -> None:
-        self.needed = needed
+    def __init__(self, until: Tensor, seed: int) -> None:
+        self.until = until
         self.spectrogram = Spectrogram()
         self.random = torch.Generator().manual_seed(seed)
         self.count = 0
@@ -46,7 +46,7 @@ class Teacher(Policy):
         pooled = inputs.flatten(0, -2).double().cpu()
         self.count += len(pooled)
         self.sums += torch.stack((pooled.sum(0), pooled.square().sum(0)))
-        return needed_in(layer, self.needed) + torch.rand(similarity.shape, generator=self.random).to(
+        return needed_in(layer, self.until) + torch.rand(similarity.shape, generator=self.random).to(
             similarity.device
         )
 
@@ -56,11 +56,11 @@ class Teacher(Policy):
         return mean.float(), (self.sums[1] / self.count - mean.square()).clamp(min=1e-14).float()
 
 
-def needed_in(layer: BoundedLayer, needed: Tensor) -> Tensor:
-    """1 for each slot [B, Hkv, used] whose token is needed [B, T], else 0."""
+def needed_in(layer: BoundedLayer, until: Tensor) -> Tensor:
+    """1 for each slot [B, Hkv, used] whose token is needed by now (until [B, T]), else 0."""
     positions = layer.positions[:, :, : layer.used]
-    rows = torch.arange(len(needed), device=needed.device)[:, None, None]
-    return needed[rows, positions].float()
+    rows = torch.arange(len(until), device=until.device)[:, None, None]
+    return (until[rows, positions] >= layer.clock).float()
 
 
 def training_draw(config: EvolutionConfig, documents: int, seed: int) -> Draw:
@@ -72,7 +72,7 @@ def training_draw(config: EvolutionConfig, documents: int, seed: int) -> Draw:
 def gather(model: LoadedModel, config: EvolutionConfig) -> tuple[Tensor, Tensor]:
     """Statistics over training documents, from the cache that the config names → mean, variance [18]."""
     exam = make_exam(model, config, training_draw(config, DOCUMENTS, -1_000_000))
-    teacher = Teacher(exam.needed, config.seed)
+    teacher = Teacher(exam.until, config.seed)
     budget = config.budget if config.statistics == "regime" else config.tokens
     Memory(model, teacher, budget, config.interval, by_slot=True).feed(exam.documents)
     return teacher.moments()

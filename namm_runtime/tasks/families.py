@@ -193,7 +193,7 @@ def _overwritten(rng: random.Random, split: Split, n: int) -> Story:
     for time, key in sorted(times):
         fact = _fact(rng, split, *key, REVISIONS[revisions[key]])
         revisions[key] += 1
-        lines.append(_line(fact, Role.VALUE if time == latest[key] else Role.OTHER))
+        lines.append(_line(fact, Role.VALUE if time == latest[key] else Role.PAST))
         if time == latest[key]:
             verb = rng.choice(("", "", f"{rng.choice(_VERBS[split])} "))
             questions.append(Question(f"\n{verb}{fact.record} {fact.number} latest:", (fact.answer,)))

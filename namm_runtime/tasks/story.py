@@ -9,12 +9,13 @@ class Role(IntEnum):
 
     FILLER = 0
     FACT = 1  # a statement's beginning, up to its colon
-    OTHER = 2  # a statement's end that no question needs: of another kind, outdated, or said before
-    HEADER = 3  # says at the top what will be needed
-    VALUE = 4  # a statement's end that a question needs
-    QUESTION = 5
-    ANSWER = 6  # the answer's own tokens and its full stop
-    STOP = 7  # the end-of-sequence token after an answer
+    OTHER = 2  # a statement's end that no question needs: of another kind, or said before
+    PAST = 3  # a statement's end that was needed until the same record was stated anew
+    HEADER = 4  # says at the top what will be needed
+    VALUE = 5  # a statement's end that a question needs
+    QUESTION = 6
+    ANSWER = 7  # the answer's own tokens and its full stop
+    STOP = 8  # the end-of-sequence token after an answer
 
 
 Statement = tuple[tuple[Role, str], ...]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from namm_runtime import policies
-from namm_runtime.evolve.exam import Draw, make_exam
+from namm_runtime.evolve.exam import FOREVER, Draw, make_exam
 from namm_runtime.evolve.fitness import Marks, fitness, mark_full, mark_population, sit
 from namm_runtime.evolve.start import starting_scorer
 from namm_runtime.evolve.statistics import Teacher
@@ -21,7 +21,7 @@ def test_documents_are_as_long_as_asked_and_fit_the_cache(bundled, small):
     config = replace(small, tokens=1024, interval=256, budget=128)
     exam = make_exam(bundled, config, draw(*FAMILIES))
     assert exam.documents.shape == (len(FAMILIES), 1024)
-    needed = exam.needed.sum(1)
+    needed = (exam.until == FOREVER).sum(1)
     assert (needed > 1).all()
     assert (needed <= config.relevant * config.budget + 1).all()  # and the opening token
     assert exam.answers.any(1).all()
@@ -51,7 +51,7 @@ def test_a_candidate_is_judged_as_it_would_be_alone(bundled, small):
 def test_what_is_needed_is_enough_and_the_newest_are_not(bundled, small):
     exam = make_exam(bundled, small, draw("kv", "kv", "repeated", "distractors"))
     full = mark_full(bundled, small, exam)
-    teacher = sit(bundled, small, Teacher(exam.needed, seed=0), exam)
+    teacher = sit(bundled, small, Teacher(exam.until, seed=0), exam)
     window = sit(bundled, small, policies.make("streaming", 64), exam)
     assert full.kept.unique().tolist() == [1.0]
     assert teacher.kept.unique().tolist() == [64 / 512]
@@ -80,3 +80,18 @@ def test_a_threshold_makes_the_size_count(bundled, small):
     full = torch.ones(1)
     dear, cheap = (fitness(marks, full, ["kv"], weight) for weight in (50.0, 0.0))
     assert dear[1] - cheap[1] > dear[0] - cheap[0]
+
+
+def test_a_value_is_needed_until_it_is_stated_anew(bundled, small):
+    config = replace(small, tokens=1024, interval=256, budget=256)
+    exam = make_exam(bundled, config, draw("overwritten"))
+    until, ids = exam.until[0].tolist(), exam.documents[0].tolist()
+    passing = sorted({end for end in until if 0 < end < FOREVER})
+    assert passing
+    for end in passing:
+        first = until.index(end)
+        old, new = (bundled.tokenizer.decode(ids[:at]).rpartition("\n")[2].split() for at in (first, end))
+        assert old[:2] == new[:2], "the same record"
+        assert old[2] < new[2], "by a later letter"
+        assert first < end
+        assert until[end] > end

@@ -45,7 +45,7 @@ def test_statistics_are_those_of_the_slots_that_were_there(bundled, small, stati
     families = ("kv", "repeated", "distractors")
     exam = make_exam(bundled, config, Draw("train", -1_000_000, tuple(families[i % 3] for i in range(12))))
     budget = 64 if statistics == "regime" else 512
-    Memory(bundled, Noting(exam.needed, config.seed), budget, 128, by_slot=True).feed(exam.documents)
+    Memory(bundled, Noting(exam.until, config.seed), budget, 128, by_slot=True).feed(exam.documents)
     pooled = torch.cat(seen).double()
     assert torch.allclose(mean[:BINS].double(), pooled.mean(0), rtol=1e-4)
     assert torch.allclose(variance[:BINS].double(), pooled.var(0, unbiased=False), rtol=1e-3)
