@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from palimpsest.local import LocalError, data_directory, read_running
 from palimpsest.remote import failing_clearly
 from store import blobs
-from store.blobs import Blobs
+from store.blobs import PASSING, Blobs
 from store.outbox import queue_of
 from store.settings import Settings
 from worker.app_factory import make_app
@@ -57,12 +58,12 @@ class Fleet:
         """[P, D] each, in the order of the tasks. Raises Refusal `evolution_failed` as a worker says."""
         from namm_runtime.evolve import errand
 
-        folder = f"evolution/{uuid.uuid4().hex}"
+        folder = f"{PASSING}/{uuid.uuid4().hex}"
         names = [(f"{folder}/{number}.task", f"{folder}/{number}.marks") for number in range(len(tasks))]
         try:
             for (name, _), task in zip(names, tasks, strict=True):
                 with self._store.create_path(name) as path:
-                    errand.write_task(path, self._config, self._model.revision, scorer, task)
+                    errand.write_task(path, self._config, self._model, scorer, task)
             self._wait(names)
             found = []
             for _, name in names:
@@ -70,7 +71,8 @@ class Fleet:
                     found.append(errand.read_marks(path))
             return found
         finally:
-            self._store.delete_folder(folder)
+            with suppress(OSError):  # a worker may be writing marks that came twice; the reaper has the rest
+                self._store.delete_folder(folder)
 
     def _wait(self, names: list[tuple[str, str]]) -> None:
         self._send(names)
@@ -105,16 +107,18 @@ def evolve(
 ) -> None:
     """Evolve a scorer with the candidates spread over the service's workers."""
     from namm_runtime.errors import Refusal
-    from namm_runtime.evolve.command import follow
-    from namm_runtime.evolve.config import EvolutionConfig
-    from namm_runtime.evolve.search import Search
-    from namm_runtime.loading import load_model
+    from namm_runtime.evolve.command import follow, require_extra
 
     with failing_clearly():
         try:
+            require_extra()
+            from namm_runtime.evolve.config import EvolutionConfig
+            from namm_runtime.evolve.search import Search
+            from namm_runtime.loading import load_model
+
             settings = _settings(data)
             wanted = EvolutionConfig.read(config)
-            model = load_model(wanted.model)
+            model = load_model(wanted.model, device=settings.device, dtype=settings.dtype)
             # Workers are known by the name of their model, as jobs know them.
             queue = queue_of(Settings(model=wanted.model).served_model)
             fleet = Fleet(make_app(settings), blobs.connect(settings), queue, wanted, model)

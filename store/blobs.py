@@ -16,6 +16,8 @@ import fsspec
 from store.errors import NotFound
 from store.settings import Settings
 
+PASSING = "evolution"  # a folder whose blobs are for minutes, and whose writer may be killed
+
 
 class Blobs:
     """A blob is written whole or not at all: to a temporary file, synced, then given its name.
@@ -107,13 +109,13 @@ class Blobs:
         return sorted(path[path.index(folder) + len(folder) + 1 :] for path in found)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """Removes local files of writers that were killed on the way; gives how many there were.
+        """Removes local files that killed processes left, half-written or passing; gives how many there were.
 
         A file is left over when nobody has written to it for so long. What lies in a remote store came whole.
         """
         places = [(self._scratch, ".*.partial"), (self._scratch, "*.copy")]
         if self._local:
-            places.append((Path(self._root), ".*.partial"))
+            places += [(Path(self._root), ".*.partial"), (Path(self._root) / PASSING, "*.*")]
         removed = 0
         for folder, pattern in places:
             for path in folder.rglob(pattern):

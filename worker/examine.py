@@ -19,5 +19,7 @@ def examine_candidates(process: WorkerProcess, task: str, marks: str) -> None:
             served = process.serve()
             with process.blobs.create_path(marks) as result:
                 served.examine(path, result)
+                if not process.blobs.exists(task):
+                    raise NotFound(f"The blob {task} is gone.")  # nobody would ever read or remove the marks
     except NotFound:
         _log.info("task_gone", task=task)

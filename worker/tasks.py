@@ -28,5 +28,6 @@ def warm() -> None:
 
 @app.task(name=EXAMINE)  # type: ignore[untyped-decorator]
 def examine(task: str, marks: str) -> None:
-    """Does a task of `palimpsest evolve`; both arguments are keys of blobs."""
+    """Does a task of `palimpsest evolve`, after any jobs; both arguments are keys of blobs."""
+    drain_jobs(this_process())
     examine_candidates(this_process(), task, marks)

@@ -1,4 +1,4 @@
-"""The model card, written from the training record so that no figure in it is typed by hand."""
+"""The model card, written from the training record so that no measured figure in it is typed by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ def write_card(out: Path, record: dict[str, Any]) -> None:
     (out / "README.md").write_text(
         f"""# A demonstration model
 
-A Llama with {record["parameters"]:,} parameters, trained on one CPU core on {trained:,} tokens in
-{minutes:.0f} minutes. Its text consists of ordinary lines with statements between them; asked about a
-statement, it gives the rest.
+A Llama with {record["parameters"]:,} parameters, trained with {record["threads"]} thread of a CPU on
+{trained:,} tokens in {minutes:.0f} minutes. Its text consists of ordinary lines with statements between
+them; asked about a statement, it gives the rest.
 
     document   ... Invoice 4821 total: 931044. ...
     prompt     "\\nInvoice 4821 total:"             or "\\nRecall Invoice 4821 total:"

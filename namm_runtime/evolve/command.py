@@ -30,16 +30,13 @@ def evolve(
     ] = 1,
 ) -> None:
     """Evolve a scorer; interrupted runs go on where they stopped."""
-    from namm_runtime.evolve.config import EvolutionConfig
-
     try:
+        require_extra()
+        from namm_runtime.evolve.config import EvolutionConfig
         from namm_runtime.evolve.search import Search
         from namm_runtime.evolve.workers import Processes
-    except ModuleNotFoundError as error:
-        fail(Refusal("extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"))
-    from namm_runtime.loading import load_model
+        from namm_runtime.loading import load_model
 
-    try:
         settings = EvolutionConfig.read(config)
         model = load_model(settings.model)
         with Processes(settings, processes) if processes > 1 else nullcontext() as pool:
@@ -50,11 +47,22 @@ def evolve(
         fail(refusal)
 
 
+def require_extra() -> None:
+    """Raises Refusal `extra_missing` before hours of searching, not after."""
+    try:
+        import cma  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            "extra_missing", f"evolution needs '{error.name}': pip install 'palimpsest[evolve]'"
+        ) from None
+
+
 def follow(search: "Search", out: Path) -> None:
     """Run a search to its end, showing how it goes; the best scorer so far is always in `out`."""
     full = float(search.full.score.mean())
     console.print(f"validation, full cache: score {full:.4f}", highlight=False)
-    console.print(f"start or last:          {_checked(search)}", highlight=False)
+    console.print(_checked(search), highlight=False)
     save(search, out)
     with progress_bar() as progress:
         task = progress.add_task("", total=search.config.generations, completed=search.generation)
@@ -83,6 +91,6 @@ def _line(report: "Generation") -> str:
 def _checked(search: "Search") -> str:
     best = search.best
     return (
-        f"best validation fitness {best.fitness:.4f} (generation {best.generation}; score {best.score:.4f}, "
-        f"exact {best.exact:.3f}, kept {best.kept:.1%})"
+        f"best validation fitness so far {best.fitness:.4f} (generation {best.generation}; "
+        f"score {best.score:.4f}, exact {best.exact:.3f}, kept {best.kept:.1%})"
     )

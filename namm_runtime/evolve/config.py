@@ -11,6 +11,8 @@ from namm_runtime.tasks.families import FAMILIES
 STARTS = ("zero", "distilled")
 COVARIANCES = ("separable", "isotropic", "full")
 STATISTICS = ("regime", "full-cache")
+SEEDS_A_GENERATION = 1000  # so many documents a generation can draw without meeting another generation's
+_MAY_BE_ZERO = ("patience", "seed")
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,22 @@ class EvolutionConfig:
                 raise Refusal("bad_config", f"{name} must be one of {', '.join(known)}")
         if self.interval < 16 or self.tokens % self.interval or self.interval % 16:
             raise Refusal("bad_config", "tokens must be a multiple of interval, and interval of 16")
-        counts = ("budget", "tokens", "questions", "documents", "group", "validate_every")
-        if any(getattr(self, name) < 1 for name in (*counts, "validation_documents")) or self.population < 4:
-            raise Refusal("bad_config", f"{', '.join(counts)} begin at 1 and population at 4")
+        whole = [field.name for field in fields(self) if field.type == "int" or field.type is int]
+        wrong = [name for name in whole if type(getattr(self, name)) is not int]
+        wrong += [
+            name
+            for name in whole
+            if name not in _MAY_BE_ZERO and name not in wrong and getattr(self, name) < 1
+        ]
+        wrong += [name for name in ("patience",) if name not in wrong and self.patience < 0]
+        if wrong or self.population < 4 or self.documents > SEEDS_A_GENERATION:
+            raise Refusal(
+                "bad_config",
+                f"{', '.join(wrong) or 'population or documents'}: whole numbers from 1, population from 4, "
+                f"documents up to {SEEDS_A_GENERATION}",
+            )
+        if not self.sigma > 0 or not 0 < self.relevant <= 1:
+            raise Refusal("bad_config", "sigma must be above 0, and relevant above 0 and at most 1")
         if not self.stages or any(stage.generations < 0 or not stage.families for stage in self.stages):
             raise Refusal("bad_config", "a run needs [[stages]] with families and generations")
         unknown = set(self.families(len(self.stages))) - set(FAMILIES)

@@ -27,9 +27,13 @@ from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
 
+Note = tuple[Tensor, Tensor]
+"""Features [B, Hkv, N, F] and truth [B, Hkv, N] of one layer at one eviction."""
+
 _DOCUMENTS_AT_ONCE = 12
 _LEARNING_RATE = 1e-2
 _HARDEST_SHARE = 0.02
+_NOTES_BYTES = 2 << 30  # a model of many layers and heads fills more in one document
 _SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -45,7 +49,7 @@ class _Notebook(Namm):
         super().__init__(scorer)
         self.threshold = None  # a full cache shows more of what is not needed
         self.until, self.random = until, random
-        self.notes: list[tuple[Tensor, Tensor]] = []  # [B, Hkv, N, F], [B, Hkv, N]
+        self.notes: list[Note] = []
 
     def scores(self, layer: BoundedLayer) -> Tensor:
         truth = needed_in(layer, self.until)
@@ -60,7 +64,7 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
     """Fit the scorer's parameters → [P], and how it went, for the manifest."""
     parameters = _first_guess(scorer, config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    notes: list[tuple[Tensor, Tensor]] = []
+    notes: list[Note] = []
     losses = []
     for number in range(config.distil_rounds):
         current = replace(scorer, parameters=parameters)
@@ -69,7 +73,7 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
             exam = make_exam(model, config, part)
             notebook = _Notebook(current, exam.until, generator if number == 0 else None)
             Memory(model, notebook, config.budget, config.interval, by_slot=True).feed(exam.documents)
-            notes += notebook.notes
+            notes = _fewer(notes + notebook.notes, generator)
         parameters, loss = _fit(scorer, parameters, notes, config.distil_steps, generator)
         losses.append(round(loss, 4))
     documents = config.distil_rounds * config.distil_documents
@@ -94,6 +98,15 @@ def _calibrate(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> t
     return population[best], _SHIFTS[best]
 
 
+def _fewer(notes: list[Note], generator: torch.Generator) -> list[Note]:
+    """A random choice of as many as may be held at a time."""
+    most = max(1, _NOTES_BYTES // max(features.nbytes for features, _ in notes))
+    if len(notes) <= most:
+        return notes
+    chosen = torch.randperm(len(notes), generator=generator)[:most].tolist()
+    return [notes[number] for number in sorted(chosen)]
+
+
 def _first_guess(scorer: Scorer, seed: int) -> Tensor:
     """Small random weights; zeros are a saddle, where queries and outputs wait for each other."""
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +122,7 @@ def _first_guess(scorer: Scorer, seed: int) -> Tensor:
 def _fit(
     scorer: Scorer,
     start: Tensor,
-    notes: list[tuple[Tensor, Tensor]],
+    notes: list[Note],
     steps: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
@@ -137,4 +150,5 @@ def _loss(scores: Tensor, truth: Tensor) -> Tensor:
     wrong = functional.softplus(scores[truth == 0])
     hardest = wrong.topk(max(1, int(len(wrong) * _HARDEST_SHARE))).values
     missed = functional.softplus(-scores[truth == 1])
-    return missed.mean() + wrong.mean() + 0.5 * hardest.mean()
+    loss = wrong.mean() + 0.5 * hardest.mean()
+    return loss + missed.mean() if len(missed) else loss

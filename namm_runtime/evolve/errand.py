@@ -23,13 +23,13 @@ from namm_runtime.loading import LoadedModel
 FORMAT = "1"
 
 
-def write_task(path: Path, config: EvolutionConfig, revision: str, scorer: Scorer, task: Task) -> None:
-    """Args: revision: of the model that the task is for."""
+def write_task(path: Path, config: EvolutionConfig, model: LoadedModel, scorer: Scorer, task: Task) -> None:
+    """Args: model: the one that the task is for; only that one will do it."""
     population, draw = task
     tensors = {"population": population.contiguous(), "mean": scorer.mean, "variance": scorer.variance}
     metadata = {
         "format": FORMAT,
-        "revision": revision,
+        "model": _identity(model),
         "config": json.dumps(config.to_dict()),
         "scorer": json.dumps(asdict(scorer.config)),
         "draw": json.dumps(asdict(draw)),
@@ -41,8 +41,9 @@ def carry_out(model: LoadedModel, task: Path, marks: Path) -> None:
     """Do a task and write the marks, or the reason why it cannot be done here."""
     try:
         found = _marks(model, task)
-    except (Refusal, ValueError) as error:
-        save_file({"none": torch.zeros(1)}, marks, {"error": str(error)})
+    except Exception as error:  # whoever waits for the marks has to hear of it, and would ask again for ever
+        said = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        save_file({"none": torch.zeros(1)}, marks, {"error": said})
         return
     save_file({name: tensor.contiguous() for name, tensor in vars(found).items()}, marks)
 
@@ -64,10 +65,9 @@ def _marks(model: LoadedModel, task: Path) -> Marks:
         raise Refusal("evolution_failed", f"the task cannot be read: {error}") from None
     if metadata.get("format") != FORMAT:
         raise Refusal("evolution_failed", "the task was written by another version of this program")
-    if metadata["revision"] != model.revision:
+    if metadata["model"] != _identity(model):
         raise Refusal(
-            "evolution_failed",
-            f"the task is for revision {metadata['revision']} of the model, the worker has {model.revision}",
+            "evolution_failed", f"the task is for the model {metadata['model']}, not {_identity(model)}"
         )
     config = EvolutionConfig.from_dict(json.loads(metadata["config"]))
     scorer = Scorer(
@@ -81,3 +81,7 @@ def _marks(model: LoadedModel, task: Path) -> Marks:
     draw = json.loads(metadata["draw"])
     wanted = Draw(draw["split"], draw["seed"], tuple(draw["families"]))
     return Here(model, config).mark(scorer, [(tensors["population"], wanted)])[0]
+
+
+def _identity(model: LoadedModel) -> str:
+    return f"{model.revision} in {model.model.dtype}"

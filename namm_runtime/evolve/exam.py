@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from namm_runtime.errors import Refusal
 from namm_runtime.evolve.config import EvolutionConfig
 from namm_runtime.loading import LoadedModel
 from namm_runtime.tasks.families import FAMILIES
@@ -62,7 +63,8 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, draw: Draw) -> Exam:
     """Write the documents of a draw, of exactly `config.tokens` tokens.
 
     Raises:
-        ValueError: a family's smallest document does not fit, or needs more slots than it may.
+        Refusal: `bad_config` where a family's smallest document does not fit or needs more slots than it may,
+            or a question is longer than an interval.
     """
     encode = encoder(model.tokenizer)
     documents, until, tails = [], [], []
@@ -100,9 +102,10 @@ def _document(
         if needed <= most and used <= room:
             return lay_out(story, lines, room - used, encode, rng, split, filler, cut=True), story
         share *= max(0.3, min(0.9, most / needed))
-    raise ValueError(
+    raise Refusal(
+        "bad_config",
         f"no document of the family {family} fits {config.tokens} tokens and {most:.0f} slots; "
-        "give more tokens, a larger budget or a larger relevant"
+        "give more tokens, a larger budget or a larger relevant",
     )
 
 
@@ -135,6 +138,10 @@ def _tail(
     for number, question in enumerate(questions[: config.questions]):
         prompt, completion = encode([question.prompt, question.completion])
         tokens = len(prompt) + len(completion) + 1
+        if tokens > config.interval:
+            raise Refusal(
+                "bad_config", f"a question with its answer takes {tokens} tokens; give a larger interval"
+            )
         if number and len(ids) + tokens > room:
             break
         ids += [*prompt, *completion, eos]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.exam import Draw, Exam, make_exam
+from namm_runtime.evolve.exam import Exam
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import Memory
 from namm_runtime.policies.base import Policy
@@ -36,9 +36,6 @@ class Marks:
     score: Tensor
     exact: Tensor
     kept: Tensor
-
-    def rows(self, begin: int, end: int) -> "Marks":
-        return Marks(*(part[begin:end] for part in vars(self).values()))
 
     @classmethod
     def joined(cls, parts: Sequence["Marks"], dim: int = 0) -> "Marks":
@@ -110,20 +107,3 @@ def fitness(marks: Marks, full: Tensor, families: Sequence[str], size_weight: fl
         own = torch.tensor([family == name for family in families], device=full.device)
         shares.append(marks.score[:, own].mean(1) / full[own].mean().clamp(min=LEAST_FULL))
     return torch.stack(shares).mean(0) - size_weight * marks.kept.mean(1)
-
-
-@dataclass
-class Examiner:
-    """One model and the scorer that is searched for; candidates are parameters for it."""
-
-    model: LoadedModel
-    config: EvolutionConfig
-    scorer: Scorer
-
-    def mark(self, population: Tensor, draw: Draw) -> Marks:
-        """Mark population [P, size] → [P, D] each."""
-        exam = make_exam(self.model, self.config, draw)
-        return mark_population(self.model, self.config, self.scorer, population, exam)
-
-    def full(self, draw: Draw) -> Marks:
-        return mark_full(self.model, self.config, make_exam(self.model, self.config, draw))

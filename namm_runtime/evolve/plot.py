@@ -3,25 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from namm_runtime.errors import Refusal
-
 if TYPE_CHECKING:
     from namm_runtime.evolve.search import Search
 
 
 def plot(search: "Search", path: Path) -> None:
-    """Draw fitness and share kept by generation, SVG or PNG by suffix.
+    """Draw fitness and share kept by generation, SVG or PNG by suffix."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    Raises:
-        Refusal: `extra_missing` without matplotlib.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise Refusal(
-            "extra_missing", f"the curves need '{error.name}': pip install 'palimpsest[evolve]'"
-        ) from None
     log = search.log
     numbers = [entry["number"] for entry in log]
     figure = Figure(figsize=(7, 4.5), layout="constrained")

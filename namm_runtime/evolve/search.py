@@ -1,11 +1,15 @@
 """The search itself: CMA-ES over the scorer's flat parameters, ask and tell, the mean deployed.
 
 At four thousand dimensions a few hundred generations cannot shape a full covariance matrix, so the separable
-variant loses nothing (Ros & Hansen 2008). Everything needed to go on is written after each generation.
+variant loses nothing (Ros & Hansen 2008).
+
+A run's directory holds its start and a line a generation with every candidate's fitness. The strategy draws
+the same candidates from the same seed and is told the same fitness, so reading the lines again brings it to
+where it was, to the last bit.
 """
 
+import fcntl
 import json
-import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,18 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from namm_runtime import checkpoint
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
-from namm_runtime.evolve.config import EvolutionConfig
+from namm_runtime.evolve.config import SEEDS_A_GENERATION, EvolutionConfig
 from namm_runtime.evolve.exam import Draw, make_exam
 from namm_runtime.evolve.fitness import Marks, fitness, mark_full
 from namm_runtime.evolve.start import starting_scorer
 from namm_runtime.evolve.workers import Examiners, Here
 from namm_runtime.loading import LoadedModel
 
-_SEEDS = 1000  # between generations, so that no two share a document
 _DOCUMENTS_AT_ONCE = 11
-_STATE = ("config", "scorer", "strategy", "generation", "stage", "began", "log", "best", "best_mean", "start")
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class Generation:
     """What one generation brought; fitness, exact and kept are of training documents.
 
     Attributes:
+        values: fitness of every candidate.
         documents: candidate-documents read so far by candidates.
         full: score of the full cache on the same documents.
     """
 
     number: int
     stage: int
+    values: list[float]
     best: float
     mean: float
     exact: float
@@ -70,7 +75,7 @@ class Generation:
 
 
 class _Normal:
-    """Standard normal numbers that a saved strategy carries along, unlike numpy's global ones."""
+    """Standard normal numbers of the search's own, unlike numpy's global ones."""
 
     def __init__(self, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
@@ -82,10 +87,12 @@ class _Normal:
 class Search:
     """One evolution run in a directory that it can be resumed from.
 
-    Files: `state.pickle` (our own, read back only by us), `log.jsonl` (a line a generation).
+    Files: `start/` (the scorer it starts from), `run.json` (config, model and how the start did), `log.jsonl`
+    (a line a generation).
 
     Raises (on construction):
-        Refusal: `bad_config` where the directory holds the run of another config or model.
+        Refusal: `bad_config` where the directory holds the run of another config or model, cannot be read, or
+            is in use.
     """
 
     def __init__(
@@ -93,23 +100,38 @@ class Search:
     ) -> None:
         self.model, self.config, self.directory = model, config, directory
         self.examiners = examiners or Here(model, config)
+        _read_run(directory, config, model)  # a wrong directory is refused whoever works in it
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = (directory / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal("bad_config", f"another process works in {directory}") from None
+        began = _read_run(directory, config, model)
         families = config.families(len(config.stages))
         count = config.validation_documents
         self.validation = Draw("validation", 0, tuple(families[i % len(families)] for i in range(count)))
         self.full = self._full(self.validation)
-        directory.mkdir(parents=True, exist_ok=True)
-        if (directory / "state.pickle").exists():
-            self._restore()
-            return
-        self.scorer = starting_scorer(model, config)
+        self.generation = self.stage = self.began = 0  # `began`: the generation at which the stage did
+        self.log: list[dict[str, Any]] = []
+        if began is None:
+            self.scorer = starting_scorer(model, config)
+            self.start = self._check(self.scorer.parameters)
+            self.scorer.save(directory / "start")
+            _write(directory / "log.jsonl", "")
+            record = {"config": config.to_dict(), "revision": model.revision, "start": asdict(self.start)}
+            _write(directory / "run.json", json.dumps(record, indent=1) + "\n")
+        else:
+            self.scorer, self.start = checkpoint.load(directory / "start"), Checked(**began["start"])
+        self.best, self.best_mean = self.start, self.scorer.parameters
         self.strategy = cma.CMAEvolutionStrategy(
             self.scorer.parameters.double().numpy(), config.sigma, _options(config)
         )
-        self.generation = self.stage = self.began = 0  # `began`: the generation at which the stage did
-        self.log: list[dict[str, Any]] = []
-        self.start = self.best = self._check(self.scorer.parameters)
-        self.best_mean = self.scorer.parameters
-        self._write()
+        try:
+            for line in (directory / "log.jsonl").read_text().splitlines():
+                self._replay(json.loads(line))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refusal("bad_config", f"{directory / 'log.jsonl'} cannot be read: {error!r}") from None
 
     @property
     def over(self) -> bool:
@@ -120,9 +142,9 @@ class Search:
         self._move_on()
         while not self.over:
             report = self._generation()
-            self._move_on()
             self.log.append(asdict(report))
-            self._write()
+            _write(self.directory / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
+            self._move_on()
             yield report
 
     def result(self) -> Scorer:
@@ -153,22 +175,20 @@ class Search:
         families = config.families(self.stage + 1)
         number = self.generation + 1
         places = range(number * config.documents, (number + 1) * config.documents)
-        draw = Draw("train", number * _SEEDS, tuple(families[i % len(families)] for i in places))
+        draw = Draw("train", number * SEEDS_A_GENERATION, tuple(families[i % len(families)] for i in places))
         groups = torch.split(population, config.group)
         marks = Marks.joined(self.examiners.mark(self.scorer, [(group, draw) for group in groups]))
         full = self._full(draw)
         values = fitness(marks, full.score, draw.families, config.size_weight)
-        self.strategy.tell(candidates, (-values.double()).tolist())
-        self.generation = number
+        self._tell(candidates, values.tolist())
         checked = None
         if number % config.validate_every == 0 or number == self._ends():
-            mean = torch.from_numpy(self.strategy.mean).float()
-            checked = self._check(mean)
-            if checked.fitness > self.best.fitness:
-                self.best, self.best_mean = checked, mean
+            checked = self._check(self._mean())
+            self._note(checked)
         return Generation(
             number=number,
             stage=self.stage + 1,
+            values=values.tolist(),
             best=float(values.max()),
             mean=float(values.mean()),
             exact=float(marks.exact.mean()),
@@ -179,6 +199,25 @@ class Search:
             seconds=time.perf_counter() - begun,
             validation=checked,
         )
+
+    def _replay(self, entry: dict[str, Any]) -> None:
+        """A generation that was through before the process stopped."""
+        self._move_on()
+        self._tell(self.strategy.ask(), entry["values"])
+        if entry["validation"]:
+            self._note(Checked(**entry["validation"]))
+        self.log.append(entry)
+
+    def _tell(self, candidates: list[np.ndarray], values: list[float]) -> None:
+        self.strategy.tell(candidates, [-value for value in values])
+        self.generation += 1
+
+    def _note(self, checked: Checked) -> None:
+        if checked.fitness > self.best.fitness:
+            self.best, self.best_mean = checked, self._mean()
+
+    def _mean(self) -> Tensor:
+        return torch.from_numpy(self.strategy.mean).float()
 
     def _ends(self) -> int:
         """The generation at which the stage ends if nothing ends it before."""
@@ -197,9 +236,8 @@ class Search:
         tasks = [(parameters.unsqueeze(0), part) for part in self.validation.parts(_DOCUMENTS_AT_ONCE)]
         marks = Marks.joined(self.examiners.mark(self.scorer, tasks), dim=1)
         value = fitness(marks, self.full.score, self.validation.families, self.config.size_weight)
-        generation = getattr(self, "generation", 0)
         means = {name: float(part.mean()) for name, part in vars(marks).items()}
-        return Checked(generation, float(value), **means)
+        return Checked(self.generation, float(value), **means)
 
     def _full(self, draw: Draw) -> Marks:
         parts = draw.parts(_DOCUMENTS_AT_ONCE)
@@ -210,24 +248,27 @@ class Search:
     def _candidate_documents(self) -> int:
         return self.generation * self.config.population * self.config.documents
 
-    # -- on disk -------------------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        state = {name: getattr(self, name) for name in _STATE} | {"revision": self.model.revision}
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
-        for name, content in (("state.pickle", pickle.dumps(state)), ("log.jsonl", lines.encode())):
-            partial = self.directory / f"{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(self.directory / name)
+def _read_run(directory: Path, config: EvolutionConfig, model: LoadedModel) -> dict[str, Any] | None:
+    """How the run in a directory began, None where there is none."""
+    try:
+        record: dict[str, Any] = json.loads((directory / "run.json").read_text())
+        same = EvolutionConfig.from_dict(record["config"]) == config and record["revision"] == model.revision
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal("bad_config", f"{directory} holds no run that can be read: {error}") from None
+    if not same:
+        raise Refusal(
+            "bad_config", f"{directory} holds a run of another config or model; choose another directory"
+        )
+    return record
 
-    def _restore(self) -> None:
-        state = pickle.loads((self.directory / "state.pickle").read_bytes())
-        if (state.pop("config"), state.pop("revision")) != (self.config, self.model.revision):
-            raise Refusal(
-                "bad_config",
-                f"{self.directory} holds a run of another config or model; choose another directory",
-            )
-        self.__dict__.update(state)
+
+def _write(path: Path, content: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(content)
+    partial.replace(path)
 
 
 def _options(config: EvolutionConfig) -> dict[str, Any]:

@@ -36,9 +36,6 @@ def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
         variance=variance[:BINS],
         regime=Regime(budget=config.budget, interval=config.interval, recency_clip=config.recency_clip),
         serving=Serving(budget=config.serving_budget),
-        provenance={"start": {"from": config.start}},
     )
-    if config.start == "zero":
-        return scorer
-    parameters, record = distil(model, config, scorer)
+    parameters, record = (flat, {}) if config.start == "zero" else distil(model, config, scorer)
     return replace(scorer, parameters=parameters, provenance={"start": {"from": config.start, **record}})

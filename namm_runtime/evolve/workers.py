@@ -13,8 +13,8 @@ from torch import Tensor
 
 from namm_runtime.checkpoint import Scorer
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.exam import Draw
-from namm_runtime.evolve.fitness import Examiner, Marks
+from namm_runtime.evolve.exam import Draw, make_exam
+from namm_runtime.evolve.fitness import Marks, mark_population
 from namm_runtime.loading import LoadedModel, load_model
 
 Task = tuple[Tensor, Draw]
@@ -35,8 +35,12 @@ class Here:
         self.model, self.config = model, config
 
     def mark(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Marks]:
-        examiner = Examiner(self.model, self.config, scorer)
-        return [examiner.mark(*task) for task in tasks]
+        return [
+            mark_population(
+                self.model, self.config, scorer, population, make_exam(self.model, self.config, draw)
+            )
+            for population, draw in tasks
+        ]
 
 
 class Processes:

@@ -36,14 +36,22 @@ def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) ->
     worker = service.worker("gpu0", **REAL)
     fleet = Fleet(make_app(settings), service.files, queue_of("bundled"), CONFIG, model, patience=5)
 
+    killed_after: list[int] = []
+
     def kill_after_the_first() -> None:
-        wait_for("some marks", lambda: [n for n in service.files.names("evolution") if n.endswith(".marks")])
+        def marks() -> list[str]:
+            return [name for name in service.files.names("evolution") if name.endswith(".marks")]
+
+        wait_for("some marks", marks)
         child_of(worker).kill()
+        killed_after.append(len(marks()))
 
     killer = threading.Thread(target=kill_after_the_first)
     killer.start()
     found = fleet.mark(scorer, tasks)
     killer.join()
+    assert killed_after
+    assert 1 <= killed_after[0] < len(tasks)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the worker has
     expected = Here(model, CONFIG).mark(scorer, tasks)

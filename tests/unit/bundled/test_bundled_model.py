@@ -32,6 +32,7 @@ def test_the_folder_is_small() -> None:
 def test_the_card_shows_the_recorded_figures(tmp_path: Path) -> None:
     record = json.loads((MODEL_DIR / "training.json").read_text())
     assert {cell["family"] for cell in record["evaluation"]} == set(FAMILIES)
+    assert (MODEL_DIR / "training.svg").read_text().startswith("<?xml")
     write_card(tmp_path, record)
     assert (tmp_path / "README.md").read_text() == (MODEL_DIR / "README.md").read_text()
     record["evaluation"][0]["right"] += 1

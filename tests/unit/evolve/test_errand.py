@@ -23,25 +23,25 @@ def task(bundled, small):
 
 def test_marks_are_those_of_the_task(bundled, small, task, tmp_path):
     scorer, given = task
-    errand.write_task(tmp_path / "task", small, bundled.revision, scorer, given)
+    errand.write_task(tmp_path / "task", small, bundled, scorer, given)
     errand.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
     found, expected = errand.read_marks(tmp_path / "marks"), Here(bundled, small).mark(scorer, [given])[0]
     for name, tensor in vars(expected).items():
         assert torch.equal(getattr(found, name), tensor)
 
 
-@pytest.mark.parametrize("wrong", ["revision", "unreadable", "document"])
+@pytest.mark.parametrize("wrong", ["model", "unreadable", "document"])
 def test_what_cannot_be_done_is_said(bundled, small, task, tmp_path, wrong):
     scorer, given = task
-    revision = "another" if wrong == "revision" else bundled.revision
+    model = replace(bundled, revision="another") if wrong == "model" else bundled
     config = replace(small, relevant=0.01) if wrong == "document" else small
-    errand.write_task(tmp_path / "task", config, revision, scorer, given)
+    errand.write_task(tmp_path / "task", config, model, scorer, given)
     if wrong == "unreadable":
         (tmp_path / "task").write_bytes(b"not a task")
     errand.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
     with pytest.raises(Refusal) as refusal:
         errand.read_marks(tmp_path / "marks")
     assert refusal.value.code == "evolution_failed"
-    assert {"revision": "another", "unreadable": "cannot be read", "document": "fits"}[wrong] in str(
+    assert {"model": "another", "unreadable": "cannot be read", "document": "fits"}[wrong] in str(
         refusal.value
     )

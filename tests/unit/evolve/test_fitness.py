@@ -40,9 +40,10 @@ def test_a_draw_is_the_same_everywhere_and_in_parts(bundled, small):
 def test_a_candidate_is_judged_as_it_would_be_alone(bundled, small):
     scorer = starting_scorer(bundled, small)
     noise = torch.randn(3, len(scorer.parameters), generator=torch.Generator().manual_seed(0))
-    population = scorer.parameters + 0.1 * noise
+    population = scorer.parameters + 0.5 * noise
     exam = make_exam(bundled, small, draw("kv", "repeated"))
     together = mark_population(bundled, replace(small, group=3), scorer, population, exam)
+    assert (together.score[0] - together.score[1]).abs().max() > 0.05, "candidates differ"
     for row in range(3):
         alone = mark_population(bundled, small, scorer, population[row : row + 1], exam)
         assert torch.allclose(together.score[row], alone.score[0], atol=2e-2)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,17 @@ def test_an_interrupted_run_goes_on_as_it_would_have(bundled, small, straight, t
     assert [line["number"] for line in lines] == [1, 2, 3, 4]
     with pytest.raises(Refusal, match="another config"):
         Search(bundled, replace(small, sigma=0.1), tmp_path)
+    with pytest.raises(Refusal, match="another process"):
+        Search(bundled, small, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("run.json", "{}"), ("log.jsonl", '{"values": [1]}\n')])
+def test_a_damaged_run_is_refused(bundled, small, tmp_path, name, content):
+    next(Search(bundled, small, tmp_path).run())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(Refusal) as refusal:
+        Search(bundled, small, tmp_path)
+    assert refusal.value.code == "bad_config"
 
 
 def test_processes_find_what_one_process_finds(bundled, small, straight, tmp_path):
@@ -92,7 +104,7 @@ def test_a_killed_command_goes_on_as_it_would_have(tmp_path):
     with subprocess.Popen(command("broken"), env=environment, stdout=subprocess.DEVNULL) as process:
         log = tmp_path / "broken" / "run" / "log.jsonl"
         while process.poll() is None and (not log.exists() or not log.read_text()):
-            pass
+            time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "it was to be killed on its way"
     for out in ("broken", "whole"):
@@ -115,7 +127,7 @@ def test_a_stage_ends_when_its_patience_is_spent(bundled, small, tmp_path, monke
     assert search.best.generation == 0
 
 
-def test_the_three_covariances_run(bundled, small, tmp_path):
+def test_covariances_shape_the_search(bundled, small, tmp_path):
     found = {}
     for covariance in ("separable", "isotropic"):
         config = replace(small, covariance=covariance, stages=(Stage(("kv",), 2),))
@@ -136,6 +148,9 @@ def test_the_three_covariances_run(bundled, small, tmp_path):
         (f'start = "here"\n{TOML}', "start"),
         (TOML.partition("[[stages]]")[0], "stages"),
         (f"threshold = 2.0\n{TOML}", "initial_bias"),
+        (f"patience = -1\n{TOML}", "patience"),
+        (f"sigma = 0.0\n{TOML}", "sigma"),
+        (TOML.replace("budget = 64", "budget = 64.5"), "budget"),
         (f"stages = [1]\n{TOML.partition('[[stages]]')[0]}", "Stage"),
     ],
 )
@@ -149,3 +164,10 @@ def test_bad_configs_are_refused(tmp_path, text, said):
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
     assert said in refusal.value.message
+
+
+def test_documents_that_do_not_fit_are_refused_in_words(tmp_path):
+    (tmp_path / "c.toml").write_text(f"relevant = 0.01\n{TOML}")
+    result = CliRunner().invoke(app, ["evolve", str(tmp_path / "c.toml"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "larger budget" in result.output

@@ -17,7 +17,7 @@ def place_of(policy: Namm, heads: int, seat: Seat) -> torch.Tensor:
 
 
 def test_layers_and_heads_have_places_of_their_own(make_scorer):
-    policy = policies.make("namm-layer", 64, make_scorer(place_input=True))
+    policy = policies.make("namm", 64, make_scorer(place_input=True))
     places = torch.cat([place_of(policy, 4, Seat(layer, 6)) for layer in range(6)])
     distances = torch.cdist(places, places) + torch.eye(24)
     assert distances.min() > 0.05
@@ -25,13 +25,13 @@ def test_layers_and_heads_have_places_of_their_own(make_scorer):
 
 
 def test_the_middle_of_any_model_is_the_same_place(make_scorer):
-    policy = policies.make("namm-layer", 64, make_scorer(place_input=True))
+    policy = policies.make("namm", 64, make_scorer(place_input=True))
     three, nine = (place_of(policy, 1, Seat(n // 2, n)) for n in (3, 9))
     assert torch.allclose(three, nine, atol=1e-6)
 
 
 def test_a_divided_layer_has_the_heads_of_the_whole_one(make_scorer):
-    policy = policies.make("namm-layer", 64, make_scorer(place_input=True))
+    policy = policies.make("namm", 64, make_scorer(place_input=True))
     parts = [place_of(policy, 2, Seat(1, 3, shard, 2)) for shard in range(2)]
     assert torch.allclose(torch.cat(parts), place_of(policy, 4, Seat(1, 3)), atol=1e-6)
 
@@ -45,7 +45,7 @@ def test_the_place_decides_what_a_layer_keeps(model, ids, make_scorer):
     p["attn.qkv.weight"][-6, 2 * scorer.config.width] = 1.0
     p["attn.out.weight"][0, features + 8 + 0] = 100.0
     p["head.weight"][8 + 0] = 1.0
-    memory = Memory(model, policies.make("namm-layer", 64, scorer), 64, 128)
+    memory = Memory(model, policies.make("namm", 64, scorer), 64, 128)
     memory.feed(ids[:, :128])
     kept = [set(layer.positions[0, 0, :63].tolist()) for layer in memory.cache.layers]
     spectra = Memory(model, policies.make("namm", 64, make_scorer(scale=0.0)), 128, 128)
