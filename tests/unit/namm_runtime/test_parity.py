@@ -1,6 +1,7 @@
 """The reference's keep rule, documents that do not depend on their company, and regimes that are refused."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -193,7 +194,7 @@ def test_rounding_attention_as_the_reference_does_in_bf16_is_bounded():
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     """Over the bundled model, whose window is 2,048."""
-    return Engine(load_model("bundled"))
+    return Engine(replace(load_model("bundled"), window=2048))
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_bundled_scorers_say_what_they_were_validated_with():
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(load_model("bundled"))
+    return Engine(replace(load_model("bundled"), window=2048))
 
 
 @pytest.fixture
