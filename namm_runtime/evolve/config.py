@@ -49,7 +49,6 @@ class EvolutionConfig:
             Without a threshold all candidates keep equally many and it changes nothing.
         validate_every: generations between checks of the mean on fixed validation documents.
         patience: checks without a better mean that end a stage early; 0 for never.
-        distil_tokens: of a document in the last round of distilling; None for `tokens`.
         distil_documents, distil_rounds, distil_steps: see `namm_runtime.evolve.distil`.
     """
 
@@ -83,7 +82,6 @@ class EvolutionConfig:
     distil_documents: int = 96
     distil_rounds: int = 3
     distil_steps: int = 400
-    distil_tokens: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,8 +92,7 @@ class EvolutionConfig:
         ):
             if getattr(self, name) not in known:
                 raise Refusal("bad_config", f"{name} must be one of {', '.join(known)}")
-        lengths = (self.tokens, self.distil_tokens or self.tokens)
-        if self.interval < 16 or self.interval % 16 or any(tokens % self.interval for tokens in lengths):
+        if self.interval < 16 or self.tokens % self.interval or self.interval % 16:
             raise Refusal("bad_config", "tokens must be a multiple of interval, and interval of 16")
         whole = [field.name for field in fields(self) if field.type == "int" or field.type is int]
         wrong = [name for name in whole if type(getattr(self, name)) is not int]

@@ -4,7 +4,6 @@ A generator of documents knows which tokens its questions will need, and a score
 eviction is not. So documents are read, each eviction's features are noted with the truth about every slot,
 and the scorer learns to put needed slots above the others. In the first round the rest of the cache is a
 random choice; in later rounds it is what the scorer so far would keep, so that it meets its own mistakes.
-The last round may read longer documents, in which the rarest and worst mistakes pile up in the cache.
 
 Where the scorer has a threshold, what remains is to choose how much it keeps: shifts of its bias are tried on
 training documents, and the one of the best fitness is taken.
@@ -66,22 +65,18 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
     parameters = _first_guess(scorer, config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     notes: list[Note] = []
-    losses: list[float] = []
-    documents = 0
+    losses = []
     for number in range(config.distil_rounds):
         current = replace(scorer, parameters=parameters)
-        last = number == config.distil_rounds - 1
-        read = replace(config, tokens=config.distil_tokens) if last and config.distil_tokens else config
-        count = max(1, config.distil_documents * config.tokens // read.tokens)
-        documents += count
-        draw = training_draw(config, count, -2_000_000 - number * config.distil_documents)
+        draw = training_draw(config, config.distil_documents, -2_000_000 - number * config.distil_documents)
         for part in draw.parts(_DOCUMENTS_AT_ONCE):
-            exam = make_exam(model, read, part)
+            exam = make_exam(model, config, part)
             notebook = _Notebook(current, exam.until, generator if number == 0 else None)
             Memory(model, notebook, config.budget, config.interval, by_slot=True).feed(exam.documents)
             notes = _fewer(notes + notebook.notes, generator)
         parameters, loss = _fit(scorer, parameters, notes, config.distil_steps, generator)
         losses.append(round(loss, 4))
+    documents = config.distil_rounds * config.distil_documents
     record: dict[str, Any] = {"documents": documents, "steps": config.distil_steps, "losses": losses}
     if scorer.config.threshold is not None:
         parameters, record["shift"] = _calibrate(model, config, replace(scorer, parameters=parameters))
