@@ -17,11 +17,10 @@ from palimpsest import access
 from palimpsest.demo import demo
 from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
-from palimpsest.local import LocalError, data_directory, read_running
+from palimpsest.local import LocalError, data_directory, settings_with
 from palimpsest.remote import commands as remote_commands
 from palimpsest.remote import failing_clearly
 from palimpsest.supervisor import Service, Supervisor
-from store.settings import Settings
 
 app = typer.Typer(
     help="Reads million-token documents with a Llama whose memory is pruned by an evolved scorer.",
@@ -141,7 +140,7 @@ def create_key(
     ):
         raise typer.BadParameter("at most 40 lower-case letters, digits and '-'", param_hint="--tenant")
     with failing_clearly():
-        out.print(access.create_key(_database_settings(data), name, tenant), markup=False)
+        out.print(access.create_key(settings_with(data, "DATABASE_URL"), name, tenant), markup=False)
 
 
 @keys.command("list")
@@ -151,7 +150,7 @@ def list_keys(data: Data = None, tenant: Tenant = None) -> None:
         table = Table(box=None, pad_edge=False)
         for heading in ("id", "name", "key", "last used", "state"):
             table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
-        for row in access.list_keys(_database_settings(data), tenant):
+        for row in access.list_keys(settings_with(data, "DATABASE_URL"), tenant):
             used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else ""
             state = "revoked" if row.revoked_at else ""
             table.add_row(row.id, Text(row.name), f"{row.prefix}…{row.last4}", used, state)
@@ -166,20 +165,8 @@ def revoke_key(
 ) -> None:
     """End an API key at once."""
     with failing_clearly():
-        access.revoke_key(_database_settings(data), key_id, tenant)
+        access.revoke_key(settings_with(data, "DATABASE_URL"), key_id, tenant)
         out.print(f"{key_id} revoked", markup=False)
-
-
-def _database_settings(data: Path | None) -> Settings:
-    """Settings that name a database: the given one, or that of the service here. Raises LocalError."""
-    place = data_directory(data)
-    settings = Settings(data_dir=place)
-    if settings.database_url is not None:
-        return settings
-    running = read_running(place)
-    if running is None or running.database_url is None:
-        raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set DATABASE_URL.")
-    return Settings.model_validate({"data_dir": place, "DATABASE_URL": running.database_url})
 
 
 app.command()(demo)

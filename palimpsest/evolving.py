@@ -12,7 +12,7 @@ from celery import Celery
 from kombu import Queue
 from rich.console import Console
 
-from palimpsest.local import LocalError, data_directory, read_running
+from palimpsest.local import LocalError, settings_with
 from palimpsest.remote import failing_clearly
 from store import blobs
 from store.blobs import PASSING, Blobs
@@ -116,7 +116,7 @@ def evolve(
             from namm_runtime.evolve.search import Search
             from namm_runtime.loading import load_model
 
-            settings = _settings(data)
+            settings = settings_with(data, "REDIS_URL")
             wanted = EvolutionConfig.read(config)
             model = load_model(wanted.model, device=settings.device, dtype=settings.dtype)
             # Workers are known by the name of their model, as jobs know them.
@@ -125,15 +125,3 @@ def evolve(
             follow(Search(model, wanted, work or out / "run", fleet), out)
         except Refusal as refusal:
             raise LocalError(f"{refusal.code}: {refusal.message}") from None
-
-
-def _settings(data: Path | None) -> Settings:
-    """Settings with a broker and the blob store: the given ones, or those of the service here."""
-    place = data_directory(data)
-    settings = Settings(data_dir=place)
-    if settings.redis_url is not None:
-        return settings
-    running = read_running(place)
-    if running is None or running.redis_url is None:
-        raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set REDIS_URL.")
-    return Settings.model_validate({"data_dir": place, "REDIS_URL": running.redis_url})

@@ -5,7 +5,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from store.settings import Settings
 
@@ -27,6 +27,19 @@ class Running:
 def data_directory(given: Path | None) -> Path:
     """The data directory named on the command line, or the settings' one."""
     return (given or Settings().data_dir).expanduser().absolute()
+
+
+def settings_with(given: Path | None, server: Literal["DATABASE_URL", "REDIS_URL"]) -> Settings:
+    """Settings that name a server: the given one, or that of the service here. Raises LocalError."""
+    place, field = data_directory(given), server.lower()
+    settings = Settings(data_dir=place)
+    if getattr(settings, field) is not None:
+        return settings
+    running = read_running(place)
+    url = getattr(running, field, None)
+    if url is None:
+        raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set {server}.")
+    return Settings.model_validate({"data_dir": place, server: url})
 
 
 def write_private(path: Path, content: str) -> None:
