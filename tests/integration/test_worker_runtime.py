@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from namm_runtime import checkpoint
 from store import blobs, documents, jobs, ledger, tenants, workers
 from store.database import Database
 from store.models import Job
@@ -88,7 +89,8 @@ def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProces
     with process.database.session() as session:
         row = jobs.result(session, job.tenant_id, job.id)
         setting = ledger.cost(session, job.tenant_id, job.id).setting
-    said = "The scorer was evolved with 24 slots a head; served with 512 slots a head (by its manifest)."
+    slots = checkpoint.load(checkpoint.resolve("namm").path).regime.budget
+    said = f"The scorer was evolved with {slots} slots a head; served with 512 slots a head (by its manifest)."
     assert setting == ledger.Setting("budget", 512, 512, "cache-relative", False, said)
     assert row is not None
     assert row.usage["regime"] == said
