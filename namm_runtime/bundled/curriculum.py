@@ -2,11 +2,13 @@
 
 import random
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from namm_runtime.bundled.forward import Mistakes, View
 from namm_runtime.bundled.shapes import WINDOW
 from namm_runtime.tasks.documents import FillerKind
 from namm_runtime.tasks.families import FAMILIES
@@ -27,8 +29,8 @@ _FILLER_WEIGHTS = (5, 2, 2, 1, 1, 1)
 _SPREAD_SHARE = 0.3
 _MAX_CUTS = 3
 # Questions see a shrunken cache in this share of the steps: relevant values and so much of the rest.
-_EVICTION_SHARE = 0.6
-_KEPT_OF_REST = (0.0, 0.2)
+_EVICTION_SHARE = 0.7
+_KEPT_OF_REST = (0.0, 0.15)
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ class Batch:
     question_starts: Tensor  # [B] index of the first question token
     families: list[str]
     plain: Tensor  # [B] bool, Family.plain
-    kept: Tensor | None  # [B, L] bool, what of the document the questions see; None for all of it
+    view: View | None  # what of the document the questions see; None for all of it
     positions: Tensor  # [L] int64, ascending
 
 
@@ -86,18 +88,22 @@ def make_batch(
         question_starts=torch.tensor([sequence.question_start for sequence in sequences]),
         families=families,
         plain=torch.tensor([FAMILIES[family].plain for family in families]),
-        kept=_draw_kept(roles, rng),
+        view=_draw_view(roles, rng),
         positions=_draw_positions(length, rng),
     )
 
 
-def _draw_kept(roles: Tensor, rng: random.Random) -> Tensor | None:
-    """What an all-knowing policy would keep, and some of the rest."""
+def _draw_view(roles: Tensor, rng: random.Random) -> View | None:
+    """What an all-knowing policy would keep, and of the rest what some policy would keep by mistake."""
     if rng.random() >= _EVICTION_SHARE:
         return None
+    rest = rng.uniform(*_KEPT_OF_REST)
+    needed = (roles == Role.VALUE) | (roles == Role.HEADER)
+    mistakes = rng.choice(get_args(Mistakes))
+    if mistakes != "random":
+        return View(needed, rest, mistakes)
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
-    rest = torch.rand(roles.shape, generator=generator) < rng.uniform(*_KEPT_OF_REST)
-    return (roles == Role.VALUE) | (roles == Role.HEADER) | rest
+    return View(needed | (torch.rand(roles.shape, generator=generator) < rest))
 
 
 def _draw_positions(length: int, rng: random.Random) -> Tensor:

@@ -5,11 +5,34 @@ returns unrotated keys nor takes a mask for a part of the rows, and training for
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
+
+Mistakes = Literal["random", "keys", "attention"]
+
+_SAMPLED_QUERIES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A shrunken cache.
+
+    Policies do not err at random: what they keep without need is what looks most like something needed, and
+    over a million tokens that is a book's worth of look-alikes. A model has to answer beside these.
+
+    Attributes:
+        kept: [B, L] bool, tokens that every head keeps.
+        share: of a document's tokens that each head keeps beside them.
+        by: these are the ones whose keys are least like the mean key, or the ones that are looked at most.
+    """
+
+    kept: Tensor
+    share: float = 0.0
+    by: Mistakes = "random"
 
 
 @dataclass(slots=True)
@@ -26,10 +49,10 @@ def traced_forward(
     model: LlamaForCausalLM,
     ids: Tensor,
     question_starts: Tensor,
-    kept: Tensor | None = None,
+    view: View | None = None,
     positions: Tensor | None = None,
 ) -> Trace:
-    """Run `ids` [B, L]; where `kept` [B, L] is given, questions see of the document only the tokens it marks.
+    """Run `ids` [B, L]; where a view is given, questions see of the document only what it keeps.
 
     `question_starts` [B] is where each document ends; `positions` [L] are 0, 1, 2, ... by default.
     """
@@ -40,7 +63,7 @@ def traced_forward(
     positions = torch.arange(length) if positions is None else positions
     cos, sin = inner.rotary_emb(hidden, positions[None])  # [1, L, D]
     first = int(question_starts.min())
-    mask = None if kept is None else _question_mask(kept, question_starts, first)
+    document = torch.arange(length) < question_starts[:, None]  # [B, L]
     trace = Trace(hidden, [], [], [])
     for layer in inner.layers:
         attention = layer.self_attn
@@ -54,9 +77,11 @@ def traced_forward(
         trace.rotated_queries.append(rotated_query)
         trace.rotated_keys.append(rotated_key)
         k, v = rotated_key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        if mask is None:
+        if view is None:
             out = functional.scaled_dot_product_attention(rotated_query, k, v, is_causal=True)
         else:
+            kept = _kept_by_heads(view, document, key, rotated_query, rotated_key)
+            mask = _question_mask(kept, document, first).repeat_interleave(group, 1)
             # Only the rows from the first question on need a mask, which would slow the whole document down.
             head = functional.scaled_dot_product_attention(
                 rotated_query[:, :, :first], k[:, :, :first], v[:, :, :first], is_causal=True
@@ -79,13 +104,42 @@ def key_similarity(keys: Tensor, counted: Tensor) -> Tensor:
     return (directions * mean).sum(-1)
 
 
-def _question_mask(kept: Tensor, question_starts: Tensor, first: int) -> Tensor:
-    """Which tokens the rows from `first` on may see: [B, 1, L - first, L] bool."""
-    places = torch.arange(kept.shape[1])
-    document = places[None] < question_starts[:, None]  # [B, L]
+@torch.no_grad()
+def _kept_by_heads(
+    view: View, document: Tensor, key: Tensor, rotated_query: Tensor, rotated_key: Tensor
+) -> Tensor:
+    """[B, Hkv, L] bool; keys are [B, Hkv, L, D] and the queries [B, H, L, D]."""
+    kept = view.kept[:, None].expand(-1, key.shape[1], -1)
+    count = int(view.share * document.sum(1).min())
+    if view.by == "random" or count == 0:
+        return kept
+    if view.by == "keys":
+        scores = -key_similarity(key, document)
+    else:
+        scores = _looked_at(document, rotated_query, rotated_key)
+    rest = document & ~view.kept
+    best = scores.masked_fill(~rest[:, None], -torch.inf).topk(count).indices
+    return kept.scatter(2, best, torch.ones_like(best, dtype=torch.bool))
+
+
+def _looked_at(document: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
+    """Attention that keys get from some of the document's later queries → [B, Hkv, L]."""
+    end = int(document.sum(1).min())
+    rows = torch.linspace(end // 2, end - 1, _SAMPLED_QUERIES).long()
+    group = rotated_query.shape[1] // rotated_key.shape[1]
+    scores = rotated_query[:, :, rows] @ rotated_key.repeat_interleave(group, 1).transpose(2, 3)
+    unseen = torch.arange(document.shape[1]) > rows[:, None]
+    attention = (scores * rotated_key.shape[-1] ** -0.5).masked_fill(unseen, -torch.inf).softmax(-1)
+    looked_at: Tensor = attention.sum(2).unflatten(1, (-1, group)).sum(2)
+    return looked_at
+
+
+def _question_mask(kept: Tensor, document: Tensor, first: int) -> Tensor:
+    """Which tokens the rows from `first` on may see: [B, Hkv, L - first, L] bool."""
+    places = torch.arange(kept.shape[2])
     causal = places[None] <= places[first:, None]  # [L - first, L]
-    visible = (kept | ~document)[:, None] | document[:, first:, None]
-    return (visible & causal)[:, None]
+    visible = (kept | ~document[:, None])[:, :, None] | document[:, None, first:, None]
+    return visible & causal
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class Run:
         return self.log
 
     def _update(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.kept, batch.positions)
+        trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.view, batch.positions)
         answers, accuracy = answer_loss(self.model, trace, batch)
         keys, gaze = key_loss(trace, batch), gaze_loss(trace, batch)
         loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze

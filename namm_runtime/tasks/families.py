@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from namm_runtime.tasks.facts import FIELDS, NAME_FIELDS, RECORDS, Fact, sample_facts
+from namm_runtime.tasks.filler import ordinary_words
 from namm_runtime.tasks.story import Question, Role, Statement, Story, statement
-from namm_runtime.tasks.words import Split, compose_name, sample_name, sample_number
+from namm_runtime.tasks.words import Split, sample_name, sample_number
 
 STATUSES = ("final", "draft", "estimate", "forecast", "quoted", "planned", "copied", "void")
 REVISIONS = tuple("ABCDEFGH")
@@ -64,6 +65,9 @@ _THINGS: dict[Split, tuple[str, ...]] = {
     "validation": ("permit", "paragraph", "vote"),
     "test": ("clause", "locker", "page", "verdict"),
 }
+_HELD_OUT_WORDS = frozenset(
+    word for words in (_VERBS_OF_POINTS, _THINGS) for split in ("validation", "test") for word in words[split]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def _listing(rng: random.Random, split: Split, n: int) -> Story:
     """Several values of one key; a question wants all of them, in the order of the document."""
     facts: list[Fact] = []
     for record, number in _keys(rng, split, _between(n // 3, 1, 6)):
-        values = _distinct(rng, lambda: str(sample_number(rng, split, 2)), rng.randint(2, 3))
+        values = _distinct(rng, lambda: str(sample_number(rng, split, 4)), rng.randint(2, 3))
         facts += [Fact(record, number, "room", value) for value in values]
     rng.shuffle(facts)
     answers: dict[str, tuple[str, ...]] = {}
@@ -305,9 +309,16 @@ def _fact(rng: random.Random, split: Split, record: str, number: int, field: str
 def _sentence(rng: random.Random, split: Split) -> str:
     verb, thing = rng.choice(_VERBS_OF_POINTS[split]), rng.choice(_THINGS[split])
     if split == "train" and rng.random() < 0.5:
-        # Words that the tokenizer does not know are copied piece by piece, which has to be learned.
-        verb, thing = compose_name(rng).lower(), compose_name(rng).lower()
+        # Words that are new to the model are copied piece by piece, which has to be learned from many.
+        verb, thing = _training_word(rng), _training_word(rng)
     return f"{sample_name(rng, split)} {verb} {thing} {sample_number(rng, split, 4)}"
+
+
+def _training_word(rng: random.Random) -> str:
+    while True:
+        word = rng.choice(ordinary_words())
+        if word not in _HELD_OUT_WORDS:
+            return word
 
 
 def _keys(rng: random.Random, split: Split, count: int) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ white space therefore gives the same tokens for the pieces apart as for the piec
 """
 
 import random
+import re
 import sysconfig
 import zlib
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ _SKIPPED_FOLDERS = frozenset(
 )
 _SUFFIXES = frozenset({".py", ".txt"})
 _BLOCK_CHARS = (80, 420)
+_WORD = re.compile(r"\b[a-z]{4,10}\b")
 # Even classes of the path's checksum are for training; the odd ones are held out, most of them for the test.
 _FILE_CLASSES: dict[Split, tuple[int, ...]] = {"train": (0, 2, 4, 6), "validation": (1,), "test": (3, 5, 7)}
 
@@ -153,6 +155,13 @@ def ordinary_pieces(rng: random.Random, split: Split) -> Iterator[str]:
         rng.shuffle(paths)
         for path in paths:
             yield from _blocks(_read(path), rng)
+
+
+@cache
+def ordinary_words() -> tuple[str, ...]:
+    """The distinct lower-case words of the standard library's training files, in alphabetical order."""
+    texts = (_read(path) for path in ordinary_files("train"))
+    return tuple(sorted({word for text in texts for word in _WORD.findall(text)}))
 
 
 @cache

@@ -1,6 +1,7 @@
 """What keeps the three splits apart: separate name lists and separate residue classes of numbers."""
 
 import random
+from functools import cache
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -46,77 +47,31 @@ NAMES: dict[Split, tuple[str, ...]] = {
 }
 HELD_OUT_NAMES = frozenset(NAMES["validation"] + NAMES["test"])
 
-_ONSETS = (
-    "b",
-    "br",
-    "c",
-    "ch",
-    "cl",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pr",
-    "qu",
-    "r",
-    "s",
-    "sh",
-    "st",
-    "t",
-    "th",
-    "tr",
-    "v",
-    "w",
-    "z",
-)
-_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "ie", "oo", "ou")
-_CODAS = (
-    "b",
-    "ck",
-    "d",
-    "ft",
-    "g",
-    "l",
-    "ld",
-    "ll",
-    "m",
-    "n",
-    "nd",
-    "ng",
-    "nt",
-    "p",
-    "r",
-    "rd",
-    "rn",
-    "rs",
-    "s",
-    "st",
-    "t",
-    "th",
-    "x",
-)
+_SHORTEST, _LONGEST = 4, 11  # letters of an invented name
 
 
 def compose_name(rng: random.Random) -> str:
-    """Invent a pronounceable training name of two to four syllables, never one of the held-out names."""
+    """Invent a name whose letters follow each other as in the training names, never one held out."""
+    followers = _followers()
     while True:
-        syllables = [
-            rng.choice(_ONSETS) + rng.choice(_VOWELS) + (rng.choice(_CODAS) if rng.random() < 0.5 else "")
-            for _ in range(rng.choice((2, 2, 3)))
-        ]
-        name = "".join(syllables).capitalize()
-        if name not in HELD_OUT_NAMES:
+        name = "^^"
+        while not name.endswith("$"):
+            name += rng.choice(followers[name[-2:]])
+        name = name[2:-1].capitalize()
+        if _SHORTEST <= len(name) <= _LONGEST and name not in HELD_OUT_NAMES:
             return name
+
+
+@cache
+def _followers() -> dict[str, str]:
+    """Pairs of letters to the letters that follow them in training names; ^ begins a name and $ ends it."""
+    followers: dict[str, str] = {}
+    for name in NAMES["train"]:
+        marked = f"^^{name.lower()}$"
+        for place in range(len(marked) - 2):
+            pair = marked[place : place + 2]
+            followers[pair] = followers.get(pair, "") + marked[place + 2]
+    return followers
 
 
 def sample_name(rng: random.Random, split: Split) -> str:

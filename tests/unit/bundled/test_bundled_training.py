@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from namm_runtime.bundled import train
 from namm_runtime.bundled.curriculum import LENGTHS, draw_length, make_batch
-from namm_runtime.bundled.forward import key_similarity, traced_forward
+from namm_runtime.bundled.forward import Mistakes, View, key_similarity, traced_forward
 from namm_runtime.bundled.init import initialise
 from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
@@ -91,9 +91,9 @@ def test_forward_equals_transformers(tokenizer: PreTrainedTokenizerFast, shape: 
     with torch.no_grad():
         expected = model.model(ids, use_cache=False).last_hidden_state
         torch.testing.assert_close(traced_forward(model, ids, starts).hidden, expected)
-        roomy = traced_forward(model, ids, starts, everything).hidden
+        roomy = traced_forward(model, ids, starts, View(everything)).hidden
         torch.testing.assert_close(roomy, expected, atol=1e-4, rtol=1e-4)
-        tight = traced_forward(model, ids, starts, few).hidden
+        tight = traced_forward(model, ids, starts, View(few)).hidden
         positions = torch.arange(200) * 3
         spread = traced_forward(model, ids, starts, None, positions).hidden
         mask = torch.ones(2, 200, dtype=torch.int64)
@@ -105,6 +105,21 @@ def test_forward_equals_transformers(tokenizer: PreTrainedTokenizerFast, shape: 
     torch.testing.assert_close(tight[:, :120], expected[:, :120], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(tight[1, 120:150], expected[1, 120:150], atol=1e-4, rtol=1e-4)
     assert (tight[0, 120:] - expected[0, 120:]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("by", ["keys", "attention"])
+def test_a_view_keeps_what_a_policy_would_keep_by_mistake(model: LlamaForCausalLM, by: Mistakes) -> None:
+    ids = torch.randint(2, 2000, (2, 200), generator=torch.Generator().manual_seed(1))
+    starts = torch.tensor([120, 150])
+    nothing = torch.zeros(2, 200, dtype=torch.bool)
+    with torch.no_grad():
+        bare = traced_forward(model, ids, starts, View(nothing)).hidden
+        few = traced_forward(model, ids, starts, View(nothing, 0.1, by)).hidden
+        all_of_one = traced_forward(model, ids[:1], starts[:1], View(nothing[:1], 1.0, by)).hidden
+        expected = model.model(ids[:1], use_cache=False).last_hidden_state
+    torch.testing.assert_close(few[:, :120], bare[:, :120], atol=1e-4, rtol=1e-4)
+    assert (few[:, 150:] - bare[:, 150:]).abs().max() > 0.01
+    torch.testing.assert_close(all_of_one, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_key_similarity_is_the_cosine_with_the_mean_direction() -> None:
@@ -119,7 +134,7 @@ def test_losses_are_finite_and_reach_the_weights(
 ) -> None:
     batch = make_batch(tokenizer, encoder(tokenizer), 128, EVEN, random.Random(2))
     assert {int(role) for role in batch.roles.unique()} == {int(role) for role in Role}
-    trace = traced_forward(model, batch.ids, batch.question_starts, batch.kept, batch.positions)
+    trace = traced_forward(model, batch.ids, batch.question_starts, batch.view, batch.positions)
     losses = [
         answer_loss(model, trace, batch)[0],
         text_loss(model, trace, batch),
@@ -145,12 +160,12 @@ def test_keys_are_shaped_on_plain_families_only(
 
 def test_what_questions_see_holds_all_that_they_need(tokenizer: PreTrainedTokenizerFast) -> None:
     batches = [make_batch(tokenizer, encoder(tokenizer), 512, EVEN, random.Random(i)) for i in range(8)]
-    shrunken = [batch for batch in batches if batch.kept is not None]
+    shrunken = [batch for batch in batches if batch.view is not None]
     assert 0 < len(shrunken) < len(batches)
     for batch in shrunken:
-        assert batch.kept is not None
-        assert batch.kept[(batch.roles == Role.VALUE) | (batch.roles == Role.HEADER)].all()
-        assert batch.kept.float().mean() < 0.5
+        assert batch.view is not None
+        assert batch.view.kept[(batch.roles == Role.VALUE) | (batch.roles == Role.HEADER)].all()
+        assert batch.view.kept.float().mean() + batch.view.share < 0.6
     assert any(batch.positions[-1] > 512 for batch in batches)
     assert all((batch.positions.diff() > 0).all() and batch.positions[-1] < WINDOW for batch in batches)
 
