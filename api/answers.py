@@ -110,7 +110,10 @@ class FigureOut(Answered):
 
     name: str = Field(examples=["cost"])
     quantity: Decimal = Field(examples=["0.0123"])
-    unit: str = Field(description="second, token, byte, byte-second, or a currency.", examples=["USD"])
+    unit: str = Field(
+        description="second, token, byte, byte-second, device, share of full, or a currency.",
+        examples=["USD"],
+    )
     measurement: Literal["measured", "derived", "estimated"]
     method_version: str
 
@@ -125,6 +128,10 @@ class UsageLineOut(Answered):
     measurement: Literal["measured", "derived", "estimated"]
     method_version: str
     waste: bool = Field(description="Work that no result came of, such as that of a lost worker.")
+    unit_price: Decimal | None = Field(description="Null for a meter that has no price.")
+    priced_unit: str | None = Field(description="What the price is for.", examples=["device-hour"])
+    amount: Decimal | None = Field(description="Money for this line.", examples=["0.0000123457"])
+    currency: str
 
 
 class SettingOut(Answered):
@@ -149,6 +156,7 @@ class CostOut(Answered):
     job_id: str
     final: bool
     currency: str | None
+    price_book: str | None = Field(description="In effect when the latest attempt was claimed.")
     price_per_device_hour: Decimal | None
     setting: SettingOut | None = Field(description="Null until a worker has begun to read.")
     summary: list[FigureOut]

@@ -28,6 +28,7 @@ class Caller:
 
     tenant_id: str
     key_id: str
+    project: str
 
 
 def context(request: Request) -> Context:
@@ -54,7 +55,7 @@ def caller(
         key = keys.authenticate(session, credentials.credentials, context.settings.pepper)
         if key is None:
             raise _unauthorized("api_key_invalid", "This API key is unknown, expired or revoked.")
-        return Caller(key.tenant_id, key.id)
+        return Caller(key.tenant_id, key.id, key.project)
 
 
 def _unauthorized(code: str, detail: str) -> Problem:

@@ -85,6 +85,7 @@ def _new_job(
         tags=dict(body.metadata),
         max_attempts=context.settings.max_attempts,
         api_key_id=caller.key_id,
+        project=caller.project,
     )
 
 

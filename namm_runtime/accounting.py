@@ -23,6 +23,7 @@ class Usage:
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     tokens_document: int = 0
+    tokens_read: int = 0
     tokens_prompt: int = 0
     tokens_generated: int = 0
     tokens_kept: float = 0.0
@@ -32,6 +33,7 @@ class Usage:
     dense_bytes: int = 0
     kv_byte_seconds: float = 0.0
     dense_byte_seconds: float = 0.0
+    snapshot_bytes: int = 0  # written, all snapshots together
     # What it ran with, known once the document is counted.
     mode: str | None = None  # budget | parity
     budget: int | None = None  # slots a head, None without a limit
@@ -70,4 +72,5 @@ class Usage:
         self.dense_byte_seconds += dense * elapsed
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"kept_fraction": self.kept_fraction}
+        evicted = max(0.0, self.tokens_read - self.tokens_kept)
+        return asdict(self) | {"kept_fraction": self.kept_fraction, "tokens_evicted": evicted}

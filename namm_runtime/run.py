@@ -155,6 +155,7 @@ class Run:
             }
             forks = {"answering": self.answering.memory} if self.answering else {}
             self.memory.save(path, extra, forks)
+        self.usage.snapshot_bytes += path.stat().st_size
 
     # -- the phases ----------------------------------------------------------------------------------------
 
@@ -181,17 +182,21 @@ class Run:
                 waiting += piece.ids[taken : taken + need]
                 taken += need
                 self._place = Place(piece.byte, piece.first + taken)
-                self.tokens_read += len(waiting)
+                self._note_read(len(waiting))
                 self._feed(memory, waiting)
                 waiting = []
                 yield
             waiting += piece.ids[taken:]
         if waiting:
-            self.tokens_read += len(waiting)
+            self._note_read(len(waiting))
             self._feed(memory, waiting)
             yield
         for layer in memory.cache.layers:
             layer.check_integrity()
+
+    def _note_read(self, tokens: int) -> None:
+        self.tokens_read += tokens
+        self.usage.tokens_read = self.tokens_read
 
     def _chunk(self, memory: Memory) -> int:
         """Tokens up to the next multiple of a chunk: the opening of a chat template shifts nothing."""

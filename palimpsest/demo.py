@@ -167,5 +167,5 @@ def _bill(client: Client, job: dict[str, Any]) -> None:
     say_setting(bill["setting"])
     console.print(
         f"price: {bill['price_per_device_hour']} {bill['currency']} a device-hour "
-        "(PALIMPSEST_PRICE_PER_DEVICE_HOUR sets yours)"
+        "(`palimpsest prices load` sets yours)"
     )

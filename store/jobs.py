@@ -36,6 +36,7 @@ class NewJob:
     tags: dict[str, Any] = field(default_factory=dict)  # the `metadata` of the API
     max_attempts: int = 3
     api_key_id: str | None = None
+    project: str = "default"
 
 
 def create(session: Session, tenant_id: str, job: NewJob) -> Job:

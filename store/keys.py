@@ -43,15 +43,24 @@ def _digest(key: str, pepper: bytes) -> str:
 
 
 def create(
-    session: Session, tenant_id: str, name: str, pepper: bytes, expires_at: datetime | None = None
+    session: Session,
+    tenant_id: str,
+    name: str,
+    pepper: bytes,
+    expires_at: datetime | None = None,
+    project: str = "default",
 ) -> tuple[ApiKey, str]:
-    """Makes a key. The second value is the key itself: it is shown once and cannot be had again."""
+    """Makes a key; its jobs are billed under `project`.
+
+    The second value is the key itself: it is shown once and cannot be had again.
+    """
     body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_CHARACTERS))
     key = body + _checksum(body)
     row = ApiKey(
         id=new_id("key"),
         tenant_id=tenant_id,
         name=name,
+        project=project,
         prefix=key[: len(PREFIX) + 4],
         last4=key[-4:],
         digest=_digest(key, pepper),

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, insert, literal,
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from store import jobs, ledger
+from store import jobs, ledger, prices
 from store.errors import LeaseLost
 from store.models import LEASE_TOKENS, Attempt, Job, Result
 from store.states import LEASED, State, sources
@@ -23,13 +23,11 @@ from store.states import LEASED, State, sources
 
 @dataclass(frozen=True)
 class Holder:
-    """Who claims, and what an hour of its device costs at the time."""
+    """Who claims, and on what device."""
 
     worker: str
     device_type: str
     device_memory_bytes: int
-    price_per_device_hour: Decimal
-    currency: str
 
 
 class Signal(NamedTuple):
@@ -88,8 +86,7 @@ def claim(
         "worker": holder.worker,
         "device_type": holder.device_type,
         "device_memory_bytes": holder.device_memory_bytes,
-        "price_per_device_hour": holder.price_per_device_hour,
-        "currency": holder.currency,
+        "price_book_id": prices.in_effect(func.now()),
     }
     for row in rows:
         key = {"job_id": row.id, "attempt": row.attempt, "tenant_id": row.tenant_id, "token": row.lease_token}
@@ -129,10 +126,17 @@ def pin(
     model_revision: str,
     scorer: str | None,
     scorer_sha256: str | None,
+    scorer_quality: Decimal | None = None,
 ) -> Signal:
-    """Records which model revision and which scorer version (`name@version`) this attempt runs with."""
-    values = {Job.model_revision: model_revision, Job.scorer: scorer, Job.scorer_sha256: scorer_sha256}
-    return _fenced(session, job_id, token, values)
+    """Records which model revision and which scorer version (`name@version`) this attempt runs with.
+
+    `scorer_quality` is the share of the full cache's score that the scorer is known to keep.
+    """
+    pinned = {"model_revision": model_revision, "scorer": scorer, "scorer_sha256": scorer_sha256}
+    signal = _fenced(session, job_id, token, dict(pinned))
+    values = {**pinned, "scorer_quality": scorer_quality}
+    session.execute(update(Attempt).where(Attempt.token == token).values(**values))
+    return signal
 
 
 def progress(

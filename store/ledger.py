@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from store import bills, prices
 from store.ids import new_id
-from store.models import Attempt, Job, UsageLine
+from store.models import Attempt, Bill, Job, UsageLine
 from store.states import TERMINAL
 from store.tenants import get_scoped, scoped
 
@@ -32,17 +33,20 @@ class Meter(NamedTuple):
 
 METERS = (
     Meter("tokens.document", "tokens_document", "token", "measured", False),
+    Meter("tokens.read", "tokens_read", "token", "measured", True),
+    Meter("tokens.cached", "tokens_cached", "token", "measured", False),
     Meter("tokens.prompt", "tokens_prompt", "token", "measured", False),
     Meter("tokens.generated", "tokens_generated", "token", "measured", False),
     Meter("tokens.kept", "tokens_kept", "token", "measured", False),
+    Meter("tokens.evicted", "tokens_evicted", "token", "derived", False),
     Meter("kv_bytes.kept", "kept_bytes", "byte", "derived", False),
     Meter("kv_bytes.resident", "resident_bytes", "byte", "derived", False),
     Meter("kv_bytes.peak", "peak_bytes", "byte", "derived", False),
     Meter("kv_bytes.dense", "dense_bytes", "byte", "derived", False),
     Meter("kv_byte_seconds.actual", "kv_byte_seconds", "byte-second", "derived", True),
     Meter("kv_byte_seconds.dense", "dense_byte_seconds", "byte-second", "derived", True),
+    Meter("snapshot_bytes", "snapshot_bytes", "byte", "measured", True),
 )
-DEVICE_SECONDS = "device_seconds."  # one meter a phase: device_seconds.read, device_seconds.score …
 
 
 def share(usage: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +63,8 @@ def share(usage: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
     for meter in METERS:
         if meter.adds and meter.field in usage:
             own[meter.field] = max(0, usage[meter.field] - start.get(meter.field, 0))
+    if start.get("tokens_read"):
+        own["tokens_cached"] = start["tokens_read"]
     return own
 
 
@@ -68,7 +74,7 @@ def _quantity(value: Any) -> Decimal:
 
 def _lines(usage: dict[str, Any], *, additive_only: bool = False) -> Iterator[tuple[str, Decimal, str, str]]:
     for phase, spent in usage.get("seconds", {}).items():
-        yield DEVICE_SECONDS + phase, _quantity(spent), "second", "measured"
+        yield bills.DEVICE_SECONDS + phase, _quantity(spent), "second", "measured"
     for meter in METERS:
         if meter.field in usage and (meter.adds or not additive_only):
             yield meter.name, _quantity(usage[meter.field]), meter.unit, meter.measurement
@@ -99,8 +105,8 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
             rows.append(_row(base, name, 1, quantity, unit, measurement, waste=True))
     for name, quantity, unit, measurement in _lines(kept):
         rows.append(_row(base, name, 0, quantity, unit, measurement, waste=all_waste))
-    if rows:
-        session.execute(insert(UsageLine), rows)
+    session.execute(insert(UsageLine), rows)
+    bills.book_attempt(session, job, attempt)
 
 
 def _row(
@@ -134,16 +140,34 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class PricedLine:
+    """A line of the ledger and what it cost; `amount` is None for a meter that has no price."""
+
+    attempt: int
+    meter: str
+    quantity: Decimal
+    unit: str
+    measurement: str
+    method_version: str
+    waste: bool
+    unit_price: Decimal | None
+    priced_unit: str | None
+    amount: Decimal | None
+    currency: str
+
+
+@dataclass(frozen=True)
 class JobCost:
     """What a job cost and saved. `final` is false while more lines may come."""
 
     job_id: str
     final: bool
     currency: str | None  # None before the first attempt
-    price_per_device_hour: Decimal | None  # of the latest attempt; each attempt is billed at its own
+    price_book: str | None  # of the latest attempt; each attempt is billed by its own
+    price_per_device_hour: Decimal | None  # the same
     setting: Setting | None  # of the latest attempt that has begun to read
     summary: list[Figure]
-    lines: list[UsageLine]
+    lines: list[PricedLine]
 
 
 def lines(session: Session, tenant_id: str, job_id: str) -> list[UsageLine]:
@@ -155,26 +179,37 @@ def lines(session: Session, tenant_id: str, job_id: str) -> list[UsageLine]:
 
 
 def cost(session: Session, tenant_id: str, job_id: str) -> JobCost:
-    """Reads the ledger of a job as a bill. Raises NotFound.
-
-    cost = device-seconds × the price at which each attempt was claimed, waste included and also shown alone.
-    memory saved = dense-equivalent − actual, at the peaks and as byte-seconds.
-    allocated saving = saved byte-seconds as a share of the device's memory × its price: what the memory would
-    have cost if devices were rented by the byte. An estimate, and not money that anybody got back.
-    """
+    """Reads the ledger of a job as a bill. Raises NotFound."""
     job = get_scoped(session, Job, tenant_id, id=job_id)
-    rows = lines(session, tenant_id, job_id)
     query = scoped(Attempt, tenant_id).where(Attempt.job_id == job_id).order_by(Attempt.attempt)
     terms = {attempt.attempt: attempt for attempt in session.scalars(query)}
-    latest = terms[max(terms)] if terms else None
+    books = {number: prices.get(session, attempt.price_book_id) for number, attempt in terms.items()}
+    made = scoped(Bill, tenant_id).where(Bill.job_id == job_id).order_by(Bill.attempt)
+    latest = max(terms, default=0)
+    price = books[latest].price_of("device_seconds", terms[latest].device_type) if terms else None
     return JobCost(
         job_id=job_id,
         final=job.state in TERMINAL,
-        currency=latest.currency if latest else None,
-        price_per_device_hour=latest.price_per_device_hour if latest else None,
+        currency=books[latest].currency if terms else None,
+        price_book=books[latest].name if terms else None,
+        price_per_device_hour=price.amount if price else None,
         setting=_setting(list(terms.values())),
-        summary=list(_summary(rows, terms)) if rows and latest else [],
-        lines=rows,
+        summary=list(_summary(list(session.scalars(made)))),
+        lines=[
+            _priced(line, books[line.attempt], terms[line.attempt].device_type)
+            for line in lines(session, tenant_id, job_id)
+        ],
+    )
+
+
+def _priced(line: UsageLine, book: prices.PriceBook, device: str) -> PricedLine:
+    price = book.price_of(line.meter, device)
+    return PricedLine(
+        **{name: getattr(line, name) for name in PricedLine.__dataclass_fields__ if hasattr(line, name)},
+        unit_price=price.amount if price else None,
+        priced_unit=price.unit if price else None,
+        amount=book.amount(line.meter, device, line.quantity),
+        currency=book.currency,
     )
 
 
@@ -186,56 +221,49 @@ def _setting(attempts: list[Attempt]) -> Setting | None:
     return None
 
 
-def _summary(rows: list[UsageLine], terms: dict[int, Attempt]) -> Iterator[Figure]:
-    seconds = [row for row in rows if row.meter.startswith(DEVICE_SECONDS)]
-    wasted = [row for row in seconds if row.waste]
-    yield Figure("device_seconds", _sum(seconds), "second", "measured", METHOD)
-    yield Figure("device_seconds.waste", _sum(wasted), "second", "measured", METHOD)
+def _summary(made: list[Bill]) -> Iterator[Figure]:
+    """The figures of a job: sums over its attempts, and the largest of what does not add up."""
+    if not made:
+        return
+    yield Figure("device_seconds", _sum(made, "device_seconds"), "second", "measured", METHOD)
+    yield Figure("device_seconds.score", _sum(made, "score_seconds"), "second", "measured", METHOD)
+    yield Figure("device_seconds.waste", _sum(made, "waste_seconds"), "second", "measured", METHOD)
     # One figure a currency: amounts in different currencies are never added up.
-    for currency in sorted({attempt.currency for attempt in terms.values()}):
-        mine = {number: terms[number] for number in terms if terms[number].currency == currency}
-        yield Figure("cost", _price(seconds, mine), currency, "derived", "cost-1")
-        yield Figure("cost.waste", _price(wasted, mine), currency, "derived", "cost-1")
-
-    peak, dense = _maximum(rows, "kv_bytes.peak"), _maximum(rows, "kv_bytes.dense")
+    by_currency = {
+        bill.currency: [other for other in made if other.currency == bill.currency] for bill in made
+    }
+    for currency, mine in sorted(by_currency.items()):
+        for name, column, measurement, method in MONEY_FIGURES:
+            if any(getattr(bill, column) is not None for bill in mine):
+                yield Figure(name, _sum(mine, column), currency, measurement, method)
+    peak, dense = _largest(made, "peak_bytes"), _largest(made, "dense_bytes")
     if peak is not None and dense is not None:
         yield Figure("kv_bytes.peak", peak, "byte", "derived", METHOD)
         yield Figure("kv_bytes.dense", dense, "byte", "derived", METHOD)
         yield Figure("memory_saved.peak", dense - peak, "byte", "derived", "savings-1")
-    actual = [row for row in rows if row.meter == "kv_byte_seconds.actual"]
-    full = [row for row in rows if row.meter == "kv_byte_seconds.dense"]
-    if actual and full:
-        yield Figure(
-            "memory_saved.byte_seconds", _sum(full) - _sum(actual), "byte-second", "derived", "savings-1"
-        )
-        for currency in sorted({attempt.currency for attempt in terms.values()}):
-            mine = {number: terms[number] for number in terms if terms[number].currency == currency}
-            saved = _rent(full, mine) - _rent(actual, mine)
-            yield Figure("saving.allocated", saved, currency, "estimated", "allocated-1")
+        saved = _sum(made, "dense_byte_seconds") - _sum(made, "kv_byte_seconds")
+        yield Figure("memory_saved.byte_seconds", saved, "byte-second", "derived", "savings-1")
+    devices, quality = _largest(made, "full_cache_devices"), made[-1].scorer_quality
+    if devices is not None:
+        yield Figure("full_cache.devices", devices, "device", "estimated", "full-cache-1")
+    if quality is not None:
+        yield Figure("scorer_quality", quality, "share of full", "measured", "manifest-1")
 
 
-def _sum(rows: list[UsageLine]) -> Decimal:
-    return sum((row.quantity for row in rows), Decimal(0))
+MONEY_FIGURES = (
+    ("cost", "cost", "derived", "cost-2"),
+    ("cost.waste", "waste_cost", "derived", "cost-2"),
+    ("saving.allocated", "allocated_saving", "estimated", "allocated-1"),
+    ("full_cache.cost", "full_cache_cost", "estimated", "full-cache-1"),
+    ("saving.realised", "realised_saving", "estimated", "realised-1"),
+)
 
 
-def _maximum(rows: list[UsageLine], meter: str) -> Decimal | None:
-    return max((row.quantity for row in rows if row.meter == meter), default=None)
+def _sum(made: list[Bill], column: str) -> Decimal:
+    return sum((getattr(bill, column) or Decimal(0) for bill in made), Decimal(0))
 
 
-def _price(rows: list[UsageLine], terms: dict[int, Attempt]) -> Decimal:
-    priced = (
-        row.quantity * terms[row.attempt].price_per_device_hour / 3600 for row in rows if row.attempt in terms
+def _largest(made: list[Bill], column: str) -> Decimal | None:
+    return max(
+        (Decimal(value) for bill in made if (value := getattr(bill, column)) is not None), default=None
     )
-    return sum(priced, Decimal(0)).quantize(Decimal("1e-10"))
-
-
-def _rent(rows: list[UsageLine], terms: dict[int, Attempt]) -> Decimal:
-    priced = (
-        row.quantity
-        / terms[row.attempt].device_memory_bytes
-        * terms[row.attempt].price_per_device_hour
-        / 3600
-        for row in rows
-        if row.attempt in terms
-    )
-    return sum(priced, Decimal(0)).quantize(Decimal("1e-10"))

@@ -66,6 +66,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
+    project: Mapped[str] = mapped_column(server_default="default")  # what its jobs are billed under
     prefix: Mapped[str]  # the first characters, to tell keys apart in a list
     last4: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)  # HMAC-SHA256 of the whole key, hex
@@ -121,6 +122,7 @@ class Job(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"))
+    project: Mapped[str] = mapped_column(server_default="default")  # the key's, at the time
 
     # What was asked
     task: Mapped[str]  # ask | summarize | prompt
@@ -194,8 +196,12 @@ class Attempt(Base):
     snapshot_usage: Mapped[dict[str, Any] | None]  # the same, as of its last snapshot
     device_type: Mapped[str]
     device_memory_bytes: Mapped[int]
-    price_per_device_hour: Mapped[Decimal] = mapped_column(Numeric(20, 10))
-    currency: Mapped[str]
+    price_book_id: Mapped[str] = mapped_column(ForeignKey("price_books.id"))
+    # What it ran with; null until the scorer is pinned
+    model_revision: Mapped[str | None]
+    scorer: Mapped[str | None]  # name@version
+    scorer_sha256: Mapped[str | None]
+    scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))  # 1 = all of a full cache's score
 
 
 class Result(Base):
@@ -235,6 +241,88 @@ class UsageLine(Base):
     method_version: Mapped[str]
     waste: Mapped[bool] = mapped_column(server_default=text("false"))  # work that no result came of
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PriceBookRow(Base):
+    """A price book: a trigger refuses UPDATE and DELETE."""
+
+    __tablename__ = "price_books"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    currency: Mapped[str]
+    effective_from: Mapped[datetime] = mapped_column(unique=True)
+    note: Mapped[str]
+    content: Mapped[dict[str, Any]]  # {"price": […], "full_cache": […]}
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+def _quantity() -> Mapped[Decimal]:
+    return mapped_column(Numeric(38, 6), server_default="0")
+
+
+def _money() -> Mapped[Decimal | None]:
+    return mapped_column(Numeric(38, 10))
+
+
+class Bill(Base):
+    """What the ledger's lines of one attempt come to: made with them, and rebuilt from them to the same.
+
+    An hour of a tenant's stored documents has a bill too, under the id `storage:<tenant>`.
+    """
+
+    __tablename__ = "bills"
+    __table_args__ = (Index(None, "tenant_id", "booked_at"), Index(None, "booked_at"))
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    booked_at: Mapped[datetime]  # when the attempt ended
+
+    # What it can be grouped by
+    project: Mapped[str | None]
+    api_key_id: Mapped[str | None]
+    model: Mapped[str | None]
+    model_revision: Mapped[str | None]
+    scorer: Mapped[str | None]
+    policy: Mapped[str | None]
+    priority: Mapped[int | None]
+    device_type: Mapped[str | None]
+    outcome: Mapped[str]
+    tags: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    currency: Mapped[str]
+    price_book_id: Mapped[str] = mapped_column(ForeignKey("price_books.id"))
+
+    # What adds up
+    jobs: Mapped[int]  # 1 where this attempt ended its job, else 0
+    attempts: Mapped[int]  # 1; 0 for storage
+    device_seconds: Mapped[Decimal] = _quantity()
+    score_seconds: Mapped[Decimal] = _quantity()
+    waste_seconds: Mapped[Decimal] = _quantity()
+    tokens_document: Mapped[Decimal] = _quantity()  # this and the next: of the attempt that ended the job
+    tokens_kept: Mapped[Decimal] = _quantity()
+    tokens_read: Mapped[Decimal] = _quantity()
+    tokens_cached: Mapped[Decimal] = _quantity()
+    tokens_evicted: Mapped[Decimal] = _quantity()
+    tokens_prompt: Mapped[Decimal] = _quantity()
+    tokens_generated: Mapped[Decimal] = _quantity()
+    kv_byte_seconds: Mapped[Decimal] = _quantity()
+    dense_byte_seconds: Mapped[Decimal] = _quantity()
+    snapshot_bytes: Mapped[Decimal] = _quantity()
+    storage_byte_seconds: Mapped[Decimal] = _quantity()
+    cost: Mapped[Decimal | None] = _money()  # null where the book has no price
+    waste_cost: Mapped[Decimal | None] = _money()
+    allocated_saving: Mapped[Decimal | None] = _money()
+    full_cache_cost: Mapped[Decimal | None] = _money()  # null where no measured runs say
+    realised_saving: Mapped[Decimal | None] = _money()
+
+    # What does not
+    kept_bytes: Mapped[int | None]
+    resident_bytes: Mapped[int | None]
+    peak_bytes: Mapped[int | None]
+    dense_bytes: Mapped[int | None]
+    full_cache_devices: Mapped[int | None]  # that weights and a full cache would have needed
+    scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))
 
 
 class OutboxRow(Base):

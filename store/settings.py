@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from decimal import Decimal
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -83,11 +82,7 @@ class Settings(BaseSettings):
     stall_finalizing_seconds: PositiveFloat = 120.0
 
     # Money ------------------------------------------------------------------------------------------
-    # The defaults are placeholders of the order of a small cloud machine rented by the hour, so that the
-    # arithmetic can be seen; set your own.
-    device_type: str = "cpu"
-    price_per_device_hour: Decimal = Field(default=Decimal("0.10"), ge=0)
-    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    device_type: str = "cpu"  # as the price book names it; `palimpsest prices show`
     device_memory_bytes: PositiveInt = 8 * 1024**3  # what a share of the device's memory is a share of
 
     # Logs -------------------------------------------------------------------------------------------

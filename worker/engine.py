@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +72,7 @@ class ScorerPin:
     version: str
     sha256: str
     path: Path
+    quality: Decimal | None = None  # share of the full cache's score, as its manifest says
 
     @property
     def label(self) -> str:
@@ -111,7 +113,7 @@ def load(config: Settings) -> Served:
                 raise Refusal("scorer_not_used", f"The policy '{policy}' takes no scorer.")
             return None
         ref = checkpoint.resolve(asked or bundled)
-        return ScorerPin(ref.name, ref.version, ref.sha256, ref.path)
+        return ScorerPin(ref.name, ref.version, ref.sha256, ref.path, _quality(ref.path))
 
     def make_request(job: Job, document: Path, scorer: ScorerPin | None) -> Request:
         return Request(
@@ -145,6 +147,13 @@ def load(config: Settings) -> Served:
         ],
     )
     return Served(Engine(model, config.slots), card, Refusal, resolve_scorer, make_request, examine)
+
+
+def _quality(scorer: Path) -> Decimal | None:
+    """The share of the full cache's score on its validation documents, where the manifest has it."""
+    provenance = json.loads((scorer / "manifest.json").read_bytes()).get("provenance", {})
+    kept = provenance.get("validation", {}).get("deployed", {}).get("fitness")
+    return None if kept is None else round(Decimal(str(kept)), 4)
 
 
 def describe(config: Settings) -> ModelCard:

@@ -46,6 +46,7 @@ class Execution:
         self._reported = 0.0  # monotonic time of the last progress write
         self._phase_began = (0.0, 0, "")  # monotonic time, tokens read then, phase: for the speed
         self._snapshot_tokens = self._snapshots = 0
+        self._load_seconds = 0.0  # of the model, if it was loaded for this job
         self._log = _log.bind(job=job.id, attempt=job.attempt, token=self._token)
         keeper.hold(job.id, self._token)
 
@@ -126,6 +127,7 @@ class Execution:
                     model_revision=revision,
                     scorer=label,
                     scorer_sha256=sha256,
+                    scorer_quality=self._scorer.quality if self._scorer else None,
                 )
             )
         )
@@ -144,6 +146,7 @@ class Execution:
                 self._resumed = True
                 self._snapshot_tokens = job.snapshot_tokens or 0
         self.run = self._served.engine.admit(request, snapshot)
+        self._load_seconds = process.take_load_seconds()
         self._keeper.beat(job.id, self.run.phase)
         self._log.info("job_started", policy=job.policy, scorer=label, resumed_at=self._snapshot_tokens)
 
@@ -222,6 +225,7 @@ class Execution:
         self._snapshots += 1
         key = key_of(self.job, run.tokens_read, self._snapshots)
         self._snapshot_tokens = run.tokens_read
+        held = run.usage.to_dict()  # what the snapshot holds: writing it is not yet in it
         try:
             with blobs.create_path(key) as path:
                 run.snapshot(path)
@@ -238,7 +242,7 @@ class Execution:
                     key=key,
                     tokens=run.tokens_read,
                     usage=self._share(),
-                    total_usage=run.usage.to_dict(),
+                    total_usage=held,
                 )
             )
         except LeaseLost:
@@ -305,7 +309,12 @@ class Execution:
 
     def _share(self) -> dict[str, Any]:
         """What this attempt has used itself, without what its snapshot brought along."""
-        return {} if self.run is None else ledger.share(self.run.usage.to_dict(), self._base)
+        if self.run is None:
+            return {}
+        own = ledger.share(self.run.usage.to_dict(), self._base)
+        if self._load_seconds:
+            own["seconds"]["load"] = self._load_seconds
+        return own
 
     def _answers(self) -> list[dict[str, Any]]:
         if self.run is None:

@@ -36,10 +36,9 @@ class WorkerProcess:
             worker=f"{worker_id}/{os.getpid()}",
             device_type=config.device_type,
             device_memory_bytes=config.device_memory_bytes,
-            price_per_device_hour=config.price_per_device_hour,
-            currency=config.currency,
         )
         self._served: engine.Served | None = None
+        self._load_seconds = 0.0
 
     def serve(self) -> engine.Served:
         """The loaded engine; the first call loads it and registers what was loaded.
@@ -48,6 +47,7 @@ class WorkerProcess:
         worker that can serve them.
         """
         if self._served is None:
+            begun = time.perf_counter()
             try:
                 served = engine.load_from(self.config)
             except Exception as error:
@@ -59,12 +59,18 @@ class WorkerProcess:
                 self._register(session)
                 workers.advertise(session, self.worker_id, served.card, loaded=True)
             _log.info("model_loaded", model=served.card.name, revision=served.card.revision)
+            self._load_seconds += time.perf_counter() - begun
             self._served = served
         return self._served
 
     def _register(self, session: Session) -> None:
         # The parent does it too, perhaps later.
         workers.register(session, self.worker_id, socket.gethostname(), self.config.device_type)
+
+    def take_load_seconds(self) -> float:
+        """Seconds of loading that no job has been billed for: the first one after it pays."""
+        seconds, self._load_seconds = self._load_seconds, 0.0
+        return seconds
 
     def forget_engine(self) -> None:
         """After an unexpected error inside the engine: the next job gets a freshly loaded one."""

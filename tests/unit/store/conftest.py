@@ -1,21 +1,42 @@
 """A database of each test's own, and the few rows that most tests start from."""
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 
 import pytest
 
-from store import documents, jobs, tenants
+from store import documents, jobs, prices, tenants
 from store.database import Database
 from store.leases import Holder
 from store.models import Job
 
-HOLDER = Holder("wrk_one", "cpu", 8 * 1024**3, Decimal("0.36"), "USD")
+HOLDER = Holder("wrk_one", "cpu", 8 * 1024**3)
+
+
+CENTS = prices.parse(
+    {
+        "name": "cents",
+        "currency": "USD",
+        "price": [{"meter": "device_seconds", "unit": "device-hour", "amount": "0.36"}],
+        "full_cache": [
+            {
+                "model": "small",
+                "device": "cpu",
+                "budget": 64,
+                "constant": "0.5",
+                "per_token": "0.01",
+                "weights_bytes": 10 * 1024**3,
+                "source": "a test",
+            }
+        ],
+    }
+)
 
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
+    with database.session() as session:
+        prices.add(session, CENTS)
     yield database
     database.close()
 

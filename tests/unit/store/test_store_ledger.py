@@ -1,19 +1,18 @@
 """The bill of a job: exact sums, the price at the time, waste in sight, no line twice."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from store import jobs, leases, ledger, reaper, tenants
+from store import jobs, leases, ledger, prices, reaper, tenants
 from store.database import Database
 from store.errors import NotFound
 from store.models import Job
 from store.states import State
-from tests.unit.store.conftest import HOLDER
+from tests.unit.store.conftest import CENTS, HOLDER
 
 Submit = Callable[..., Job]
 GIB = 1024**3
@@ -51,6 +50,7 @@ def test_cost_and_savings_of_a_simple_job(db: Database, submit: Submit) -> None:
     assert (cost.final, cost.currency, cost.price_per_device_hour) == (True, "USD", Decimal("0.36"))
     assert figures(cost) == {
         "device_seconds": (Decimal(10), "measured"),
+        "device_seconds.score": (Decimal(0), "measured"),
         "device_seconds.waste": (Decimal(0), "measured"),
         "cost": (Decimal("0.001"), "derived"),
         "cost.waste": (Decimal(0), "derived"),
@@ -68,7 +68,10 @@ def test_price_of_the_time_stays(db: Database, submit: Submit) -> None:
     submit()
     job = finish(db, USAGE)
     submit()
-    dearer = finish(db, USAGE, replace(HOLDER, price_per_device_hour=Decimal("3.6"), currency="EUR"))
+    ten_times = CENTS.price[0].model_copy(update={"amount": Decimal("3.6")})
+    with db.session() as session:
+        prices.add(session, CENTS.model_copy(update={"name": "e", "currency": "EUR", "price": (ten_times,)}))
+    dearer = finish(db, USAGE)
     assert figures(bill(db, job))["cost"][0] == Decimal("0.001")
     assert figures(bill(db, dearer))["cost"][0] == Decimal("0.01")
     assert bill(db, dearer).currency == "EUR"

@@ -1,0 +1,214 @@
+"""Bills: what the ledger's lines of an attempt come to, one wide row each, for reports to add up.
+
+A bill is made in the transaction that writes the lines, from nothing but these lines, the attempt's terms and
+its job; `rebuild` makes all of them again and gets the same. The formulas and their versions are in
+docs/explanation/savings.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from store import prices
+from store.models import Attempt, Bill, Job, UsageLine
+from store.prices import MONEY, PriceBook
+from store.states import TERMINAL, State
+
+DEVICE_SECONDS = "device_seconds."  # one meter a phase: device_seconds.read, device_seconds.score …
+STORAGE = "storage_byte_seconds"
+
+# Columns that are a meter's useful lines and its waste together.
+_ADDED = {
+    "tokens_read": "tokens.read",
+    "tokens_cached": "tokens.cached",
+    "kv_byte_seconds": "kv_byte_seconds.actual",
+    "dense_byte_seconds": "kv_byte_seconds.dense",
+    "snapshot_bytes": "snapshot_bytes",
+    STORAGE: STORAGE,
+}
+# Columns that are known once, when a job ends: summed over jobs, never over the attempts of one.
+_OF_THE_JOB = {
+    "tokens_document": "tokens.document",
+    "tokens_prompt": "tokens.prompt",
+    "tokens_generated": "tokens.generated",
+    "tokens_kept": "tokens.kept",
+    "tokens_evicted": "tokens.evicted",
+}
+_LARGEST = {
+    "kept_bytes": "kv_bytes.kept",
+    "resident_bytes": "kv_bytes.resident",
+    "peak_bytes": "kv_bytes.peak",
+    "dense_bytes": "kv_bytes.dense",
+}
+
+
+def of_attempt(
+    lines: Sequence[UsageLine], attempt: Attempt, job: Job, book: PriceBook, budget: int | None
+) -> dict[str, Any]:
+    """A bill's columns.
+
+    Args:
+        lines: of all the job's attempts up to this one.
+        budget: slots a head that the document was read with.
+    """
+    own = [line for line in lines if line.attempt == attempt.attempt]
+    last = attempt.outcome in TERMINAL
+    bill: dict[str, Any] = {
+        "job_id": job.id,
+        "attempt": attempt.attempt,
+        "tenant_id": job.tenant_id,
+        "booked_at": own[0].created_at,
+        "project": job.project,
+        "api_key_id": job.api_key_id,
+        "model": job.model,
+        "policy": job.policy,
+        "priority": job.priority,
+        "tags": job.tags,
+        "model_revision": attempt.model_revision,
+        "scorer": attempt.scorer,
+        "scorer_quality": attempt.scorer_quality,
+        "device_type": attempt.device_type,
+        "outcome": attempt.outcome,
+        "currency": book.currency,
+        "price_book_id": attempt.price_book_id,
+        "jobs": int(last),
+        "attempts": 1,
+    }
+    seconds = [line for line in own if line.meter.startswith(DEVICE_SECONDS)]
+    bill["device_seconds"] = total(seconds)
+    bill["score_seconds"] = total(line for line in seconds if line.meter == DEVICE_SECONDS + "score")
+    bill["waste_seconds"] = total(line for line in seconds if line.waste)
+    for column, meter in _ADDED.items():
+        bill[column] = total(line for line in own if line.meter == meter)
+    for column, meter in _OF_THE_JOB.items():
+        bill[column] = (largest(own, meter) or Decimal(0)) if last else Decimal(0)
+    for column, meter in _LARGEST.items():
+        found = largest(own, meter)
+        bill[column] = None if found is None else int(found)
+    device = attempt.device_type
+    bill["cost"] = _cost(own, book, device)
+    bill["waste_cost"] = _cost([line for line in own if line.waste], book, device)
+    saved = bill["dense_byte_seconds"] - bill["kv_byte_seconds"]
+    bill["allocated_saving"] = book.amount("device_seconds", device, saved / attempt.device_memory_bytes)
+    return bill | _full_cache(lines, attempt, job, book, budget, bill["dense_bytes"])
+
+
+def _full_cache(
+    lines: Sequence[UsageLine],
+    attempt: Attempt,
+    job: Job,
+    book: PriceBook,
+    budget: int | None,
+    dense_bytes: int | None,
+) -> dict[str, Any]:
+    """What the same document would have cost with a full cache, where measured runs say so."""
+    nothing = {"full_cache_cost": None, "full_cache_devices": None, "realised_saving": None}
+    full = book.full_cache_of(job.model, attempt.device_type, budget)
+    own = [line for line in lines if line.attempt == attempt.attempt]
+    tokens = largest(own, "tokens.document")
+    if attempt.outcome != State.SUCCEEDED or full is None or not tokens:
+        return nothing
+    useful = [line for line in lines if line.meter.startswith(DEVICE_SECONDS) and not line.waste]
+    # Reading takes longer and there is no scorer; counting, answering and loading are as they were.
+    read = total(line for line in useful if line.meter == DEVICE_SECONDS + "read")
+    score = total(line for line in useful if line.meter == DEVICE_SECONDS + "score")
+    seconds = total(useful) - read - score + read * full.slowdown(int(tokens))
+    amount = book.amount("device_seconds", attempt.device_type, seconds)
+    actual = book.amount("device_seconds", attempt.device_type, total(useful))
+    if amount is None or actual is None:
+        return nothing
+    needed = full.weights_bytes + (dense_bytes or 0)
+    return {
+        "full_cache_cost": amount,
+        "full_cache_devices": max(1, math.ceil(needed / attempt.device_memory_bytes)),
+        "realised_saving": amount - actual,
+    }
+
+
+def of_storage(line: UsageLine, book: PriceBook, book_id: str) -> dict[str, Any]:
+    """The bill of an hour of a tenant's stored documents."""
+    return {
+        "job_id": line.job_id,
+        "attempt": line.attempt,
+        "tenant_id": line.tenant_id,
+        "booked_at": line.created_at,
+        "outcome": "stored",
+        "currency": book.currency,
+        "price_book_id": book_id,
+        "jobs": 0,
+        "attempts": 0,
+        STORAGE: line.quantity,
+        "cost": book.amount(STORAGE, None, line.quantity),
+        "waste_cost": Decimal(0),
+    }
+
+
+def amount(line: UsageLine, book: PriceBook, device: str | None) -> Decimal | None:
+    """What a line costs; None for a meter that is not priced."""
+    return book.amount(line.meter, device, line.quantity)
+
+
+def _cost(lines: Sequence[UsageLine], book: PriceBook, device: str | None) -> Decimal | None:
+    """Sum of the lines' amounts; None where the time on this device has no price."""
+    if book.price_of("device_seconds", device) is None:
+        return None
+    amounts = (amount(line, book, device) for line in lines)
+    return sum((value for value in amounts if value is not None), Decimal(0)).quantize(MONEY, ROUND_HALF_EVEN)
+
+
+def total(lines: Iterator[UsageLine] | Sequence[UsageLine]) -> Decimal:
+    return sum((line.quantity for line in lines), Decimal(0))
+
+
+def largest(lines: Sequence[UsageLine], meter: str) -> Decimal | None:
+    return max((line.quantity for line in lines if line.meter == meter), default=None)
+
+
+def book_attempt(session: Session, job: Job, attempt: Attempt) -> None:
+    """Makes the bill of an attempt whose lines have just been written."""
+    lines = _lines_of(session, job.id)
+    values = of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id), _budget(attempt))
+    session.execute(insert(Bill).values(**values))
+
+
+def _budget(attempt: Attempt) -> int | None:
+    return (attempt.usage or {}).get("budget")
+
+
+def _lines_of(session: Session, job_id: str) -> list[UsageLine]:
+    return list(session.scalars(select(UsageLine).where(UsageLine.job_id == job_id)))
+
+
+def rebuild(session: Session, jobs_at_once: int = 500) -> int:
+    """Makes every bill again from the ledger, in the caller's transaction → how many there are."""
+    session.execute(delete(Bill))
+    count = 0
+    query = select(UsageLine).order_by(UsageLine.job_id, UsageLine.attempt)
+    stream = session.scalars(query.execution_options(yield_per=20 * jobs_at_once))
+    for job_id, grouped in groupby(stream, key=lambda line: line.job_id):
+        made = list(_bills_of(session, job_id, list(grouped)))
+        session.execute(insert(Bill), made)
+        count += len(made)
+    return count
+
+
+def _bills_of(session: Session, job_id: str, lines: list[UsageLine]) -> Iterator[dict[str, Any]]:
+    if lines[0].meter == STORAGE:
+        for line in lines:
+            book_id = session.scalars(select(prices.in_effect(line.created_at))).one()
+            yield of_storage(line, prices.get(session, book_id), book_id)
+        return
+    job = session.get_one(Job, job_id)
+    query = select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt)
+    for attempt in session.scalars(query):
+        so_far = [line for line in lines if line.attempt <= attempt.attempt]
+        if any(line.attempt == attempt.attempt for line in so_far):
+            book = prices.get(session, attempt.price_book_id)
+            yield of_attempt(so_far, attempt, job, book, _budget(attempt))
