@@ -322,6 +322,7 @@ def test_cancel_is_idempotent_and_a_cancelled_job_says_so(client: httpx.Client) 
         "job_id": job["id"],
         "final": True,
         "currency": None,
+        "price_book": None,
         "price_per_device_hour": None,
         "setting": None,
         "summary": [],

@@ -16,7 +16,10 @@ CENTS = prices.parse(
     {
         "name": "cents",
         "currency": "USD",
-        "price": [{"meter": "device_seconds", "unit": "device-hour", "amount": "0.36"}],
+        "price": [
+            {"meter": "device_seconds", "unit": "device-hour", "amount": "0.36"},
+            {"meter": "storage_byte_seconds", "unit": "GiB-month", "amount": "0.02"},
+        ],
         "full_cache": [
             {
                 "model": "small",
