@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
-from itertools import groupby
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import delete, insert, select
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from store import prices
 from store.models import Attempt, Bill, Job, UsageLine
 from store.prices import MONEY, PriceBook
-from store.states import TERMINAL, State
+from store.states import State
 
 DEVICE_SECONDS = "device_seconds."  # one meter a phase: device_seconds.read, device_seconds.score …
 STORAGE = "storage_byte_seconds"
@@ -55,16 +55,17 @@ def of_attempt(
     """A bill's columns.
 
     Args:
-        lines: of all the job's attempts up to this one.
+        lines: of all the job's attempts; those of later ones are left out.
         budget: slots a head that the document was read with.
     """
+    lines = [line for line in lines if line.attempt <= attempt.attempt]
     own = [line for line in lines if line.attempt == attempt.attempt]
-    last = attempt.outcome in TERMINAL
+    last = attempt.ended_job
     bill: dict[str, Any] = {
         "job_id": job.id,
         "attempt": attempt.attempt,
         "tenant_id": job.tenant_id,
-        "booked_at": own[0].created_at,
+        "booked_at": attempt.ended_at,
         "project": job.project,
         "api_key_id": job.api_key_id,
         "model": job.model,
@@ -172,43 +173,53 @@ def largest(lines: Sequence[UsageLine], meter: str) -> Decimal | None:
 
 
 def book_attempt(session: Session, job: Job, attempt: Attempt) -> None:
-    """Makes the bill of an attempt whose lines have just been written."""
-    lines = _lines_of(session, job.id)
-    values = of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id), _budget(attempt))
-    session.execute(insert(Bill).values(**values))
+    """Makes the bill of an attempt that has just ended, after its lines."""
+    session.flush()
+    session.refresh(attempt, ["ended_at"])
+    lines = list(session.scalars(select(UsageLine).where(UsageLine.job_id == job.id)))
+    session.execute(insert(Bill).values(**_of_ended(session, lines, attempt, job)))
 
 
-def _budget(attempt: Attempt) -> int | None:
-    return (attempt.usage or {}).get("budget")
-
-
-def _lines_of(session: Session, job_id: str) -> list[UsageLine]:
-    return list(session.scalars(select(UsageLine).where(UsageLine.job_id == job_id)))
+def _of_ended(session: Session, lines: Sequence[UsageLine], attempt: Attempt, job: Job) -> dict[str, Any]:
+    budget = (attempt.usage or {}).get("budget")
+    return of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id), budget)
 
 
 def rebuild(session: Session, jobs_at_once: int = 500) -> int:
     """Makes every bill again from the ledger, in the caller's transaction → how many there are."""
     session.execute(delete(Bill))
     count = 0
-    query = select(UsageLine).order_by(UsageLine.job_id, UsageLine.attempt)
-    stream = session.scalars(query.execution_options(yield_per=20 * jobs_at_once))
-    for job_id, grouped in groupby(stream, key=lambda line: line.job_id):
-        made = list(_bills_of(session, job_id, list(grouped)))
+    for made in chain(_storage_bills(session), _pages_of_bills(session, jobs_at_once)):
         session.execute(insert(Bill), made)
         count += len(made)
     return count
 
 
-def _bills_of(session: Session, job_id: str, lines: list[UsageLine]) -> Iterator[dict[str, Any]]:
-    if lines[0].meter == STORAGE:
-        for line in lines:
-            book_id = session.scalars(select(prices.in_effect(line.created_at))).one()
-            yield of_storage(line, prices.get(session, book_id), book_id)
-        return
-    job = session.get_one(Job, job_id)
-    query = select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt)
-    for attempt in session.scalars(query):
-        so_far = [line for line in lines if line.attempt <= attempt.attempt]
-        if any(line.attempt == attempt.attempt for line in so_far):
-            book = prices.get(session, attempt.price_book_id)
-            yield of_attempt(so_far, attempt, job, book, _budget(attempt))
+def _storage_bills(session: Session) -> Iterator[list[dict[str, Any]]]:
+    made = []
+    for line in session.scalars(select(UsageLine).where(UsageLine.meter == STORAGE)):
+        book_id = session.scalars(select(prices.in_effect(line.created_at))).one()
+        made.append(of_storage(line, prices.get(session, book_id), book_id))
+    if made:
+        yield made
+
+
+def _pages_of_bills(session: Session, jobs_at_once: int) -> Iterator[list[dict[str, Any]]]:
+    after = ""
+    while True:
+        query = select(Job).where(Job.id > after, Job.attempt > 0).order_by(Job.id).limit(jobs_at_once)
+        jobs = {job.id: job for job in session.scalars(query)}
+        if not jobs:
+            return
+        after = max(jobs)
+        lines: dict[str, list[UsageLine]] = {job_id: [] for job_id in jobs}
+        for line in session.scalars(select(UsageLine).where(UsageLine.job_id.in_(jobs))):
+            lines[line.job_id].append(line)
+        ended = select(Attempt).where(Attempt.job_id.in_(jobs), Attempt.ended_at.is_not(None))
+        made = [
+            _of_ended(session, lines[attempt.job_id], attempt, jobs[attempt.job_id])
+            for attempt in session.scalars(ended)
+        ]
+        if made:
+            yield made
+        session.expunge_all()

@@ -227,7 +227,8 @@ def finish(
     job = _lock(session, job_id, token, sources(state))
     if answers or state is State.SUCCEEDED:
         _save_result(session, job_id, token, answers, total_usage, complete=state is State.SUCCEEDED)
-    _close_attempt(session, job, token, state.value, usage, all_waste=state is State.FAILED)
+    failed = state is State.FAILED
+    _close_attempt(session, job, token, state.value, usage, all_waste=failed, ended_job=True)
     if state is State.SUCCEEDED:
         job.progress_phase = "done"
     jobs.close(session, job, state, code, message)
@@ -247,11 +248,13 @@ def release(
     A job being cancelled is cancelled; one that has used up its attempts fails with `internal_error`.
     """
     job = _lock(session, job_id, token, tuple(LEASED))
-    _close_attempt(session, job, token, "lost" if lost else "released", usage)
     job.attempts_lost += int(lost)
-    if job.state == State.CANCELLING:
+    cancelled, spent = job.state == State.CANCELLING, job.attempts_lost >= job.max_attempts
+    outcome = "lost" if lost else "released"
+    _close_attempt(session, job, token, outcome, usage, ended_job=cancelled or spent)
+    if cancelled:
         jobs.close(session, job, State.CANCELLED, "cancelled", "The job was cancelled.")
-    elif job.attempts_lost >= job.max_attempts:
+    elif spent:
         jobs.close(session, job, State.FAILED, "internal_error", message)
     else:
         jobs.requeue(session, job)
@@ -275,19 +278,21 @@ def _close_attempt(
     usage: dict[str, Any] | None,
     *,
     all_waste: bool = False,
+    ended_job: bool = False,
 ) -> None:
     attempt = session.scalars(select(Attempt).where(Attempt.token == token)).one()
     attempt.outcome = outcome
     attempt.ended_at = func.now()
+    attempt.ended_job = ended_job
     if usage is not None:
         attempt.usage = usage
     ledger.record(session, job, attempt, all_waste=all_waste)
 
 
-def close_lost_attempt(session: Session, job: Job) -> None:
+def close_lost_attempt(session: Session, job: Job, *, ended_job: bool) -> None:
     """For the reaper: books what the vanished holder of a locked job had reported."""
     if job.lease_token is not None:
-        _close_attempt(session, job, job.lease_token, "lost", None)
+        _close_attempt(session, job, job.lease_token, "lost", None, ended_job=ended_job)
 
 
 def _save_result(

@@ -86,9 +86,14 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
     Of a lost attempt, what it did until its last snapshot serves the next one; the rest is waste and gets
     lines of its own (`seq` 1). Of a failed attempt (`all_waste`), everything is.
     """
-    usage = attempt.usage
-    if not usage:  # ended before its first report
-        return
+    if attempt.usage:  # else it ended before its first report
+        _write_lines(session, job, attempt, attempt.usage, all_waste=all_waste)
+    bills.book_attempt(session, job, attempt)
+
+
+def _write_lines(
+    session: Session, job: Job, attempt: Attempt, usage: dict[str, Any], *, all_waste: bool
+) -> None:
     lost = attempt.outcome == "lost"
     base = {"tenant_id": job.tenant_id, "job_id": job.id, "attempt": attempt.attempt}
     base["method_version"] = LAST_REPORT if lost else METHOD
@@ -106,7 +111,6 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
     for name, quantity, unit, measurement in _lines(kept):
         rows.append(_row(base, name, 0, quantity, unit, measurement, waste=all_waste))
     session.execute(insert(UsageLine), rows)
-    bills.book_attempt(session, job, attempt)
 
 
 def _row(

@@ -192,6 +192,7 @@ class Attempt(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str] = mapped_column(server_default="running")  # or a final state, `lost`, `released`
+    ended_job: Mapped[bool] = mapped_column(server_default=text("false"))
     usage: Mapped[dict[str, Any] | None]  # this attempt's own, as of its last report
     snapshot_usage: Mapped[dict[str, Any] | None]  # the same, as of its last snapshot
     device_type: Mapped[str]
@@ -294,7 +295,7 @@ class Bill(Base):
     price_book_id: Mapped[str] = mapped_column(ForeignKey("price_books.id"))
 
     # What adds up
-    jobs: Mapped[int]  # 1 where this attempt ended its job, else 0
+    jobs: Mapped[int]  # 1 where this attempt ended its job, else 0; none for one that ended in the queue
     attempts: Mapped[int]  # 1; 0 for storage
     device_seconds: Mapped[Decimal] = _quantity()
     score_seconds: Mapped[Decimal] = _quantity()

@@ -50,9 +50,10 @@ def _expired_leases(session: Session, limit: int) -> list[Job]:
 
 
 def _end_lease(session: Session, job: Job) -> State:
-    leases.close_lost_attempt(session, job)
     job.attempts_lost += 1
-    late = session.scalar(select(Job.deadline_at <= func.now()).where(Job.id == job.id))
+    late = bool(session.scalar(select(Job.deadline_at <= func.now()).where(Job.id == job.id)))
+    spent = job.attempts_lost >= job.max_attempts
+    leases.close_lost_attempt(session, job, ended_job=late or spent or job.state == State.CANCELLING)
     if job.state == State.CANCELLING:
         jobs.close(
             session, job, State.CANCELLED, "cancelled", "The job was cancelled; its worker no longer answers."
@@ -60,7 +61,7 @@ def _end_lease(session: Session, job: Job) -> State:
     elif late:
         message = "The deadline passed and the worker no longer answers. Answers given before are kept."
         jobs.close(session, job, State.EXPIRED, "deadline_passed", message)
-    elif job.attempts_lost >= job.max_attempts:
+    elif spent:
         message = f"{job.attempts_lost} workers vanished during the job; it is not tried again."
         jobs.close(session, job, State.FAILED, "worker_lost", message)
     else:

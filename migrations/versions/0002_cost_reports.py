@@ -97,7 +97,10 @@ def upgrade() -> None:
     for column in (*_maybe("price_book_id", "model_revision", "scorer", "scorer_sha256"),):
         op.add_column("attempts", column)
     op.add_column("attempts", sa.Column("scorer_quality", sa.Numeric(6, 4), nullable=True))
+    ended = sa.Column("ended_job", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    op.add_column("attempts", ended)
     op.execute(OLD_TERMS_TO_BOOKS)
+    op.execute("UPDATE attempts SET ended_job = outcome IN ('succeeded', 'failed', 'expired', 'cancelled')")
     op.execute(
         "UPDATE attempts SET model_revision = jobs.model_revision, scorer = jobs.scorer, "
         "scorer_sha256 = jobs.scorer_sha256 FROM jobs WHERE jobs.id = attempts.job_id"
@@ -171,7 +174,7 @@ def downgrade() -> None:
     op.add_column("attempts", sa.Column("currency", sa.Text(), server_default="USD", nullable=False))
     op.alter_column("attempts", "price_per_device_hour", server_default=None)
     op.alter_column("attempts", "currency", server_default=None)
-    for name in ("price_book_id", "model_revision", "scorer", "scorer_sha256", "scorer_quality"):
+    for name in ("price_book_id", "model_revision", "scorer", "scorer_sha256", "scorer_quality", "ended_job"):
         op.drop_column("attempts", name)
     for table in ("api_keys", "jobs"):
         op.drop_column(table, "project")
