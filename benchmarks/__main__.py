@@ -33,6 +33,7 @@ def everything(context: typer.Context) -> None:
         shares()
         eager()
         company()
+        reports()
         shortcuts()
         lengths()
 
@@ -134,6 +135,12 @@ def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
 def company(tokens: int = 8192, budget: int = 256) -> None:
     """How often a keep decision changes when documents share a tensor."""
     _make("company", [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)], "company")
+
+
+@app.command()
+def reports(rows: int = MILLION) -> None:
+    """A 90-day report and a job's bill out of a ledger of a million rows."""
+    _make("reports", [{"rows": rows}], "reports")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

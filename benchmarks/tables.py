@@ -90,6 +90,28 @@ def resume(rows: list[Row]) -> str:
     return "\n".join([*lines, "", caption])
 
 
+def reports(rows: list[Row]) -> str:
+    """What a ledger answers in how much time, and how the database goes about it."""
+    row = rows[0]
+    lines = [
+        [
+            f"{row['days']} days by day, {' × '.join(row['groups'])}, {len(row['metrics'])} figures",
+            f"{1000 * row['report_seconds']:.0f} ms",
+        ],
+        ["one job's bill", f"{1000 * row['bill_seconds']:.1f} ms"],
+        [f"all {row['bills']:,} bills rebuilt", f"{row['rebuild_seconds']:.0f} s"],
+    ]
+    caption = (
+        f"{row['rows']:,} ledger rows in the embedded PostgreSQL {row['postgres']}; medians of "
+        f"{row['repeats']}, through the store's own functions. {made(rows)} Measured."
+    )
+    plans = [
+        f"<details><summary>EXPLAIN of the {what}</summary>\n\n```\n{chr(10).join(plan)}\n```\n\n</details>"
+        for what, plan in (("report", row["report_plan"]), ("bill", row["bill_plan"]))
+    ]
+    return "\n".join([*table(["question", "time"], lines), "", caption, "", *plans])
+
+
 def shortcuts(rows: list[Row]) -> str:
     """What later evictions, and a policy that sees less, gain and cost."""
     head = ["policy", "evicts every", "sees", "facts found", "tokens/s", "KV resident / peak"]
@@ -127,6 +149,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "lengths": speed_tables.lengths,
     "shares": speed_tables.shares,
     "eager": speed_tables.eager,
+    "reports": reports,
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "quality": lambda report: markdown(report).rstrip(),

@@ -8,7 +8,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, text, update
 
@@ -25,6 +25,7 @@ LORD_HOWE = "Australia/Lord_Howe"  # its clocks change by half an hour
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", LORD_HOWE, "America/Santiago"]
 
 
+@settings(deadline=None)
 @given(
     start=st.datetimes(datetime(2024, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),
     days=st.integers(1, 400),
