@@ -43,7 +43,7 @@ class Metric(NamedTuple):
     column: str
     unit: str  # `money` is the row's currency
     measurement: str  # measured | derived | estimated
-    by: str = "sum"  # sum | max | mean
+    by: str = "sum"  # sum | max | mean | count
 
 
 METRICS: Mapping[str, Metric] = {
@@ -79,6 +79,14 @@ UNPRICED = "device_seconds_unpriced"  # beside the metrics: time on devices that
 REALISED_JOBS = (
     "jobs_with_full_cache_figure"  # beside them: jobs that full_cache_cost and saving_realised cover
 )
+MEMORY_SAVED = (
+    "memory_saved_byte_seconds"  # beside them: what a full cache would have held, less what was held
+)
+BESIDE: Mapping[str, Metric] = {
+    UNPRICED: Metric("device_seconds", "second", "measured"),
+    REALISED_JOBS: Metric("full_cache_cost", "job", "derived", "count"),
+    MEMORY_SAVED: Metric("dense_byte_seconds", "byte-second", "derived"),
+}
 
 
 class UnknownGroup(StoreError):
@@ -142,11 +150,16 @@ class Report:
     next_start: datetime | None
 
 
+def now(session: Session) -> datetime:
+    """The time by the clock that bills are booked by."""
+    return session.scalars(select(func.now())).one()
+
+
 def run(session: Session, query: Query) -> Report:
     """Adds up the bills of a query. Raises UnknownGroup."""
-    as_of: datetime = query.as_of or session.scalars(select(func.now())).one()
+    as_of = query.as_of or now(session)
     edges = _edges(query)
-    grouped = {name: _column(name) for name in query.group_by}
+    grouped = {name: column_of(name) for name in query.group_by}
     number = func.width_bucket(Bill.booked_at, cast(array(edges[:-1]), ARRAY(TIMESTAMP(timezone=True))))
     statement = (
         select(
@@ -161,7 +174,7 @@ def run(session: Session, query: Query) -> Report:
     if query.tenant_id is not None:
         statement = statement.where(Bill.tenant_id == query.tenant_id)
     for name, values in query.filters.items():
-        statement = statement.where(cast(_column(name), Text).in_(values))
+        statement = statement.where(cast(column_of(name), Text).in_(values))
     buckets = [Bucket(start, end, []) for start, end in pairwise(edges)]
     for found in session.execute(statement):
         keys = dict(zip(grouped, found[1 : 1 + len(grouped)], strict=True))
@@ -175,7 +188,7 @@ def run(session: Session, query: Query) -> Report:
     return Report(buckets, as_of, edges[-1] if edges[-1] < query.end else None)
 
 
-_NAMES = (*METRICS, UNPRICED, REALISED_JOBS)
+_NAMES = (*METRICS, *BESIDE)
 
 
 def _edges(query: Query) -> list[datetime]:
@@ -184,7 +197,8 @@ def _edges(query: Query) -> list[datetime]:
     return cut(query.start, query.end, query.width, query.zone, query.limit)
 
 
-def _column(name: str) -> ColumnElement[Any]:
+def column_of(name: str) -> ColumnElement[Any]:
+    """What bills are grouped by under this name. Raises UnknownGroup with the valid ones."""
     if name.startswith(TAG) and len(name) > len(TAG):
         tag: ColumnElement[Any] = Bill.tags[name.removeprefix(TAG)].astext
         return tag
@@ -201,7 +215,8 @@ def _aggregates() -> list[ColumnElement[Any]]:
         functions[metric.by](getattr(Bill, metric.column)).label(name) for name, metric in METRICS.items()
     ]
     unpriced = case((Bill.cost.is_(None), Bill.device_seconds), else_=literal(0))
-    return [*columns, func.sum(unpriced), func.count(Bill.full_cache_cost)]
+    saved = func.sum(Bill.dense_byte_seconds - Bill.kv_byte_seconds)
+    return [*columns, func.sum(unpriced), func.count(Bill.full_cache_cost), saved]
 
 
 def _decimal(value: Any) -> Decimal | None:
