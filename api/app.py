@@ -12,7 +12,7 @@ from api import problems
 from api.context import Context
 from api.middleware import BodyLimit, PlainPath, RequestId
 from api.problems import Problem
-from api.routes import documents, health, jobs, models
+from api.routes import documents, exports, health, jobs, models, reports
 from store import blobs, database, log
 from store.errors import IdempotencyMismatch, NotFound
 from store.settings import Settings
@@ -49,8 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId)
-    for router in (documents.router, jobs.router, models.router, health.router):
-        app.include_router(router)
+    for one in (documents, jobs, models, reports, exports, health):
+        app.include_router(one.router)
     return app
 
 

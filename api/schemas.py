@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 MAX_DEADLINE = timedelta(days=30)
 MAX_PROMPT_CHARACTERS = 32_768
 MAX_METADATA = 16
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -34,6 +35,26 @@ def _prompt(text: str) -> str:
     return text
 
 
+def _rfc3339(text: str, kind: str) -> datetime:
+    if not _RFC3339.fullmatch(text):
+        raise PydanticCustomError(
+            f"{kind}_format",
+            "Not an RFC 3339 time with an offset, such as 2027-01-31T18:00:00Z",
+        )
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError(f"{kind}_format", "There is no such day or time") from None
+
+
+def _time(value: Any) -> datetime:
+    """A time in RFC 3339 of years in which every zone's calendar can be counted on."""
+    moment = _rfc3339(value if isinstance(value, str) else "", "time")
+    if not EARLIEST <= moment <= LATEST:
+        raise PydanticCustomError("time_range", "A time lies between the years 1970 and 2999")
+    return moment
+
+
 def _moment(value: Any) -> datetime:
     """A deadline in RFC 3339, or a number of seconds from now."""
     now = datetime.now(UTC)
@@ -42,14 +63,7 @@ def _moment(value: Any) -> datetime:
             "deadline_type", "A deadline is an RFC 3339 time or a number of seconds from now"
         )
     if isinstance(value, str):
-        if not _RFC3339.fullmatch(value):
-            raise PydanticCustomError(
-                "deadline_format", "Not an RFC 3339 time with an offset, such as 2027-01-31T18:00:00Z"
-            )
-        try:
-            moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
-        except (ValueError, OverflowError):
-            raise PydanticCustomError("deadline_format", "There is no such day or time") from None
+        moment = _rfc3339(value, "deadline")
     elif 0 < value <= MAX_DEADLINE.total_seconds():
         moment = now + timedelta(seconds=value)
     else:
@@ -69,6 +83,7 @@ MetadataKey = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[Text, StringConstraints(max_length=512)]
 _Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE.total_seconds())]
 _Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Time = Annotated[datetime, BeforeValidator(_time, json_schema_input_type=_Time)]
 Deadline = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=_Time | _Seconds)]
 
 

@@ -37,51 +37,55 @@ GROUPS: Mapping[str, Any] = {
 }
 
 
+UNPRICED = "device_seconds_unpriced"  # time on devices that the price book does not know
+REALISED_JOBS = "jobs_with_full_cache_figure"  # jobs that full_cache_cost and saving_realised cover
+MEMORY_SAVED = "memory_saved_byte_seconds"  # what a full cache would have held, less what was held
+
+
 class Metric(NamedTuple):
     """A column of a report: how it is aggregated, in what unit, and how it is known."""
 
-    column: str
+    of: Any  # a column of a bill, or what is computed from several
     unit: str  # `money` is the row's currency
     measurement: str  # measured | derived | estimated
-    by: str = "sum"  # sum | max | mean
+    by: str = "sum"  # sum | max | mean | count
 
 
 METRICS: Mapping[str, Metric] = {
-    "jobs": Metric("jobs", "job", "measured"),
-    "attempts": Metric("attempts", "attempt", "measured"),
-    "device_seconds": Metric("device_seconds", "second", "measured"),
-    "device_seconds_score": Metric("score_seconds", "second", "measured"),
-    "device_seconds_waste": Metric("waste_seconds", "second", "measured"),
-    "tokens_document": Metric("tokens_document", "token", "measured"),
-    "tokens_read": Metric("tokens_read", "token", "measured"),
-    "tokens_cached": Metric("tokens_cached", "token", "measured"),
-    "tokens_kept": Metric("tokens_kept", "token", "measured"),
-    "tokens_evicted": Metric("tokens_evicted", "token", "derived"),
-    "tokens_prompt": Metric("tokens_prompt", "token", "measured"),
-    "tokens_generated": Metric("tokens_generated", "token", "measured"),
-    "kv_byte_seconds": Metric("kv_byte_seconds", "byte-second", "derived"),
-    "dense_byte_seconds": Metric("dense_byte_seconds", "byte-second", "derived"),
-    "kept_bytes_max": Metric("kept_bytes", "byte", "derived", "max"),
-    "resident_bytes_max": Metric("resident_bytes", "byte", "derived", "max"),
-    "peak_bytes_max": Metric("peak_bytes", "byte", "derived", "max"),
-    "dense_bytes_max": Metric("dense_bytes", "byte", "derived", "max"),
-    "snapshot_bytes": Metric("snapshot_bytes", "byte", "measured"),
-    "storage_byte_seconds": Metric("storage_byte_seconds", "byte-second", "derived"),
-    "cost": Metric("cost", "money", "derived"),
-    "cost_waste": Metric("waste_cost", "money", "derived"),
-    "saving_allocated": Metric("allocated_saving", "money", "estimated"),
-    "full_cache_cost": Metric("full_cache_cost", "money", "estimated"),
-    "full_cache_devices_max": Metric("full_cache_devices", "device", "estimated", "max"),
-    "saving_realised": Metric("realised_saving", "money", "estimated"),
-    "scorer_quality": Metric("scorer_quality", "share of full", "measured", "mean"),
+    "jobs": Metric(Bill.jobs, "job", "measured"),
+    "attempts": Metric(Bill.attempts, "attempt", "measured"),
+    "device_seconds": Metric(Bill.device_seconds, "second", "measured"),
+    "device_seconds_score": Metric(Bill.score_seconds, "second", "measured"),
+    "device_seconds_waste": Metric(Bill.waste_seconds, "second", "measured"),
+    "tokens_document": Metric(Bill.tokens_document, "token", "measured"),
+    "tokens_read": Metric(Bill.tokens_read, "token", "measured"),
+    "tokens_cached": Metric(Bill.tokens_cached, "token", "measured"),
+    "tokens_kept": Metric(Bill.tokens_kept, "token", "measured"),
+    "tokens_evicted": Metric(Bill.tokens_evicted, "token", "derived"),
+    "tokens_prompt": Metric(Bill.tokens_prompt, "token", "measured"),
+    "tokens_generated": Metric(Bill.tokens_generated, "token", "measured"),
+    "kv_byte_seconds": Metric(Bill.kv_byte_seconds, "byte-second", "derived"),
+    "dense_byte_seconds": Metric(Bill.dense_byte_seconds, "byte-second", "derived"),
+    "kept_bytes_max": Metric(Bill.kept_bytes, "byte", "derived", "max"),
+    "resident_bytes_max": Metric(Bill.resident_bytes, "byte", "derived", "max"),
+    "peak_bytes_max": Metric(Bill.peak_bytes, "byte", "derived", "max"),
+    "dense_bytes_max": Metric(Bill.dense_bytes, "byte", "derived", "max"),
+    "snapshot_bytes": Metric(Bill.snapshot_bytes, "byte", "measured"),
+    "storage_byte_seconds": Metric(Bill.storage_byte_seconds, "byte-second", "derived"),
+    "cost": Metric(Bill.cost, "money", "derived"),
+    "cost_waste": Metric(Bill.waste_cost, "money", "derived"),
+    "saving_allocated": Metric(Bill.allocated_saving, "money", "estimated"),
+    "full_cache_cost": Metric(Bill.full_cache_cost, "money", "estimated"),
+    "full_cache_devices_max": Metric(Bill.full_cache_devices, "device", "estimated", "max"),
+    "saving_realised": Metric(Bill.realised_saving, "money", "estimated"),
+    "scorer_quality": Metric(Bill.scorer_quality, "share of full", "measured", "mean"),
+    UNPRICED: Metric(
+        case((Bill.cost.is_(None), Bill.device_seconds), else_=literal(0)), "second", "measured"
+    ),
+    REALISED_JOBS: Metric(Bill.full_cache_cost, "job", "derived", "count"),
+    MEMORY_SAVED: Metric(Bill.dense_byte_seconds - Bill.kv_byte_seconds, "byte-second", "derived"),
 }
-UNPRICED = "device_seconds_unpriced"  # beside the metrics: time on devices that the price book does not know
-REALISED_JOBS = (
-    "jobs_with_full_cache_figure"  # beside them: jobs that full_cache_cost and saving_realised cover
-)
-
-
-ALL = (*METRICS, UNPRICED, REALISED_JOBS)
+ALL = tuple(METRICS)
 
 
 class UnknownGroup(StoreError):
@@ -101,7 +105,7 @@ class Query:
         filters: group → values, any of which a bill must have.
         as_of: only bills booked before; the same query with the same `as_of` gives the same report.
         limit: buckets at most.
-        metrics: names out of METRICS, UNPRICED and REALISED_JOBS; fewer take less time.
+        metrics: names out of METRICS; fewer take less time.
     """
 
     tenant_id: str | None
@@ -147,11 +151,16 @@ class Report:
     next_start: datetime | None
 
 
+def now(session: Session) -> datetime:
+    """The time by the clock that bills are booked by."""
+    return session.scalars(select(func.now())).one()
+
+
 def run(session: Session, query: Query) -> Report:
     """Adds up the bills of a query. Raises UnknownGroup."""
-    as_of: datetime = query.as_of or session.scalars(select(func.now())).one()
+    as_of = query.as_of or now(session)
     edges = _edges(query)
-    grouped = {name: _column(name) for name in query.group_by}
+    grouped = {name: column_of(name) for name in query.group_by}
     number = func.width_bucket(Bill.booked_at, cast(array(edges[:-1]), ARRAY(TIMESTAMP(timezone=True))))
     statement = (
         select(
@@ -166,7 +175,7 @@ def run(session: Session, query: Query) -> Report:
     if query.tenant_id is not None:
         statement = statement.where(Bill.tenant_id == query.tenant_id)
     for name, values in query.filters.items():
-        statement = statement.where(cast(_column(name), Text).in_(values))
+        statement = statement.where(cast(column_of(name), Text).in_(values))
     buckets = [Bucket(start, end, []) for start, end in pairwise(edges)]
     for found in session.execute(statement):
         keys = dict(zip(grouped, found[1 : 1 + len(grouped)], strict=True))
@@ -186,7 +195,8 @@ def _edges(query: Query) -> list[datetime]:
     return cut(query.start, query.end, query.width, query.zone, query.limit)
 
 
-def _column(name: str) -> ColumnElement[Any]:
+def column_of(name: str) -> ColumnElement[Any]:
+    """What bills are grouped by under this name. Raises UnknownGroup with the valid ones."""
     if name.startswith(TAG) and len(name) > len(TAG):
         tag: ColumnElement[Any] = Bill.tags[name.removeprefix(TAG)].astext
         return tag
@@ -198,13 +208,9 @@ def _column(name: str) -> ColumnElement[Any]:
 
 
 def _aggregate(name: str) -> ColumnElement[Any]:
-    if name == UNPRICED:
-        return func.sum(case((Bill.cost.is_(None), Bill.device_seconds), else_=literal(0)))
-    if name == REALISED_JOBS:
-        return func.count(Bill.full_cache_cost)
     metric = METRICS[name]
-    functions: dict[str, Any] = {"sum": func.sum, "max": func.max, "mean": func.avg}
-    aggregate: ColumnElement[Any] = functions[metric.by](getattr(Bill, metric.column))
+    functions: dict[str, Any] = {"sum": func.sum, "max": func.max, "mean": func.avg, "count": func.count}
+    aggregate: ColumnElement[Any] = functions[metric.by](metric.of)
     return aggregate
 
 

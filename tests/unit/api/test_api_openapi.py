@@ -19,8 +19,8 @@ def openapi() -> dict[str, Any]:
     return create_app(settings).openapi()
 
 
-def test_importing_the_api_does_not_load_torch() -> None:
-    unwanted = ("torch", "transformers", "namm_runtime")
+def test_importing_the_api_does_not_load_what_is_large() -> None:
+    unwanted = ("torch", "transformers", "namm_runtime", "pyarrow")
     code = f"import sys, api.app; sys.exit(any(module in sys.modules for module in {unwanted}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -61,3 +61,20 @@ def test_every_number_in_a_request_has_bounds(openapi: dict[str, Any]) -> None:
             assert "minimum" in number or "exclusiveMinimum" in number, name
             checked += 1
     assert checked >= 6
+
+
+def test_reports_document_their_forms_and_parameters(openapi: dict[str, Any]) -> None:
+    files = ["text/csv", "application/vnd.apache.parquet"]
+    interval = {"start_time", "end_time"}
+    asked = {*interval, "bucket_width", "timezone", "group_by[]", "filter", "limit", "page", "as_of"}
+    for path, forms, parameters in (
+        ("/v1/usage", ["application/json", "application/x-ndjson", *files], asked),
+        ("/v1/costs", ["application/json", "application/x-ndjson", *files], asked),
+        ("/v1/savings", ["application/json", "application/x-ndjson", *files], asked),
+        ("/v1/exports/focus", files, interval),
+    ):
+        operation = openapi["paths"][path]["get"]
+        assert sorted(operation["responses"]["200"]["content"]) == sorted(forms), path
+        assert {one["name"] for one in operation["parameters"]} == parameters, path
+        assert all(one["description"] for one in operation["parameters"])
+        assert {"401", "406", "422"} <= set(operation["responses"])
