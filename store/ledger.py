@@ -109,6 +109,12 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
     bills.book_attempt(session, job, attempt)
 
 
+def cost_so_far(attempt: Attempt, book: prices.PriceBook) -> Decimal | None:
+    """What a running attempt would be billed if it ended with its last report; None without a price."""
+    lines = [UsageLine(meter=name, quantity=quantity) for name, quantity, _, _ in _lines(attempt.usage or {})]
+    return bills.cost(lines, book, attempt.device_type)
+
+
 def _row(
     base: dict[str, Any], meter: str, seq: int, quantity: Decimal, unit: str, measurement: str, *, waste: bool
 ) -> dict[str, Any]:
