@@ -12,7 +12,7 @@ from api import problems
 from api.context import Context
 from api.middleware import BodyLimit, PlainPath, RequestId
 from api.problems import Problem
-from api.routes import documents, health, jobs, models
+from api.routes import budgets, documents, health, jobs, models
 from store import blobs, database, log
 from store.errors import IdempotencyMismatch, NotFound
 from store.settings import Settings
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId)
-    for router in (documents.router, jobs.router, models.router, health.router):
+    for router in (documents.router, jobs.router, budgets.router, models.router, health.router):
         app.include_router(router)
     return app
 
