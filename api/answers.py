@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas import TaskKind
+from store.budgets import Action, Period
 from store.states import State
 
 Positions = Literal["absolute", "cache-relative"]
@@ -52,6 +53,10 @@ class JobOut(Answered):
 
     id: str = Field(examples=["job_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     state: State
+    held_by: str | None = Field(
+        description="While it is queued: the crossed budget that keeps workers from taking it.",
+        examples=["bud_06f3k2v5r8c4x1m7d9a0b2e6g8"],
+    )
     document_id: str
     task: TaskKind
     prompts: list[str]
@@ -161,6 +166,31 @@ class CostOut(Answered):
     setting: SettingOut | None = Field(description="Null until a worker has begun to read.")
     summary: list[FigureOut]
     lines: list[UsageLineOut]
+
+
+class BudgetOut(Answered):
+    """A budget and where it stands in the period that contains now."""
+
+    id: str = Field(examples=["bud_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    project: str | None
+    api_key_id: str | None
+    period: Period
+    timezone: str = Field(examples=["Europe/Berlin"])
+    amount: Decimal = Field(examples=["250"])
+    currency: str = Field(examples=["USD"])
+    action: Action
+    spent: Decimal = Field(description="Booked in the period, and by running jobs as last reported.")
+    remaining: Decimal
+    crossed: bool
+    period_start: datetime
+    period_end: datetime
+    created_at: datetime
+
+
+class BudgetList(Answered):
+    """Your budgets, the newest first."""
+
+    data: list[BudgetOut]
 
 
 class ScorerOut(Answered):

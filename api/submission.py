@@ -14,7 +14,8 @@ from api.context import Caller, Context
 from api.problems import Problem
 from api.schemas import JobCreate, TaskKind
 from api.storage import storing
-from store import documents, idempotency, jobs, workers
+from store import budgets, documents, idempotency, jobs, workers
+from store.budgets import Action, BudgetState, plain
 from store.models import Document, Job
 from store.workers import ModelCard
 
@@ -42,6 +43,9 @@ def submit(
 
     Raises Problem, store.errors.NotFound for a document that is not the caller's, and IdempotencyMismatch.
     """
+    # A transaction of its own: that a budget is crossed is told even if the job is refused for it.
+    with context.database.session() as session:
+        spent = budgets.stopping(session, caller.tenant_id, caller.project, caller.key_id)
     with ExitStack() as undo, context.database.session() as session:
         if key is not None:
             fingerprint = hashlib.sha256(json.dumps(json.loads(raw), sort_keys=True).encode()).hexdigest()
@@ -51,8 +55,9 @@ def submit(
                 return JobOut.model_validate(before.body), True
         _refuse_limits(context, body)
         card = _model(context, session, body)
+        held_by = _heed(spent)
         document = _document(context, caller, session, body, undo)
-        job = jobs.create(session, caller.tenant_id, _new_job(context, caller, body, card, document))
+        job = jobs.create(session, caller.tenant_id, _new_job(context, caller, body, card, document, held_by))
         answer = shown(job)
         if key is not None:
             idempotency.complete(session, caller.tenant_id, ROUTE, key, 201, answer.model_dump(mode="json"))
@@ -61,8 +66,32 @@ def submit(
     return answer, False
 
 
+def _heed(spent: BudgetState | None) -> str | None:
+    """The id of the budget that holds the job. Raises Problem for one that rejects it."""
+    if spent is None:
+        return None
+    one = spent.budget
+    if one.action == Action.REJECT:
+        raise Problem(
+            402,
+            "budget_exceeded",
+            str(spent),
+            budget=one.id,
+            amount=plain(one.amount),
+            spent=plain(spent.spent),
+            currency=one.currency,
+            period_end=spent.end,
+        )
+    return one.id
+
+
 def _new_job(
-    context: Context, caller: Caller, body: JobCreate, card: ModelCard, document: Document
+    context: Context,
+    caller: Caller,
+    body: JobCreate,
+    card: ModelCard,
+    document: Document,
+    held_by: str | None,
 ) -> jobs.NewJob:
     prompts = {
         TaskKind.ASK: body.questions,
@@ -86,6 +115,7 @@ def _new_job(
         max_attempts=context.settings.max_attempts,
         api_key_id=caller.key_id,
         project=caller.project,
+        held_by_budget=held_by,
     )
 
 

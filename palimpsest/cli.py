@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest import access
+from palimpsest import access, budgets
 from palimpsest.demo import demo
 from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+app.add_typer(budgets.app, name="budgets")
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)

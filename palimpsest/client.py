@@ -83,6 +83,19 @@ class Client:
         """The models that can be named in a job."""
         return self._ask("GET", "/v1/models")
 
+    def budgets(self) -> dict[str, Any]:
+        """The budgets and where they stand."""
+        return self._ask("GET", "/v1/budgets")
+
+    def create_budget(self, **budget: Any) -> dict[str, Any]:
+        """Set a budget; the fields are those of POST /v1/budgets, and those that are None are left out."""
+        body = {name: value for name, value in budget.items() if value is not None}
+        return self._ask("POST", "/v1/budgets", json=body)
+
+    def delete_budget(self, budget_id: str) -> None:
+        """Delete a budget. Raises ApiError not_found."""
+        self._ask("DELETE", f"/v1/budgets/{budget_id}")
+
     def ready(self) -> dict[str, Any]:
         """The readiness checks; `ready` says the sum of them."""
         response = self._http.get("/readyz")
@@ -91,6 +104,8 @@ class Client:
 
     def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         response = self._http.request(method, path, **arguments)
+        if response.status_code == 204:
+            return {}
         try:
             body = response.json()
         except ValueError:

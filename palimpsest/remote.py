@@ -132,7 +132,7 @@ def jobs(
     with connected(data) as client:
         page = client.jobs(state=state, model=model, limit=limit)
         if as_json:
-            return _print_json(page)
+            return print_json(page)
         table = Table(box=None, pad_edge=False)
         for heading in ("job", "state", "model", "policy", "progress", "created"):
             widths = {"job": 30, "created": 19}
@@ -140,7 +140,7 @@ def jobs(
         for job in page["data"]:
             table.add_row(
                 job["id"],
-                job["state"],
+                _standing(job),
                 job["model"],
                 job["policy"],
                 _share(job),
@@ -162,7 +162,7 @@ def result(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
     """Print a job's answers."""
     with connected(data) as client:
         found = client.result(job_id)
-        _print_json(found) if as_json else _show_result(found)
+        print_json(found) if as_json else _show_result(found)
 
 
 def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
@@ -170,7 +170,7 @@ def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
     with connected(data) as client:
         bill = client.cost(job_id)
         if as_json:
-            return _print_json(bill)
+            return print_json(bill)
         table = Table("figure", "quantity", "unit", "", box=None, pad_edge=False)
         table.columns[1].justify = "right"
         for figure in bill["summary"]:
@@ -217,7 +217,7 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
             total = known.get("tokens_total")
             progress.update(
                 bar,
-                description=known.get("phase") if job["state"] == "running" and known else job["state"],
+                description=known.get("phase") if job["state"] == "running" and known else _standing(job),
                 completed=known.get("tokens_done", 0),
                 total=total,
                 whole=f"{total:,}" if total else "?",
@@ -236,6 +236,12 @@ def _notice_broken_model(client: Client, job: dict[str, Any]) -> None:
                 f"No worker can load the model '{job['model']}': {model['errors'][0]} "
                 f"The job {job['id']} stays queued for one that can."
             )
+
+
+def _standing(job: dict[str, Any]) -> str:
+    """The state, and for a job that a budget keeps in the queue which one."""
+    held_by = job.get("held_by")
+    return f"{job['state']}, held by budget {held_by}" if held_by else str(job["state"])
 
 
 def _share(job: dict[str, Any]) -> str:
@@ -273,5 +279,6 @@ def say_setting(setting: dict[str, Any] | None) -> None:
         out.print(setting["regime"], markup=False)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """What the API answered, for another program."""
     out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)

@@ -94,8 +94,8 @@ def of_attempt(
         found = largest(own, meter)
         bill[column] = None if found is None else int(found)
     device = attempt.device_type
-    bill["cost"] = _cost(own, book, device)
-    bill["waste_cost"] = _cost([line for line in own if line.waste], book, device)
+    bill["cost"] = cost(own, book, device)
+    bill["waste_cost"] = cost([line for line in own if line.waste], book, device)
     saved = bill["dense_byte_seconds"] - bill["kv_byte_seconds"]
     bill["allocated_saving"] = book.amount("device_seconds", device, saved / attempt.device_memory_bytes)
     return bill | _full_cache(lines, attempt, job, book, budget, bill["dense_bytes"])
@@ -156,7 +156,7 @@ def amount(line: UsageLine, book: PriceBook, device: str | None) -> Decimal | No
     return book.amount(line.meter, device, line.quantity)
 
 
-def _cost(lines: Sequence[UsageLine], book: PriceBook, device: str | None) -> Decimal | None:
+def cost(lines: Sequence[UsageLine], book: PriceBook, device: str | None) -> Decimal | None:
     """Sum of the lines' amounts; None where the time on this device has no price."""
     if book.price_of("device_seconds", device) is None:
         return None

@@ -26,6 +26,21 @@ def cut(start: datetime, end: datetime, width: Width, zone: tzinfo, limit: int) 
     return [start.astimezone(UTC), *islice(_cuts(start, end, width, zone), limit)]
 
 
+def around(moment: datetime, width: Width, zone: tzinfo) -> tuple[datetime, datetime]:
+    """The bucket of a day or longer that holds a moment: its first moment and the next one's, in UTC."""
+    day = moment.astimezone(zone).date()
+    if width is Width.WEEK:
+        day -= timedelta(days=day.weekday())
+    elif width is Width.MONTH:
+        day = day.replace(day=1)
+    start = datetime.combine(day, time(), zone).astimezone(UTC)
+    end = _next(start, width, zone)
+    # Where clocks went back over midnight, a moment of the day's name may lie in the next one's bucket.
+    while end <= moment:
+        start, end = end, _next(end, width, zone)
+    return start, end
+
+
 def _cuts(start: datetime, end: datetime, width: Width, zone: tzinfo) -> Iterator[datetime]:
     moment, end = start.astimezone(UTC), end.astimezone(UTC)
     while moment < end:

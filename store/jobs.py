@@ -37,13 +37,15 @@ class NewJob:
     max_attempts: int = 3
     api_key_id: str | None = None
     project: str = "default"
+    held_by_budget: str | None = None  # the budget that keeps it in the queue
 
 
 def create(session: Session, tenant_id: str, job: NewJob) -> Job:
-    """Queues a job and asks for a worker to be woken, in the caller's transaction."""
+    """Queues a job and asks for a worker to be woken, unless it is held, in the caller's transaction."""
     values = {**asdict(job), "id": new_id("job"), "tenant_id": tenant_id}
     row = session.scalars(insert(Job).values(values).returning(Job)).one()
-    outbox.add_hint(session, row.model, row.id)
+    if row.held_by_budget is None:
+        outbox.add_hint(session, row.model, row.id)
     return row
 
 
@@ -119,17 +121,20 @@ def close(session: Session, job: Job, state: State, code: str | None, message: s
     setattr(job, f"{state.value}_at", ended)
     job.state = state
     job.error_code, job.error_message = code, message
+    job.held_by_budget = None
     job.lease_owner = job.lease_token = job.lease_expires_at = None
     outbox.add_event(session, job.tenant_id, job.id, f"job.{state.value}", {"attempt": job.attempt})
 
 
-def requeue(session: Session, job: Job) -> None:
-    """Puts a job, locked by the caller, back into the queue and asks for a worker to be woken."""
+def requeue(session: Session, job: Job, held_by: str | None = None) -> None:
+    """Puts a job, locked by the caller, back into the queue; asks for a worker unless a budget holds it."""
     job.state = State.QUEUED
     job.queued_at = func.now()
     job.hinted_at = None
+    job.held_by_budget = held_by
     job.lease_owner = job.lease_token = job.lease_expires_at = None
-    outbox.add_hint(session, job.model, job.id)
+    if held_by is None:
+        outbox.add_hint(session, job.model, job.id)
 
 
 def note_hints(session: Session, job_ids: Sequence[str]) -> None:

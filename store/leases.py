@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, insert, literal,
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from store import jobs, ledger, prices
+from store import budgets, jobs, ledger, prices
 from store.errors import LeaseLost
 from store.models import LEASE_TOKENS, Attempt, Job, Result
 from store.states import LEASED, State, sources
@@ -43,7 +43,7 @@ def _after(seconds: float) -> ColumnElement[datetime]:
 
 def _claimable(models: Sequence[str]) -> ColumnElement[bool]:
     in_time = or_(Job.deadline_at.is_(None), Job.deadline_at > func.now())
-    return and_(Job.state == State.QUEUED, Job.model.in_(models), in_time)
+    return and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), Job.model.in_(models), in_time)
 
 
 def any_waiting(session: Session, models: Sequence[str]) -> bool:
@@ -242,9 +242,11 @@ def release(
     usage: dict[str, Any] | None,
     lost: bool,
     message: str | None = None,
+    held_by: str | None = None,
 ) -> None:
     """Gives a job back to the queue: its worker stops, or (`lost`) cannot go on; the latter is counted.
 
+    With `held_by` it waits there until that budget is no longer crossed.
     A job being cancelled is cancelled; one that has used up its attempts fails with `internal_error`.
     """
     job = _lock(session, job_id, token, tuple(LEASED))
@@ -257,7 +259,7 @@ def release(
     elif spent:
         jobs.close(session, job, State.FAILED, "internal_error", message)
     else:
-        jobs.requeue(session, job)
+        jobs.requeue(session, job, held_by)
 
 
 def _lock(session: Session, job_id: str, token: int, states: Sequence[str]) -> Job:
@@ -287,6 +289,7 @@ def _close_attempt(
     if usage is not None:
         attempt.usage = usage
     ledger.record(session, job, attempt, all_waste=all_waste)
+    budgets.crossed(session, job.tenant_id, job.project, job.api_key_id)
 
 
 def close_lost_attempt(session: Session, job: Job, *, ended_job: bool) -> None:

@@ -113,6 +113,12 @@ def _write_lines(
     session.execute(insert(UsageLine), rows)
 
 
+def cost_so_far(attempt: Attempt, book: prices.PriceBook) -> Decimal | None:
+    """What a running attempt would be billed if it ended with its last report; None without a price."""
+    lines = [UsageLine(meter=name, quantity=quantity) for name, quantity, _, _ in _lines(attempt.usage or {})]
+    return bills.cost(lines, book, attempt.device_type)
+
+
 def _row(
     base: dict[str, Any], meter: str, seq: int, quantity: Decimal, unit: str, measurement: str, *, waste: bool
 ) -> dict[str, Any]:

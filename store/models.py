@@ -104,8 +104,9 @@ class Job(Base):
             text("priority DESC"),
             "deadline_at",
             "id",
-            postgresql_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued' AND held_by_budget IS NULL"),
         ),
+        Index(None, "held_by_budget", postgresql_where=text("held_by_budget IS NOT NULL")),
         Index(
             "ix_jobs_leases",
             "lease_expires_at",
@@ -151,6 +152,7 @@ class Job(Base):
     expired_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
     hinted_at: Mapped[datetime | None]
+    held_by_budget: Mapped[str | None]  # the budget that keeps it in the queue; only while it is queued
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
 
@@ -324,6 +326,40 @@ class Bill(Base):
     dense_bytes: Mapped[int | None]
     full_cache_devices: Mapped[int | None]  # that weights and a full cache would have needed
     scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))
+
+
+class Budget(Base):
+    """What a tenant, one of its projects or one of its keys may spend in a period, and what happens then."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (
+        CheckConstraint("project IS NULL OR api_key_id IS NULL", name="scope"),
+        CheckConstraint("period IN ('day', 'week', 'month')", name="period"),
+        CheckConstraint("action IN ('notify', 'queue', 'reject')", name="action"),
+        CheckConstraint("amount > 0", name="amount"),
+        # NULLS NOT DISTINCT would say the same from PostgreSQL 15 on.
+        Index(
+            "uq_budgets_scope_period_action",
+            "tenant_id",
+            text("coalesce(project, '')"),
+            text("coalesce(api_key_id, '')"),
+            "period",
+            "action",
+            unique=True,
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    project: Mapped[str | None]  # this and the next null: all that the tenant spends
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    period: Mapped[str]  # day | week | month
+    timezone: Mapped[str]  # IANA name
+    amount: Mapped[Decimal] = mapped_column(Numeric(38, 10))
+    currency: Mapped[str]
+    action: Mapped[str]  # notify | queue | reject
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    crossed_at: Mapped[datetime | None]  # the beginning of the latest period it was said to be crossed in
 
 
 class OutboxRow(Base):

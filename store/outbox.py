@@ -34,8 +34,13 @@ def add_hint(session: Session, model: str, job_id: str | None = None) -> None:
     session.execute(text(f"NOTIFY {CHANNEL}"))
 
 
-def add_event(session: Session, tenant_id: str, job_id: str, kind: str, payload: dict[str, Any]) -> None:
-    """Records what happened to a job, for a notifier to tell the tenant; the reaper drops old ones."""
+def add_event(
+    session: Session, tenant_id: str, job_id: str | None, kind: str, payload: dict[str, Any]
+) -> None:
+    """Records what happened, to a job if there is one, for a notifier to tell the tenant.
+
+    The reaper drops old ones.
+    """
     values = {"kind": "event", "tenant_id": tenant_id, "job_id": job_id, "payload": {"type": kind, **payload}}
     session.execute(insert(OutboxRow).values(values))
 

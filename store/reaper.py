@@ -7,18 +7,19 @@ from typing import NamedTuple
 from sqlalchemy import and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from store import jobs, leases, outbox
+from store import holds, jobs, leases, outbox
 from store.models import IdempotencyKey, Job, OutboxRow, Worker
 from store.states import LEASED, State
 
 
 class Reaped(NamedTuple):
-    """How many jobs one sweep moved, and how many hints it sent again."""
+    """How many jobs one sweep moved or let go, and how many hints it sent again."""
 
     requeued: int = 0
     failed: int = 0
     expired: int = 0
     cancelled: int = 0
+    let_go: int = 0  # that a budget had held
     hinted: int = 0
 
 
@@ -40,6 +41,7 @@ def sweep(session: Session, *, hint_seconds: float, limit: int = 200) -> Reaped:
         failed=moved.count(State.FAILED),
         expired=moved.count(State.EXPIRED) + len(late),
         cancelled=moved.count(State.CANCELLED),
+        let_go=holds.sweep(session, limit),
         hinted=_hint_again(session, hint_seconds),
     )
 
@@ -79,7 +81,8 @@ def _hint_again(session: Session, hint_seconds: float) -> int:
     limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
     pending = exists().where(OutboxRow.kind == "hint", OutboxRow.job_id == Job.id)
     unheard = or_(Job.hinted_at < limit, and_(Job.hinted_at.is_(None), Job.queued_at < limit, ~pending))
-    waiting = select(Job.id).where(Job.state == State.QUEUED, unheard).with_for_update(skip_locked=True).cte()
+    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None))
+    waiting = select(Job.id).where(free, unheard).with_for_update(skip_locked=True).cte()
     statement = update(Job).where(Job.id == waiting.c.id).values(hinted_at=func.now()).returning(Job.model)
     models = set(session.scalars(statement, execution_options={"synchronize_session": False}))
     for model in sorted(models):

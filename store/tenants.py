@@ -9,11 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.errors import NotFound
-from store.models import ApiKey, Attempt, Bill, Document, Job, Result, Tenant, UsageLine
+from store.models import ApiKey, Attempt, Bill, Budget, Document, Job, Result, Tenant, UsageLine
 
 DEFAULT_TENANT = "ten_default"
 
-Row = TypeVar("Row", ApiKey, Attempt, Bill, Document, Job, Result, UsageLine)
+Row = TypeVar("Row", ApiKey, Attempt, Bill, Budget, Document, Job, Result, UsageLine)
 
 
 def scoped(row: type[Row], tenant_id: str) -> Select[Row]:

@@ -53,6 +53,20 @@ class RunLike(Protocol):
     def snapshot(self, path: Path) -> None: ...
 
 
+def answers_of(run: RunLike) -> list[dict[str, Any]]:
+    """The answers so far, as they are stored."""
+    return [
+        {
+            "prompt": answer.prompt,
+            # Postgres keeps no NUL in text, and a model may produce one.
+            "text": answer.text.replace("\x00", "\ufffd"),
+            "tokens": answer.tokens,
+            "finish_reason": answer.finish_reason,
+        }
+        for answer in run.answers
+    ]
+
+
 class EngineLike(Protocol):
     """Documents in slots."""
 

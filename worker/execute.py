@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from store import documents, leases, ledger, log
+from store import budgets, documents, leases, ledger, log
 from store.errors import LeaseLost, NotFound
 from store.leases import Signal
 from store.models import Job
 from store.states import State
-from worker.engine import RunLike, ScorerPin, Served
+from worker.engine import RunLike, ScorerPin, Served, answers_of
 from worker.lease import LeaseKeeper
 from worker.process import AWAY, WorkerProcess
 from worker.snapshots import key_of
@@ -155,10 +155,12 @@ class Execution:
         if self._keeper.lost(self.job.id):
             raise LeaseLost(self.job.id)
         self._keeper.beat(self.job.id, run.phase)
-        if self._snapshot_due(run):
-            self._snapshot(run)
-        if time.monotonic() - self._reported >= self._process.config.progress_seconds:
+        saved = self._snapshot_due(run) and self._snapshot(run)
+        # Whether the budget allows more is asked with the latest figures, after a cancellation was heeded.
+        if saved or time.monotonic() - self._reported >= self._process.config.progress_seconds:
             self._heed(self._report(run))
+        if saved and not self.over:
+            self._heed_budgets()
 
     def _done(self) -> None:
         run = self._running()
@@ -187,6 +189,17 @@ class Execution:
             self._finish(State.CANCELLED, "cancelled", CANCELLED)
         elif signal.late:
             self._finish(State.EXPIRED, "deadline_passed", LATE)
+
+    def _heed_budgets(self) -> None:
+        job = self.job
+        scope = (job.tenant_id, job.project, job.api_key_id)
+        spent = self._write(lambda session: budgets.stopping(session, *scope))
+        if spent is None:
+            return
+        if spent.budget.action == budgets.Action.REJECT:
+            self._finish(State.FAILED, "budget_exceeded", f"{spent} Answers given before are kept.")
+        else:
+            self._release(lost=False, held_by=spent.budget.id)
 
     def _report(self, run: RunLike) -> Signal:
         now = time.monotonic()
@@ -220,7 +233,8 @@ class Execution:
             run.phase == "answering" and run.tokens_read >= every and fresh > 0
         )
 
-    def _snapshot(self, run: RunLike) -> None:
+    def _snapshot(self, run: RunLike) -> bool:
+        """Whether there is a new one."""
         blobs = self._process.blobs
         self._snapshots += 1
         key = key_of(self.job, run.tokens_read, self._snapshots)
@@ -232,7 +246,7 @@ class Execution:
         except OSError as error:
             # A full disk costs the safety net, not the job.
             self._log.warning("snapshot_failed", error=str(error))
-            return
+            return False
         try:
             before = self._write(
                 lambda session: leases.record_snapshot(
@@ -250,6 +264,7 @@ class Execution:
             raise
         if before is not None and before != key:
             blobs.delete(before)
+        return True
 
     def _at_snapshot(self, run: RunLike) -> bool:
         """Whether it failed before it got past its snapshot: perhaps only that is bad, so do without it."""
@@ -269,13 +284,11 @@ class Execution:
             self._snapshot(run)
         self._release(lost=False)
 
-    def _release(self, *, lost: bool) -> None:
-        self._write(
-            lambda session: leases.release(
-                session, self.job.id, self._token, usage=self._share(), lost=lost, message=INTERNAL
-            )
-        )
-        self._log.info("job_released", lost=lost)
+    def _release(self, *, lost: bool, held_by: str | None = None) -> None:
+        usage = self._share()
+        terms: dict[str, Any] = {"usage": usage, "lost": lost, "message": INTERNAL, "held_by": held_by}
+        self._write(lambda session: leases.release(session, self.job.id, self._token, **terms))
+        self._log.info("job_released", lost=lost, held_by=held_by)
         self._leave()
 
     def _finish(self, state: State, code: str | None, message: str | None) -> None:
@@ -317,18 +330,7 @@ class Execution:
         return own
 
     def _answers(self) -> list[dict[str, Any]]:
-        if self.run is None:
-            return []
-        return [
-            {
-                "prompt": answer.prompt,
-                # Postgres keeps no NUL in text, and a model may produce one.
-                "text": answer.text.replace("\x00", "\ufffd"),
-                "tokens": answer.tokens,
-                "finish_reason": answer.finish_reason,
-            }
-            for answer in self.run.answers
-        ]
+        return answers_of(self.run) if self.run else []
 
     def _write(self, act: Callable[[Session], Value]) -> Value:
         """One transaction; when Postgres stays away as long as a lease lasts, the lease counts as lost."""

@@ -42,6 +42,7 @@ def job_out(row: Job) -> JobOut:
     return JobOut(
         id=row.id,
         state=State(row.state),
+        held_by=row.held_by_budget,
         document_id=row.document_id,
         task=TaskKind(row.task),
         prompts=row.prompts,
@@ -82,7 +83,7 @@ def _progress(row: Job) -> ProgressOut | None:
     )
 
 
-@router.post("", status_code=201, responses=documented(400, 401, 404, 413, 422, 503, 507))
+@router.post("", status_code=201, responses=documented(400, 401, 402, 404, 413, 422, 503, 507))
 def create(
     body: JobCreate,
     raw: RawBody,

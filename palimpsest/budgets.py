@@ -1,0 +1,83 @@
+"""`palimpsest budgets`: what may be spent in a period, over REST."""
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from palimpsest.remote import AsJson, Data, connected, out, print_json
+
+app = typer.Typer(help="What jobs may cost in a period, and what happens once they do.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_budgets(as_json: AsJson = False, data: Data = None) -> None:
+    """List budgets, newest first, with what is spent in their period."""
+    with connected(data) as client:
+        found = client.budgets()
+        if as_json:
+            return print_json(found)
+        table = Table(box=None, pad_edge=False)
+        for heading in ("id", "for", "spent", "of", "action", "period ends", "state"):
+            table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
+        for one in found["data"]:
+            table.add_row(
+                one["id"],
+                Text(_scope(one)),
+                _plain(one["spent"]),
+                f"{_plain(one['amount'])} {one['currency']} a {one['period']}",
+                one["action"],
+                one["period_end"][:16].replace("T", " ") + " UTC",
+                "crossed" if one["crossed"] else "",
+            )
+        out.print(table)
+
+
+def _scope(budget: dict[str, Any]) -> str:
+    if budget["project"]:
+        return f"project {budget['project']}"
+    return str(budget["api_key_id"] or "everything")
+
+
+def _plain(amount: str) -> str:
+    return f"{Decimal(amount).normalize():f}"
+
+
+@app.command("create")
+def create_budget(
+    amount: Annotated[str, typer.Argument(help="A decimal number, such as 12.50.", metavar="AMOUNT")],
+    period: Annotated[str, typer.Option(help="day, week or month, by the zone's calendar.")] = "month",
+    action: Annotated[
+        str, typer.Option(help="notify; queue: jobs wait; reject: new ones are refused, running ones end.")
+    ] = "notify",
+    project: Annotated[str | None, typer.Option(help="Only jobs of this project.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only jobs of this API key, by its id.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="IANA name; UTC if left out.")] = None,
+    currency: Annotated[str | None, typer.Option(help="That of the price book if left out.")] = None,
+    data: Data = None,
+) -> None:
+    """Set a budget and print its id; it is for all of the tenant's jobs unless a project or key is given."""
+    with connected(data) as client:
+        made = client.create_budget(
+            amount=amount,
+            period=period,
+            action=action,
+            project=project,
+            api_key_id=key,
+            timezone=timezone,
+            currency=currency,
+        )
+        out.print(made["id"], markup=False)
+
+
+@app.command("delete")
+def delete_budget(
+    budget_id: Annotated[str, typer.Argument(help="As `palimpsest budgets list` shows it.", metavar="ID")],
+    data: Data = None,
+) -> None:
+    """Delete a budget; jobs that it held go on."""
+    with connected(data) as client:
+        client.delete_budget(budget_id)
+        out.print(f"{budget_id} deleted", markup=False)
