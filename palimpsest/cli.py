@@ -22,6 +22,7 @@ from palimpsest.local import LocalError, data_directory, settings_with
 from palimpsest.pricing import prices
 from palimpsest.remote import commands as remote_commands
 from palimpsest.remote import failing_clearly
+from palimpsest.report import report
 from palimpsest.supervisor import Service, Supervisor
 
 app = typer.Typer(
@@ -182,6 +183,7 @@ def revoke_key(
 
 app.command()(demo)
 app.command()(evolve)
+app.command()(report)
 remote_commands(app)
 
 if __name__ == "__main__":
