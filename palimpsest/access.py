@@ -1,13 +1,20 @@
 """What is done in the database itself, on the machine that has it: API keys, and a clean start."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.orm import Session
+
 from palimpsest.local import LocalError, read_cli_key, write_private
 from store import database, keys, tenants, workers
-from store.errors import NotFound
+from store.errors import NotFound, StoreError
 from store.models import ApiKey
 from store.settings import Settings
+
+DEFAULT_PROJECT = "default"
 
 
 @dataclass(frozen=True)
@@ -18,13 +25,31 @@ class Access:
     first_key: str | None
 
 
-def create_key(settings: Settings, name: str, tenant: str | None = None) -> str:
+@contextmanager
+def transaction(settings: Settings) -> Iterator[Session]:
+    """One transaction on the settings' database. Raises LocalError for what the store or Postgres refuses."""
+    try:
+        connection = database.connect(settings)
+        try:
+            with connection.session() as session:
+                yield session
+        finally:
+            connection.close()
+    except StoreError as error:
+        raise LocalError(str(error)) from None
+    except (OperationalError, DataError) as error:
+        raise LocalError(f"The database refuses: {error.orig}") from None
+
+
+def create_key(
+    settings: Settings, name: str, tenant: str | None = None, project: str = DEFAULT_PROJECT
+) -> str:
     """Make a key and give it; it cannot be had again. `tenant` is a name and is made if there is none."""
     connection = database.connect(settings)
     try:
         with connection.session() as session:
             tenant_id = tenants.ensure(session, *(() if tenant is None else (_tenant_id(tenant), tenant)))
-            return keys.create(session, tenant_id, name, settings.pepper)[1]
+            return keys.create(session, tenant_id, name, settings.pepper, project=project)[1]
     finally:
         connection.close()
 

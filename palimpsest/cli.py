@@ -17,9 +17,12 @@ from palimpsest import access, budgets
 from palimpsest.demo import demo
 from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
+from palimpsest.ledger import ledger
 from palimpsest.local import LocalError, data_directory, settings_with
+from palimpsest.pricing import prices
 from palimpsest.remote import commands as remote_commands
 from palimpsest.remote import failing_clearly
+from palimpsest.report import report
 from palimpsest.supervisor import Service, Supervisor
 
 app = typer.Typer(
@@ -31,6 +34,8 @@ app = typer.Typer(
 keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(budgets.app, name="budgets")
+app.add_typer(prices, name="prices")
+app.add_typer(ledger, name="ledger")
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -134,14 +139,20 @@ def create_key(
     tenant: Annotated[
         str | None, typer.Option(help="Tenant it belongs to, made if new; lower-case letters, digits, '-'.")
     ] = None,
+    project: Annotated[
+        str, typer.Option(help="What its jobs are billed under; reports can be grouped by it.")
+    ] = access.DEFAULT_PROJECT,
 ) -> None:
     """Make an API key and print it: it is shown this once, and only its HMAC is stored."""
     if tenant is not None and not (
         tenant.replace("-", "").isalnum() and tenant.islower() and len(tenant) <= 40
     ):
         raise typer.BadParameter("at most 40 lower-case letters, digits and '-'", param_hint="--tenant")
+    if not (project.isprintable() and 1 <= len(project.strip()) == len(project) <= 64):
+        raise typer.BadParameter("1 to 64 printable characters", param_hint="--project")
     with failing_clearly():
-        out.print(access.create_key(settings_with(data, "DATABASE_URL"), name, tenant), markup=False)
+        key = access.create_key(settings_with(data, "DATABASE_URL"), name, tenant, project)
+        out.print(key, markup=False)
 
 
 @keys.command("list")
@@ -149,12 +160,13 @@ def list_keys(data: Data = None, tenant: Tenant = None) -> None:
     """List a tenant's API keys, newest first; the keys themselves are not stored."""
     with failing_clearly():
         table = Table(box=None, pad_edge=False)
-        for heading in ("id", "name", "key", "last used", "state"):
+        for heading in ("id", "name", "project", "key", "last used", "state"):
             table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
         for row in access.list_keys(settings_with(data, "DATABASE_URL"), tenant):
             used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else ""
             state = "revoked" if row.revoked_at else ""
-            table.add_row(row.id, Text(row.name), f"{row.prefix}…{row.last4}", used, state)
+            shown = f"{row.prefix}…{row.last4}"
+            table.add_row(row.id, Text(row.name), Text(row.project), shown, used, state)
         out.print(table)
 
 
@@ -172,6 +184,7 @@ def revoke_key(
 
 app.command()(demo)
 app.command()(evolve)
+app.command()(report)
 remote_commands(app)
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.orm import Session
 
 from store import prices
@@ -23,6 +23,13 @@ from store.states import State
 
 DEVICE_SECONDS = "device_seconds."  # one meter a phase: device_seconds.read, device_seconds.score …
 STORAGE = "storage_byte_seconds"
+
+# Whoever books an attempt has written its lines by then, but not committed them: a rebuild sees neither.
+LOCK = text("LOCK TABLE bills IN SHARE ROW EXCLUSIVE MODE")
+DIFFERENT = text(
+    "SELECT count(*) FROM bills FULL JOIN bills_before AS before USING (job_id, attempt) "
+    "WHERE to_jsonb(bills) IS DISTINCT FROM to_jsonb(before)"
+)
 
 # Columns that are a meter's useful lines and its waste together.
 _ADDED = {
@@ -186,13 +193,25 @@ def _of_ended(session: Session, lines: Sequence[UsageLine], attempt: Attempt, jo
 
 
 def rebuild(session: Session, jobs_at_once: int = 500) -> int:
-    """Makes every bill again from the ledger, in the caller's transaction → how many there are."""
+    """Makes every bill again from the ledger, in the caller's transaction → how many there are.
+
+    Until it ends, reports see the old bills and attempts that end wait to be booked.
+    """
+    session.execute(LOCK)
     session.execute(delete(Bill))
     count = 0
     for made in chain(_storage_bills(session), _pages_of_bills(session, jobs_at_once)):
         session.execute(insert(Bill), made)
         count += len(made)
     return count
+
+
+def rebuild_and_compare(session: Session) -> tuple[int, int]:
+    """Rebuilds → how many bills there are, and how many are new, gone or other than before."""
+    session.execute(LOCK)
+    session.execute(text("CREATE TEMPORARY TABLE bills_before ON COMMIT DROP AS TABLE bills"))
+    count = rebuild(session)
+    return count, session.scalars(DIFFERENT).one()
 
 
 def _storage_bills(session: Session) -> Iterator[list[dict[str, Any]]]:

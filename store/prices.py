@@ -30,6 +30,7 @@ from store.ids import new_id
 from store.models import PriceBookRow
 
 MONEY = Decimal("1e-10")
+HIGHEST = 10**9  # of a price, in units of its currency: beyond it an amount might not fit
 
 Unit = Literal["device-hour", "GiB-month", "million tokens"]
 # How many of a meter's units (seconds, byte-seconds, tokens) one priced unit has. A month has 30 days here.
@@ -47,8 +48,8 @@ class PriceBookInvalid(StoreError):
 
 
 def _exact(value: Decimal) -> Decimal:
-    if not value.is_finite() or value < 0 or value != value.quantize(MONEY):
-        raise ValueError("a price is a number of at most 10 decimals and not below zero")
+    if not value.is_finite() or not 0 <= value < HIGHEST or value != value.quantize(MONEY):
+        raise ValueError("a price is a number of at most 10 decimals, not below zero and under a billion")
     return value
 
 

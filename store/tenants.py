@@ -34,3 +34,11 @@ def ensure(session: Session, tenant_id: str = DEFAULT_TENANT, name: str = "defau
     """Makes the tenant unless it is there; gives its id."""
     session.execute(insert(Tenant).values(id=tenant_id, name=name).on_conflict_do_nothing())
     return tenant_id
+
+
+def named(session: Session, name: str) -> str:
+    """The id of the tenant of a name. Raises NotFound."""
+    found = session.scalar(select(Tenant.id).where(Tenant.name == name))
+    if found is None:
+        raise NotFound(f"There is no tenant named '{name}'.")
+    return found

@@ -1,0 +1,129 @@
+"""`palimpsest prices`: what prices hold, and new ones, on the machine that has the database."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import func, select
+
+from palimpsest.access import transaction
+from palimpsest.local import LocalError, settings_with
+from palimpsest.remote import failing_clearly
+from store import prices as store_prices
+from store.prices import PriceBook, PriceBookInvalid, SavedBook
+
+prices = typer.Typer(help="Price books, on the machine that has the database.", no_args_is_help=True)
+out = Console(highlight=False, soft_wrap=True)
+
+Data = Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")]
+
+
+@prices.command()
+def show(
+    every: Annotated[bool, typer.Option("--all", help="All books, the newest first.")] = False,
+    data: Data = None,
+) -> None:
+    """Print the price book in effect, and what is known of a full cache's speed."""
+    with failing_clearly(), transaction(settings_with(data, "DATABASE_URL")) as session:
+        now = session.scalars(select(func.now())).one()
+        books = store_prices.books(session)
+    current = _current(books, now)
+    for number, saved in enumerate(books if every else [current]):
+        if number:
+            out.print()
+        _print_book(saved, "in effect" if saved is current else "to come" if _to_come(saved, now) else "past")
+    if not every:
+        for saved in reversed(books):
+            if _to_come(saved, now):
+                _line(f"'{saved.book.name}' takes over at {_moment(saved)}.")
+
+
+@prices.command()
+def load(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="TOML or JSON.", metavar="FILE")
+    ],
+    data: Data = None,
+) -> None:
+    """Add a price book. It never changes again; attempts claimed before it takes effect keep theirs."""
+    with failing_clearly():
+        book = read_book(file)
+        with transaction(settings_with(data, "DATABASE_URL")) as session:
+            book_id = store_prices.add(session, book)
+            now = session.scalars(select(func.now())).one()
+            books = store_prices.books(session)
+        added = next(saved for saved in books if saved.id == book_id)
+        if _to_come(added, now):
+            _line(f"'{book.name}' ({book.currency}) takes effect at {_moment(added)}; until then:")
+        else:
+            _line(f"'{book.name}' ({book.currency}) is in effect from now on, for attempts that begin now:")
+        _print_book(_current(books, now), "in effect")
+
+
+def read_book(file: Path) -> PriceBook:
+    """The book a file holds, by its suffix. Raises LocalError with what is wrong in one sentence."""
+    readers: dict[str, Callable[[str], Any]] = {
+        ".toml": lambda text: tomllib.loads(text, parse_float=Decimal),
+        ".json": lambda text: json.loads(text, parse_float=Decimal),
+    }
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise LocalError(f"{file} is neither .toml nor .json.")
+    try:
+        values = reader(file.read_text(encoding="utf-8"))
+        return store_prices.parse(values)
+    except PriceBookInvalid as error:
+        raise LocalError(f"{file}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise LocalError(f"{file} cannot be read: {error}.") from None
+
+
+def _current(books: list[SavedBook], now: datetime) -> SavedBook:
+    return next(saved for saved in books if not _to_come(saved, now))
+
+
+def _to_come(saved: SavedBook, now: datetime) -> bool:
+    return _begins(saved) > now
+
+
+def _begins(saved: SavedBook) -> datetime:
+    begins = saved.book.effective_from
+    if begins is None:
+        raise ValueError("a saved book has a beginning")
+    return begins
+
+
+def _moment(saved: SavedBook) -> str:
+    return f"{_begins(saved).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _print_book(saved: SavedBook, state: str) -> None:
+    book = saved.book
+    _line(f"{book.name}: {book.currency}, from {_moment(saved)} ({state}; {saved.id})")
+    if book.note:
+        _line(book.note)
+    table = Table("meter", "device", "unit", f"{book.currency} a unit", box=None, pad_edge=False)
+    table.columns[3].justify = "right"
+    for price in book.price:
+        table.add_row(price.meter, Text(price.device or "any other"), price.unit, f"{price.amount:,f}")
+    out.print(table)
+    if not book.full_cache:
+        _line("Nothing is known of a full cache's speed: there are no realised savings.")
+    for one in book.full_cache:
+        _line(
+            f"Full cache of {one.model} on {one.device}, against {one.budget} slots a head: reading takes "
+            f"({one.constant:f} + {one.per_token:f} · tokens) times as long; weights {one.weights_bytes:,} "
+            f"bytes. Source: {one.source}"
+        )
+
+
+def _line(text: str) -> None:
+    out.print(text, markup=False)

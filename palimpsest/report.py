@@ -1,0 +1,157 @@
+"""`palimpsest report`: what the service cost and saved, on the machine that has the database."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from palimpsest.access import transaction
+from palimpsest.local import LocalError, settings_with
+from palimpsest.remote import failing_clearly
+from palimpsest.report_figures import FIGURES, Gathered, gather, label, memory_saved, zone_of
+from palimpsest.report_page import page
+from store.buckets import Width
+from store.reports import METRICS, REALISED_JOBS, UNPRICED, Row
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+# A line that is too long for the terminal wraps, instead of losing columns.
+wide = Console(highlight=False, soft_wrap=True, width=1000)
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+SPARK = 36  # characters of a sparkline at most
+LONGEST_LABEL = 48
+
+
+def report(
+    last: Annotated[str, typer.Option(help="How far back: 24h, 30d, 12w, 6mo.")] = "30d",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="What to group by: scorer_version, project, model, tag:KEY …; may be repeated."),
+    ] = None,
+    bucket: Annotated[Width | None, typer.Option(help="How long the steps over time are.")] = None,
+    timezone: Annotated[str, typer.Option(help="Whose days, weeks and months; Europe/Berlin.")] = "UTC",
+    tenant: Annotated[str | None, typer.Option(help="One tenant's; all tenants' if left out.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts, too.", dir_okay=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")] = None,
+) -> None:
+    """Print what the service cost and what memory and money pruning saved."""
+    with failing_clearly():
+        zone = zone_of(timezone)
+        with transaction(settings_with(data, "DATABASE_URL")) as session:
+            found = gather(session, last, by or (), bucket, zone, tenant)
+        if html is not None:
+            _write(html, page(found, tenant))
+    if as_json:
+        out.print(json.dumps(as_object(found), indent=2, ensure_ascii=False), markup=False)
+    else:
+        _print(found)
+    if html is not None:
+        console.print(f"Written to {html}", markup=False)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LocalError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _print(found: Gathered) -> None:
+    zone, query = found.zone, found.query
+    start, end = (moment.astimezone(zone) for moment in (query.start, query.end))
+    out.print(f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {zone.key}, by {found.width}", markup=False)
+    if not found.totals:
+        out.print("Nothing was booked.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in query.group_by or ("",):
+        table.add_column(Text(name))
+    table.add_column("\ncurrency")
+    for figure in FIGURES:
+        heading = figure.heading.replace(" ", "\n", 1)
+        table.add_column(Text(f"{heading} ({figure.measurement[0]})"), justify="right")
+    table.add_column("cost over\ntime")
+    if query.group_by:
+        for row in found.groups:
+            table.add_row(*map(_short, row.group.values()), *_cells(found, row))
+    for total in found.totals:
+        names = ["all", *[""] * (len(query.group_by) - 1)]
+        table.add_row(*names, *_cells(found, total))
+    wide.print(table)
+    out.print(
+        "\n(m) measured, (d) derived, (e) estimated; docs/explanation/savings.md says how. Amounts in "
+        "different currencies are never added up. Each line of cost over time goes up to its own highest.",
+        markup=False,
+    )
+    for sentence in found.unpriced():
+        out.print(sentence, markup=False)
+
+
+def _short(value: str | None) -> Text:
+    shown = label(Row({"": value}, "", {}))
+    return Text(shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…")
+
+
+def _cells(found: Gathered, row: Row) -> list[str]:
+    return [
+        row.currency,
+        *(figure.show(row) for figure in FIGURES),
+        sparkline(found.over_time(row, "cost")),
+    ]
+
+
+def sparkline(values: Sequence[Decimal | None]) -> str:
+    """A character a value, or a few values where there are many; a space where nothing is known."""
+    many = -(-len(values) // SPARK)
+    heights: list[Decimal | None] = []
+    for begin in range(0, len(values), many or 1):
+        known = [value for value in values[begin : begin + many] if value is not None]
+        heights.append(sum(known, Decimal(0)) if known else None)
+    highest = max((height for height in heights if height is not None), default=Decimal(0))
+    if highest <= 0:
+        return "".join(" " if height is None else BLOCKS[0] for height in heights)
+    return "".join(
+        " " if height is None else BLOCKS[round(height / highest * (len(BLOCKS) - 1))] for height in heights
+    )
+
+
+def as_object(found: Gathered) -> dict[str, Any]:
+    """All figures, numbers as decimal strings."""
+    query = found.query
+    kinds = {name: {"unit": one.unit, "measurement": one.measurement} for name, one in METRICS.items()}
+    kinds["memory_saved_byte_seconds"] = {"unit": "byte-second", "measurement": "derived"}
+    kinds[UNPRICED] = {"unit": "second", "measurement": "measured"}
+    kinds[REALISED_JOBS] = {"unit": "job", "measurement": "measured"}
+    return {
+        "start": query.start.isoformat(),
+        "end": query.end.isoformat(),
+        "timezone": found.zone.key,
+        "bucket": found.width.value,
+        "tenant_id": query.tenant_id,
+        "group_by": list(query.group_by),
+        "metrics": kinds,
+        "totals": [_row(row) for row in found.totals],
+        "groups": [_row(row) for row in found.groups],
+        "buckets": [
+            {
+                "start": bucket.start.astimezone(found.zone).isoformat(),
+                "end": bucket.end.astimezone(found.zone).isoformat(),
+                "rows": [_row(row) for row in bucket.rows],
+            }
+            for bucket in found.buckets
+        ],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    values = {**row.values, "memory_saved_byte_seconds": memory_saved(row)}
+    shown = {name: None if value is None else f"{value:f}" for name, value in values.items()}
+    return {"group": row.group, "currency": row.currency, "values": shown}
