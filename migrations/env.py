@@ -3,7 +3,10 @@
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 
-from store.models import Base
+from store import models, money
+from store.base import Base
+
+TABLES = (models, money)  # importing them fills the metadata
 
 
 def migrate(connection: Connection) -> None:

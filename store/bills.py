@@ -17,7 +17,8 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.orm import Session
 
 from store import prices
-from store.models import Attempt, Bill, Job, UsageLine
+from store.models import Attempt, Job
+from store.money import Bill, UsageLine
 from store.prices import MONEY, PriceBook
 from store.states import State
 

@@ -22,7 +22,8 @@ from store import ledger, outbox, prices
 from store.buckets import Width, around
 from store.errors import StoreError
 from store.ids import new_id
-from store.models import ApiKey, Attempt, Bill, Budget, Job, PriceBookRow
+from store.models import ApiKey, Attempt, Job
+from store.money import Bill, Budget, PriceBookRow
 from store.states import LEASED
 from store.tenants import get_scoped, scoped
 

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from store import prices
 from store.bills import DEVICE_SECONDS, STORAGE
-from store.models import Attempt, Bill, Tenant
+from store.models import Attempt, Tenant
+from store.money import Bill
 from store.prices import UNITS, PriceBook, Unit
 from store.tenants import scoped
 

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from store import budgets, outbox
 from store.budgets import Action
-from store.models import Budget, Job
+from store.models import Job
+from store.money import Budget
 from store.states import State
 
 

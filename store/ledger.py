@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from store import bills, prices
 from store.ids import new_id
-from store.models import Attempt, Bill, Job, UsageLine
+from store.models import Attempt, Job
+from store.money import Bill, UsageLine
 from store.states import TERMINAL
 from store.tenants import get_scoped, scoped
 

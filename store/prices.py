@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from store.errors import StoreError
 from store.ids import new_id
-from store.models import PriceBookRow
+from store.money import PriceBookRow
 
 MONEY = Decimal("1e-10")
 HIGHEST = 10**9  # of a price, in units of its currency: beyond it an amount might not fit

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from store.buckets import Width, cut
 from store.errors import StoreError
-from store.models import Bill
+from store.money import Bill
 
 TAG = "tag:"  # a group for every key of the jobs' metadata: tag:team
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from store import bills, prices
 from store.ids import new_id
-from store.models import Bill, Document, UsageLine
+from store.models import Document
+from store.money import Bill, UsageLine
 
 HOUR = timedelta(hours=1)
 METHOD = "storage-1"

@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.errors import NotFound
-from store.models import ApiKey, Attempt, Bill, Budget, Document, Job, Result, Tenant, UsageLine
+from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
+from store.money import Bill, Budget, UsageLine
 
 DEFAULT_TENANT = "ten_default"
 

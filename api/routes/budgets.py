@@ -8,7 +8,7 @@ from api.context import CallerDep, ContextDep
 from api.problems import Problem, documented
 from api.schemas import BudgetCreate
 from store import budgets
-from store.models import Budget
+from store.money import Budget
 
 router = APIRouter(prefix="/v1/budgets", tags=["budgets"])
 

@@ -14,7 +14,8 @@ from sqlalchemy import func, select, text
 from store import bills, documents, jobs, leases, ledger, prices, reaper, reports, tenants
 from store.database import Database
 from store.leases import Holder
-from store.models import Job, UsageLine
+from store.models import Job
+from store.money import UsageLine
 from store.states import TERMINAL, State
 
 JOBS, WRITERS, KILLS = 1000, 16, 24

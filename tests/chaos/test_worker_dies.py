@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import func, select
 
 from store import jobs, ledger
-from store.models import Job, Result, UsageLine
+from store.models import Job, Result
+from store.money import UsageLine
 from tests.chaos.conftest import TEXT, Service, child_of, wait_for
 from tests.standin import CHUNK, right_answer
 

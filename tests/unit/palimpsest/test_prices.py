@@ -16,7 +16,7 @@ from palimpsest.pricing import read_book
 from store import documents, jobs, leases, prices, tenants
 from store.database import Database
 from store.leases import Holder
-from store.models import Bill
+from store.money import Bill
 from store.states import State
 
 DOCS = Path(__file__).parents[3] / "docs" / "how-to"

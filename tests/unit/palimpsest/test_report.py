@@ -22,7 +22,7 @@ from palimpsest.report_chart import COLOURS, Series, chart, colours, join, ticks
 from palimpsest.report_figures import number, start_of
 from store import tenants
 from store.database import Database
-from store.models import Bill
+from store.money import Bill
 
 GIB = 1024**3
 NASTY = "<script>alert(1)</script>\x1b[31m&\u202e"

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 import migrations
 from store import bills, leases
 from store.database import Database
-from store.models import Job, UsageLine
+from store.models import Job
+from store.money import UsageLine
 from store.states import State
 from tests.unit.store.conftest import HOLDER
 

@@ -14,7 +14,8 @@ from store.buckets import Width, around
 from store.budgets import Action, NewBudget, Period
 from store.database import Database
 from store.errors import NotFound
-from store.models import Bill, Budget, Job, OutboxRow
+from store.models import Job, OutboxRow
+from store.money import Bill, Budget
 from store.states import State
 from tests.unit.store.test_store_jobs import Submit, take, token_of
 

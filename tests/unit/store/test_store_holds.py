@@ -6,7 +6,7 @@ from sqlalchemy import text
 from store import budgets, jobs, leases
 from store.budgets import Action
 from store.database import Database
-from store.models import Budget
+from store.money import Budget
 from store.states import State
 from tests.unit.store.test_store_budgets import bill, new_budget
 from tests.unit.store.test_store_jobs import USAGE, Submit, hints, look, sweep, take, token_of

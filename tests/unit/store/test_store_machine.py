@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from store import documents, jobs, leases, reaper, tenants
 from store.database import Database
 from store.errors import LeaseLost
-from store.models import Attempt, Job, OutboxRow, Result, UsageLine
+from store.models import Attempt, Job, OutboxRow, Result
+from store.money import UsageLine
 from store.states import LEASED, TERMINAL, State
 from tests.unit.store.conftest import HOLDER
 

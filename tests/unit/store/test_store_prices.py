@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from store import bills, leases, prices
 from store.database import Database
-from store.models import Bill, Job
+from store.models import Job
+from store.money import Bill
 from store.prices import PriceBook, PriceBookInvalid
 from store.states import State
 from tests.unit.store.conftest import HOLDER

@@ -15,7 +15,8 @@ from sqlalchemy import insert, text, update
 from store import bills, leases, ledger, reports, tenants
 from store.buckets import Width, cut
 from store.database import Database
-from store.models import Bill, Job
+from store.models import Job
+from store.money import Bill
 from store.states import State
 from tests.unit.store.conftest import HOLDER
 

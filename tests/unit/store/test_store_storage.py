@@ -7,7 +7,8 @@ from sqlalchemy import select, text, update
 
 from store import bills, documents, reports, storage, tenants
 from store.database import Database
-from store.models import Bill, Document, UsageLine
+from store.models import Document
+from store.money import Bill, UsageLine
 
 GIB = 1024**3
 HOUR = timedelta(hours=1)

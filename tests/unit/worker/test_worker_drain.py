@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError
 from store import blobs, jobs, leases, ledger, reaper, workers
 from store.database import Database
 from store.errors import LeaseLost
-from store.models import Job, Result, UsageLine
+from store.models import Job, Result
+from store.money import UsageLine
 from store.settings import Settings
 from tests.standin import REVISION, Engine, right_answer
 from tests.unit.worker.conftest import TEXT
