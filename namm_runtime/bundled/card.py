@@ -25,8 +25,12 @@ def write_card(out: Path, record: dict[str, Any]) -> None:
     """Write README.md beside the model from the contents of training.json."""
     trained, minutes = record["log"][-1]["tokens"], record["log"][-1]["seconds"] / 60
     tokens = _policy_tokens(record["evaluation"])
-    command = "python -m namm_runtime.bundled.train --out DIR"
-    command += "".join(f" --{name} {record[name]}" for name in ("shape", "seed", "tokens"))
+    same = f"--shape {record['shape']} --seed {record['seed']}"
+    commands = "\n".join(
+        f"    python -m namm_runtime.bundled.train --out DIR{i} {same} --tokens {tokens}"
+        + f" --start DIR{i - 1}" * (i > 1)
+        for i, tokens in enumerate(record["tokens"], 1)
+    )
     (out / "README.md").write_text(
         f"""# A demonstration model
 
@@ -67,9 +71,9 @@ intervals, and with the scorers, is `namm evaluate`.
 
 ## How it was made
 
-`{command}`
+{commands}
 
-Tokenizer and weights come from that one command. Its data is generated office prose with planted
+Tokenizer and weights come from that. The data is generated office prose with planted
 statements, and the source and licence texts of Python's standard library, half of whose files are kept
 for testing. The same Python and torch give the same weights. The log, with the running accuracy of each
 family, is in `training.json`; its curves are in `training.svg`.

@@ -62,13 +62,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="go on from this trained model, at half the learning rate")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state.pt")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    if arguments.resume:
-        tokenizer = AutoTokenizer.from_pretrained(out)
+    before = json.loads((arguments.start / "training.json").read_text()) if arguments.start else None
+    if arguments.resume or arguments.start:
+        tokenizer = AutoTokenizer.from_pretrained(out if arguments.resume else arguments.start)
+        tokenizer.save_pretrained(out)
     else:
         tokenizer = train_tokenizer(arguments.seed, WINDOW)
         tokenizer.save_pretrained(out)
@@ -76,8 +79,11 @@ def main() -> None:
     model = LlamaForCausalLM(
         bundled_config(shape, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     )
-    initialise(model, shape, arguments.seed)
-    run = Run(model, tokenizer, arguments.seed, arguments.tokens // TOKENS_PER_BATCH, out)
+    if arguments.start:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start).state_dict())
+    else:
+        initialise(model, shape, arguments.seed)
+    run = Run(model, tokenizer, arguments.seed, arguments.tokens // TOKENS_PER_BATCH, out, before)
     if arguments.resume:
         run.restore()
     log = run.train()
@@ -85,7 +91,7 @@ def main() -> None:
     record = {
         "shape": arguments.shape,
         "seed": arguments.seed,
-        "tokens": arguments.tokens,
+        "tokens": [*(before["tokens"] if before else ()), arguments.tokens],
         "threads": arguments.threads,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "versions": {
@@ -101,25 +107,38 @@ def main() -> None:
 
 
 class Run:
-    """A training run that can be stopped after any step and resumed to the same weights."""
+    """A training run that can be stopped after any step and resumed to the same weights.
+
+    Args:
+        before: record of the training that the model starts from. Documents then have any length at once, and
+            the log goes on.
+    """
 
     def __init__(
-        self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, out: Path
+        self,
+        model: LlamaForCausalLM,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int,
+        steps: int,
+        out: Path,
+        before: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.steps, self.out = model, tokenizer, steps, out
         self.encode = encoder(tokenizer)
-        self.rng = random.Random(f"training:{seed}")
+        self.phase = len(before["tokens"]) if before else 0
+        self.rng = random.Random(f"training:{seed}" + f":{self.phase}" * bool(self.phase))
         torch.manual_seed(seed)
         self.step = 0
-        self.seconds = 0.0
-        self.accuracy: dict[str, float] = {}
+        self.log: list[dict[str, Any]] = before["log"] if before else []
+        last: dict[str, Any] = self.log[-1] if self.log else {}
+        self.tokens_before, self.seconds = last.get("tokens", 0), last.get("seconds", 0.0)
+        self.accuracy: dict[str, float] = last.get("accuracy", {})
         self.text: float | None = None
-        self.log: list[dict[str, Any]] = []
         decayed = [weight for weight in model.parameters() if weight.dim() > 1]
         plain = [weight for weight in model.parameters() if weight.dim() == 1]
         self.optimiser = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-            lr=_LEARNING_RATE,
+            lr=self._learning_rate(0.0),
             betas=(0.9, 0.98),
         )
 
@@ -130,8 +149,8 @@ class Run:
         while self.step < self.steps:
             done = self.step / self.steps
             for group in self.optimiser.param_groups:
-                group["lr"] = _LEARNING_RATE * _schedule(self.step, done)
-            length = draw_length(done, self.rng)
+                group["lr"] = self._learning_rate(done)
+            length = draw_length(1.0 if self.phase else done, self.rng)
             batch = make_batch(self.tokenizer, self.encode, length, self._weights(), self.rng)
             losses = self._update(batch)
             self.seconds = time.monotonic() - start
@@ -141,6 +160,9 @@ class Run:
                 self.save()
         self.model.eval()
         return self.log
+
+    def _learning_rate(self, done: float) -> float:
+        return _LEARNING_RATE * (0.5 if self.phase else 1.0) * _schedule(self.step, done)
 
     def _update(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.view, batch.positions)
@@ -168,7 +190,7 @@ class Run:
         entry = Entry(
             seconds=round(self.seconds, 1),
             step=self.step,
-            tokens=self.step * TOKENS_PER_BATCH,
+            tokens=self.tokens_before + self.step * TOKENS_PER_BATCH,
             length=length,
             answer_loss=round(answers.item(), 4),
             key_loss=round(keys.item(), 4),
