@@ -1,5 +1,6 @@
 """The pieces that make the bundled models: tokenizer, start, forward pass, losses, and a run that resumes."""
 
+import json
 import random
 from itertools import chain
 from pathlib import Path
@@ -208,6 +209,26 @@ def test_a_resumed_run_makes_the_same_weights(
         assert torch.equal(one, other)
     assert [entry["step"] for entry in resumed.log] == [1, 2, 3, 4]
     assert len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_training_goes_on_from_a_trained_model(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_LOG_EVERY", 1)
+    monkeypatch.setattr(train, "draw_length", lambda done, rng: 64)
+    monkeypatch.setattr(train, "train_tokenizer", lambda seed, length: tokenizer)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for more in (["--out", str(first)], ["--out", str(second), "--start", str(first)]):
+        monkeypatch.setattr("sys.argv", ["train", "--tokens", str(2 * train.TOKENS_PER_BATCH), *more])
+        train.main()
+    before, after = (json.loads((folder / "training.json").read_text()) for folder in (first, second))
+    assert after["tokens"] == [*before["tokens"], 2 * train.TOKENS_PER_BATCH]
+    assert after["log"][: len(before["log"])] == before["log"]
+    assert [entry["tokens"] // train.TOKENS_PER_BATCH for entry in after["log"]] == [1, 2, 3, 4]
+    assert after["log"][-1]["seconds"] >= before["log"][-1]["seconds"]
+    weights = [LlamaForCausalLM.from_pretrained(folder).state_dict() for folder in (first, second)]
+    moved = max((weights[0][name] - weights[1][name]).abs().max() for name in weights[0])
+    assert 0 < moved < 0.05, "two steps away, not a fresh start"
 
 
 def test_facts_are_short_in_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
