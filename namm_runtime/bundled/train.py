@@ -132,7 +132,7 @@ class Run:
         self.log: list[dict[str, Any]] = before["log"] if before else []
         last: dict[str, Any] = self.log[-1] if self.log else {}
         self.tokens_before, self.seconds = last.get("tokens", 0), last.get("seconds", 0.0)
-        self.accuracy: dict[str, float] = last.get("accuracy", {})
+        self.accuracy: dict[str, float] = dict(last.get("accuracy", {}))
         self.text: float | None = None
         decayed = [weight for weight in model.parameters() if weight.dim() > 1]
         plain = [weight for weight in model.parameters() if weight.dim() == 1]
