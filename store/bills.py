@@ -90,7 +90,7 @@ def of_attempt(
         "jobs": int(last),
         "attempts": 1,
     }
-    seconds = [line for line in own if line.meter.startswith(DEVICE_SECONDS)]
+    seconds = [line for line in own if is_time(line)]
     bill["device_seconds"] = total(seconds)
     bill["score_seconds"] = total(line for line in seconds if line.meter == DEVICE_SECONDS + "score")
     bill["waste_seconds"] = total(line for line in seconds if line.waste)
@@ -124,15 +124,21 @@ def _full_cache(
     tokens = largest(own, "tokens.document")
     if attempt.outcome != State.SUCCEEDED or full is None or not tokens:
         return nothing
-    useful = [line for line in lines if line.meter.startswith(DEVICE_SECONDS) and not line.waste]
+    useful = [line for line in lines if is_time(line) and not line.waste]
     # Reading takes longer and there is no scorer; counting, answering and loading are as they were.
-    read = total(line for line in useful if line.meter == DEVICE_SECONDS + "read")
-    score = total(line for line in useful if line.meter == DEVICE_SECONDS + "score")
-    seconds = total(useful) - read - score + read * full.slowdown(int(tokens))
-    amount = book.amount("device_seconds", attempt.device_type, seconds)
-    actual = book.amount("device_seconds", attempt.device_type, total(useful))
-    if amount is None or actual is None:
+    factors = {"read": full.slowdown(int(tokens)), "score": Decimal(0)}
+    imagined = [
+        book.amount(
+            line.meter,
+            attempt.device_type,
+            line.quantity * factors.get(line.meter.removeprefix(DEVICE_SECONDS), Decimal(1)),
+        )
+        for line in useful
+    ]
+    actual = cost(useful, book, attempt.device_type)
+    if actual is None:
         return nothing
+    amount = sum((value for value in imagined if value is not None), Decimal(0))
     needed = full.weights_bytes + (dense_bytes or 0)
     return {
         "full_cache_cost": amount,
@@ -165,11 +171,16 @@ def amount(line: UsageLine, book: PriceBook, device: str | None) -> Decimal | No
 
 
 def cost(lines: Sequence[UsageLine], book: PriceBook, device: str | None) -> Decimal | None:
-    """Sum of the lines' amounts; None where the time on this device has no price."""
-    if book.price_of("device_seconds", device) is None:
+    """Sum of the lines' amounts; None where time on this device has no price."""
+    amounts = [amount(line, book, device) for line in lines]
+    if any(value is None and is_time(line) for line, value in zip(lines, amounts, strict=True)):
         return None
-    amounts = (amount(line, book, device) for line in lines)
     return sum((value for value in amounts if value is not None), Decimal(0)).quantize(MONEY, ROUND_HALF_EVEN)
+
+
+def is_time(line: UsageLine) -> bool:
+    """Whether a line counts seconds of a device."""
+    return line.meter.startswith(DEVICE_SECONDS)
 
 
 def total(lines: Iterator[UsageLine] | Sequence[UsageLine]) -> Decimal:

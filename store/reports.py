@@ -78,7 +78,7 @@ METRICS: Mapping[str, Metric] = {
     "full_cache_cost": Metric(Bill.full_cache_cost, "money", "estimated"),
     "full_cache_devices_max": Metric(Bill.full_cache_devices, "device", "estimated", "max"),
     "saving_realised": Metric(Bill.realised_saving, "money", "estimated"),
-    "scorer_quality": Metric(Bill.scorer_quality, "share of full", "measured", "mean"),
+    "scorer_quality": Metric(case((Bill.jobs > 0, Bill.scorer_quality)), "share of full", "measured", "mean"),
     UNPRICED: Metric(
         case((Bill.cost.is_(None), Bill.device_seconds), else_=literal(0)), "second", "measured"
     ),
