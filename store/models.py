@@ -43,6 +43,7 @@ class ApiKey(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
     project: Mapped[str] = mapped_column(server_default="default")  # what its jobs are billed under
+    admin: Mapped[bool] = mapped_column(server_default=text("false"))  # may change scorers for everybody
     prefix: Mapped[str]  # the first characters, to tell keys apart in a list
     last4: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)  # HMAC-SHA256 of the whole key, hex

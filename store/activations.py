@@ -1,0 +1,247 @@
+"""Which version of a scorer a job runs with: activations by scope, canaries, and the way back.
+
+Scopes, the most particular first: schedule:<id>, tenant:<id>, model:<name>, global. A scope's `stable` serves
+its jobs; its `canary`, if it has one, serves a share of them, chosen by a hash of the job's id, so that a job
+that is claimed again runs with the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from store import audit, scorers
+from store.errors import NotFound, StoreError
+from store.ids import new_id
+from store.models import Job
+from store.scorer_tables import Activation, ScorerVersion
+from store.scorers import USABLE, VersionState
+
+CHANNEL = "palimpsest_scorers"  # NOTIFY on every change; only shortens the wait of those who cache
+GLOBAL = "global"
+_LOCK = 7_041_966_317  # any fixed number: activations take turns
+
+
+class Alias(StrEnum):
+    STABLE = "stable"
+    CANARY = "canary"
+
+
+class NotUsable(StoreError):
+    """The version is not verified, or was rejected."""
+
+    code = "scorer_not_verified"
+
+
+class NoWayBack(StoreError):
+    """The scope has no earlier version to go back to."""
+
+    code = "no_earlier_version"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a job is to run with.
+
+    Attributes:
+        version: None for the scorer that is bundled with the runtime.
+        shadow: a canary that is to read the same document, its answers only compared.
+    """
+
+    version: ScorerVersion | None
+    activation: Activation | None = None
+    shadow: ScorerVersion | None = None
+
+
+def scopes_of(job: Job) -> list[str]:
+    """The scopes a job is in, the most particular first."""
+    schedule = job.tags.get("schedule_id")  # set by the scheduler
+    own = [f"tenant:{job.tenant_id}", f"model:{job.model}", GLOBAL]
+    return [f"schedule:{schedule}", *own] if schedule else own
+
+
+def choose(session: Session, job: Job, scorer: str) -> Choice:
+    """The version for a job that names a scorer, or that a policy does.
+
+    A job pinned to `name@version` before keeps it. Raises NotUsable.
+    """
+    name, version = scorers.split(scorer)
+    if job.scorer is not None and scorers.split(job.scorer)[0] == name:
+        version = scorers.split(job.scorer)[1]
+    if version is not None:
+        return Choice(usable(session, name, version))
+    stable, canary = open_of(session, name, scopes_of(job))
+    if canary is not None and _drawn(job.id, canary.id) < canary.percent:
+        return Choice(scorers.by_id(session, canary.version_id), canary)
+    version_of_stable = scorers.by_id(session, stable.version_id) if stable else None
+    shadow = None
+    if canary is not None and _drawn(job.id, "shadow " + canary.id) < canary.shadow_percent:
+        shadow = scorers.by_id(session, canary.version_id)
+    return Choice(version_of_stable, stable, shadow)
+
+
+def usable(session: Session, name: str, version: str) -> ScorerVersion | None:
+    """A version that jobs may run with; None where the registry has none of this name and version.
+
+    Raises NotUsable.
+    """
+    try:
+        row = scorers.get(session, name, version)
+    except NotFound:
+        return None  # perhaps one of the runtime's own
+    if row.state not in USABLE:
+        raise NotUsable(f"{scorers.label(row)} is {row.state}; jobs run with verified versions only.")
+    return row
+
+
+def _drawn(job_id: str, salt: str) -> int:
+    """0 to 99, the same for a job and a canary whenever it is asked."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{job_id}".encode()).digest()[:4], "big") % 100
+
+
+def open_of(session: Session, name: str, scopes: list[str]) -> tuple[Activation | None, Activation | None]:
+    """Stable and canary of the first scope that has either.
+
+    A scope with a canary alone keeps the stable of a wider one; a wider scope's canary is not for it.
+    """
+    query = select(Activation).where(
+        Activation.name == name, Activation.scope.in_(scopes), Activation.ended_at.is_(None)
+    )
+    found = {(row.scope, row.alias): row for row in session.scalars(query)}
+    stable = canary = None
+    for scope in scopes:
+        if canary is None and stable is None:
+            canary = found.get((scope, Alias.CANARY))
+        if stable is None:
+            stable = found.get((scope, Alias.STABLE))
+    return stable, canary
+
+
+def activate(
+    session: Session,
+    row: ScorerVersion,
+    scope: str,
+    actor: str,
+    *,
+    alias: Alias = Alias.STABLE,
+    percent: int = 100,
+    shadow_percent: int = 0,
+    bounds: dict[str, Any] | None = None,
+    reason: str = "activated",
+) -> Activation:
+    """From now on the version serves the scope under the alias. Raises NotUsable."""
+    if row.state not in USABLE:
+        raise NotUsable(f"{scorers.label(row)} is {row.state}; only verified versions can serve.")
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    end(session, row.name, scope, alias, actor, reason=f"{reason}: {scorers.label(row)}")
+    made = Activation(
+        id=new_id("act"),
+        name=row.name,
+        scope=scope,
+        alias=alias,
+        version_id=row.id,
+        percent=percent,
+        shadow_percent=shadow_percent,
+        bounds=bounds or {},
+        activated_by=actor,
+    )
+    session.add(made)
+    session.flush()
+    _settle(session, row.name)
+    audit.note(
+        session,
+        actor,
+        "scorer.activated",
+        scorers.label(row),
+        scope=scope,
+        alias=alias,
+        percent=percent,
+        shadow_percent=shadow_percent,
+        reason=reason,
+    )
+    return made
+
+
+def end(
+    session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str
+) -> Activation | None:
+    """Ends what serves a scope under an alias, if anything does → it."""
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    statement = (
+        update(Activation)
+        .where(
+            Activation.name == name,
+            Activation.scope == scope,
+            Activation.alias == alias,
+            Activation.ended_at.is_(None),
+        )
+        .values(ended_at=func.clock_timestamp(), ended_by=actor, ended_reason=reason)
+        .returning(Activation)
+    )
+    ended = session.scalars(statement).one_or_none()
+    if ended is not None:
+        _settle(session, name)
+        version = scorers.by_id(session, ended.version_id)
+        audit.note(
+            session, actor, "scorer.ended", scorers.label(version), scope=scope, alias=alias, reason=reason
+        )
+    return ended
+
+
+def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str) -> Activation:
+    """Goes back to the version that was stable before in this scope; a canary is ended. Raises NoWayBack."""
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    end(session, name, scope, Alias.CANARY, actor, reason=reason)
+    here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
+    past = session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
+    serving = next((row for row in past if row.ended_at is None), None)
+    # What was rolled back is not come back to: the way leads to ever earlier ones.
+    left = {row.version_id for row in past if (row.ended_reason or "").startswith("rolled back")}
+    if serving is not None:
+        left.add(serving.version_id)
+    for row in past:
+        version = scorers.by_id(session, row.version_id)
+        if row.version_id not in left and version.state in USABLE:
+            return activate(session, version, scope, actor, reason=f"rolled back ({reason})")
+    raise NoWayBack(f"{name} had no other version in the scope {scope} before.")
+
+
+def history(session: Session, *, name: str | None = None, scope: str | None = None) -> list[Activation]:
+    """Activations, the newest first."""
+    query = select(Activation).order_by(Activation.id.desc())
+    if name is not None:
+        query = query.where(Activation.name == name)
+    if scope is not None:
+        query = query.where(Activation.scope == scope)
+    return list(session.scalars(query))
+
+
+def current(session: Session) -> list[Activation]:
+    """What serves now."""
+    query = select(Activation).where(Activation.ended_at.is_(None))
+    return list(session.scalars(query.order_by(Activation.name, Activation.scope, Activation.alias)))
+
+
+def _settle(session: Session, name: str) -> None:
+    """Puts the states of a scorer's versions right: active with an open activation, else retired."""
+    serving = select(Activation.version_id).where(Activation.ended_at.is_(None), Activation.name == name)
+    mine = (ScorerVersion.name == name, ScorerVersion.state.in_(USABLE))
+    for state, chosen in (
+        (VersionState.ACTIVE, ScorerVersion.id.in_(serving)),
+        (
+            VersionState.RETIRED,
+            ScorerVersion.id.not_in(serving) & (ScorerVersion.state == VersionState.ACTIVE),
+        ),
+    ):
+        session.execute(
+            update(ScorerVersion)
+            .where(*mine, chosen)
+            .values(state=state)
+            .execution_options(synchronize_session="fetch")
+        )
+    session.execute(text(f"NOTIFY {CHANNEL}"))

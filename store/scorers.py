@@ -1,0 +1,147 @@
+"""The scorer registry: versions of scorers, from upload to verdict. Which one serves is `store.activations`.
+
+uploaded → verified → active ⇄ retired, or uploaded → rejected. A version and its files never change.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import audit
+from store.errors import NotFound, StoreError
+from store.ids import new_id
+from store.scorer_tables import ScorerVersion
+
+MOST_ATTEMPTS = 3  # verifications that may die without a word before the version is rejected
+
+
+class VersionState(StrEnum):
+    """Where a version stands. Jobs may run with verified, active and retired ones."""
+
+    UPLOADED = "uploaded"
+    VERIFIED = "verified"
+    ACTIVE = "active"  # serves at least one scope
+    RETIRED = "retired"  # did once
+    REJECTED = "rejected"
+
+
+USABLE = (VersionState.VERIFIED, VersionState.ACTIVE, VersionState.RETIRED)
+
+
+class VersionExists(StoreError):
+    """This version of the scorer is there already, with other content or state."""
+
+    code = "scorer_version_exists"
+
+
+def label(row: ScorerVersion) -> str:
+    """`name@version`."""
+    return f"{row.name}@{row.version}"
+
+
+def split(scorer: str) -> tuple[str, str | None]:
+    """`name` or `name@version` → name, version."""
+    name, _, version = scorer.partition("@")
+    return name, version or None
+
+
+def upload(
+    session: Session, *, name: str, version: str, kind: str, upload_key: str, upload_sha256: str, actor: str
+) -> tuple[ScorerVersion, bool]:
+    """Registers what was uploaded → the row, and whether it is new.
+
+    The same content again is no error and changes nothing. Raises VersionExists for other content.
+    """
+    values = {
+        "id": new_id("scv"),
+        "name": name,
+        "version": version,
+        "kind": kind,
+        "upload_key": upload_key,
+        "upload_sha256": upload_sha256,
+        "created_by": actor,
+    }
+    row = session.scalars(
+        insert(ScorerVersion).values(**values).on_conflict_do_nothing().returning(ScorerVersion)
+    ).one_or_none()
+    if row is not None:
+        audit.note(session, actor, "scorer.uploaded", label(row), sha256=upload_sha256, kind=kind)
+        return row, True
+    found = get(session, name, version)
+    if found.upload_sha256 != upload_sha256:
+        raise VersionExists(f"{name}@{version} is there already and versions never change: use another one.")
+    return found, False
+
+
+def get(session: Session, name: str, version: str) -> ScorerVersion:
+    """Raises NotFound."""
+    query = select(ScorerVersion).where(ScorerVersion.name == name, ScorerVersion.version == version)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no scorer {name}@{version} in the registry.")
+    return row
+
+
+def by_id(session: Session, version_id: str) -> ScorerVersion:
+    """A version that is known to be there."""
+    return session.get_one(ScorerVersion, version_id)
+
+
+def versions(
+    session: Session, *, name: str | None = None, states: tuple[VersionState, ...] = tuple(VersionState)
+) -> list[ScorerVersion]:
+    """By name, the newest version first."""
+    query = select(ScorerVersion).where(ScorerVersion.state.in_(states))
+    if name is not None:
+        query = query.where(ScorerVersion.name == name)
+    return list(session.scalars(query.order_by(ScorerVersion.name, ScorerVersion.id.desc())))
+
+
+def next_to_verify(session: Session) -> ScorerVersion | None:
+    """The oldest uploaded version that nobody is verifying, locked until the transaction ends; counts it."""
+    query = (
+        select(ScorerVersion)
+        .where(ScorerVersion.state == VersionState.UPLOADED)
+        .order_by(ScorerVersion.created_at, ScorerVersion.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(query).one_or_none()
+
+
+def verified(
+    session: Session, row: ScorerVersion, *, blob_key: str, sha256: str, manifest: dict[str, Any]
+) -> None:
+    """The verdict for an uploaded version: it may be activated and asked for."""
+    values = {"blob_key": blob_key, "sha256": sha256, "manifest": manifest}
+    _decide(session, row, VersionState.VERIFIED, values)
+    audit.note(session, audit.SYSTEM, "scorer.verified", label(row), sha256=sha256)
+
+
+def rejected(session: Session, row: ScorerVersion, code: str, reason: str) -> None:
+    """The verdict for an uploaded version: it can never serve."""
+    _decide(session, row, VersionState.REJECTED, {"reason": f"{code}: {reason}"})
+    audit.note(session, audit.SYSTEM, "scorer.rejected", label(row), code=code, reason=reason)
+
+
+def _decide(session: Session, row: ScorerVersion, state: VersionState, values: dict[str, Any]) -> None:
+    changed = (
+        update(ScorerVersion)
+        .where(ScorerVersion.id == row.id, ScorerVersion.state == VersionState.UPLOADED)
+        .values(state=state, checked_at=func.now(), **values)
+        .returning(ScorerVersion.id)
+    )
+    if session.scalars(changed).one_or_none() is None:
+        raise StoreError(f"{label(row)} is {row.state}; only uploaded versions are verified.")
+    session.refresh(row)
+
+
+def attach_evaluation(session: Session, row: ScorerVersion, table: dict[str, Any], actor: str) -> None:
+    """Keeps what `namm evaluate` wrote about a version; a later one replaces it."""
+    row.evaluation = table
+    audit.note(session, actor, "scorer.evaluated", label(row))
