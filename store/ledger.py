@@ -85,7 +85,7 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
     """Books an attempt that has ended. A second time breaks the ledger's unique key and raises.
 
     Of a lost attempt, what it did until its last snapshot serves the next one; the rest is waste and gets
-    lines of its own (`seq` 1). Of a failed attempt (`all_waste`), everything is.
+    lines of its own (`seq` 1). Of one that failed, or with which its job did (`all_waste`), everything is.
     """
     if attempt.usage:  # else it ended before its first report
         _write_lines(session, job, attempt, attempt.usage, all_waste=all_waste)
