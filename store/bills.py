@@ -36,6 +36,8 @@ DIFFERENT = text(
 _ADDED = {
     "tokens_read": "tokens.read",
     "tokens_cached": "tokens.cached",
+    "tokens_prompt": "tokens.prompt",
+    "tokens_generated": "tokens.generated",
     "kv_byte_seconds": "kv_byte_seconds.actual",
     "dense_byte_seconds": "kv_byte_seconds.dense",
     "snapshot_bytes": "snapshot_bytes",
@@ -44,8 +46,6 @@ _ADDED = {
 # Columns that are known once, when a job ends: summed over jobs, never over the attempts of one.
 _OF_THE_JOB = {
     "tokens_document": "tokens.document",
-    "tokens_prompt": "tokens.prompt",
-    "tokens_generated": "tokens.generated",
     "tokens_kept": "tokens.kept",
     "tokens_evicted": "tokens.evicted",
 }

@@ -53,11 +53,8 @@ _PRICED: Mapping[Unit, tuple[str, ...]] = {
         "kv_byte_seconds.dense",
     ),
     "million tokens": (
-        "tokens",
-        *(
-            f"tokens.{kind}"
-            for kind in ("document", "read", "cached", "prompt", "generated", "kept", "evicted")
-        ),
+        # Not those of the document, kept and evicted: every attempt has them again.
+        *(f"tokens.{kind}" for kind in ("read", "cached", "prompt", "generated")),
     ),
 }
 UNIT_OF: Mapping[str, Unit] = {meter: unit for unit, meters in _PRICED.items() for meter in meters}

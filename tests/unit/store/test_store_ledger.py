@@ -112,6 +112,27 @@ def test_lost_attempt_is_split_at_its_snapshot(db: Database, submit: Submit) -> 
     assert lost == {ledger.LAST_REPORT}
 
 
+def test_tokens_answered_before_a_retry_are_charged_once(db: Database, submit: Submit) -> None:
+    job = submit()
+    tokens = {"meter": "tokens.generated", "unit": "million tokens", "amount": "1000000"}
+    time = {"meter": "device_seconds", "unit": "device-hour", "amount": 0}
+    with db.session() as session:
+        book = prices.parse({"name": "by token", "currency": "USD", "price": [tokens, time]})
+        prices.add(session, book)
+    first = {**USAGE, "tokens_generated": 5, "tokens_prompt": 2}
+    whole = {**USAGE, "tokens_generated": 12, "tokens_prompt": 4}
+    with db.session() as session:
+        [held] = leases.claim(session, ["small"], HOLDER, limit=1, lease_seconds=30)
+        token = held.lease_token or 0
+        leases.record_snapshot(session, job.id, token, key="k", tokens=5, usage=first, total_usage=first)
+        leases.release(session, job.id, token, usage=first, lost=False)
+    finish(db, ledger.share(whole, first))
+    assert figures(bill(db, job))["cost"][0] == Decimal(12)
+    with db.session() as session:
+        row = session.execute(text("SELECT sum(tokens_generated), sum(tokens_prompt) FROM bills")).one()
+    assert tuple(row) == (Decimal(12), Decimal(4))
+
+
 @pytest.mark.parametrize("vanished", [True, False])
 def test_all_is_waste_of_the_lost_attempt_that_its_job_fails_with(
     db: Database, submit: Submit, vanished: bool

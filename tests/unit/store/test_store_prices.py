@@ -39,7 +39,7 @@ def test_the_most_particular_price_counts() -> None:
         price("device_seconds", "1"),
         price("device_seconds", "2", "h100"),
         price("device_seconds.score", "3"),
-        price("tokens", "4", unit="million tokens"),
+        price("tokens.generated", "4", unit="million tokens"),
     )
 
     def of(meter: str, device: str | None) -> Decimal | None:
@@ -97,6 +97,7 @@ def test_every_fault_is_named_in_one_sentence() -> None:
             r"price\.0\.meter: there is no 'device_second'; there are device_seconds,",
         ),
         (price("tokens.genrated", 1, unit="million tokens"), r"price\.0\.meter: there is no"),
+        (price("tokens.document", 1, unit="million tokens"), r"price\.0\.meter: there is no"),
         (price("kv_bytes.peak", 1, unit="GiB-month"), r"price\.0\.meter: there is no"),
         (price("tokens.read", 1), r"price\.0\.unit: 'tokens\.read' is priced by the million tokens"),
         (price("device_seconds", 1, unit="million tokens"), r"price\.0\.unit: .* by the device-hour"),
@@ -108,10 +109,10 @@ def test_a_price_that_would_price_nothing_is_refused(entry: dict[str, object], t
 
 
 def test_every_phase_and_meter_that_is_used_up_can_be_priced() -> None:
-    used_up = {one.name for one in ledger.METERS if one.unit in ("token", "byte-second")}
+    used_up = {one.name for one in ledger.METERS if one.adds and one.unit in ("token", "byte-second")}
     phases = {f"device_seconds.{phase}" for phase in (*PHASES, "load")}
-    groups = {"device_seconds", "kv_byte_seconds", "storage_byte_seconds", "tokens"}
-    assert set(prices.UNIT_OF) == used_up | phases | groups
+    groups = {"device_seconds", "kv_byte_seconds", "storage_byte_seconds"}
+    assert set(prices.UNIT_OF) == used_up | {"tokens.cached"} | phases | groups
 
 
 @pytest.mark.parametrize(
