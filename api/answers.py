@@ -2,15 +2,17 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from api.schemas import TaskKind
+from api.tables import plain
 from store.budgets import Action, Period
 from store.states import State
 
 Positions = Literal["absolute", "cache-relative"]
+Number = Annotated[Decimal, PlainSerializer(plain, return_type=str)]  # never with an exponent
 
 
 class Answered(BaseModel):
@@ -114,7 +116,7 @@ class FigureOut(Answered):
     """One line of a bill, with where it comes from."""
 
     name: str = Field(examples=["cost"])
-    quantity: Decimal = Field(examples=["0.0123"])
+    quantity: Number = Field(examples=["0.0123"])
     unit: str = Field(
         description="second, token, byte, byte-second, device, share of full, or a currency.",
         examples=["USD"],
@@ -128,14 +130,14 @@ class UsageLineOut(Answered):
 
     attempt: int
     meter: str = Field(examples=["device_seconds.read"])
-    quantity: Decimal
+    quantity: Number
     unit: str
     measurement: Literal["measured", "derived", "estimated"]
     method_version: str
     waste: bool = Field(description="Work that no result came of, such as that of a lost worker.")
-    unit_price: Decimal | None = Field(description="Null for a meter that has no price.")
+    unit_price: Number | None = Field(description="Null for a meter that has no price.")
     priced_unit: str | None = Field(description="What the price is for.", examples=["device-hour"])
-    amount: Decimal | None = Field(description="Money for this line.", examples=["0.0000123457"])
+    amount: Number | None = Field(description="Money for this line.", examples=["0.0000123457"])
     currency: str
 
 
@@ -162,7 +164,7 @@ class CostOut(Answered):
     final: bool
     currency: str | None
     price_book: str | None = Field(description="In effect when the latest attempt was claimed.")
-    price_per_device_hour: Decimal | None
+    price_per_device_hour: Number | None
     setting: SettingOut | None = Field(description="Null until a worker has begun to read.")
     summary: list[FigureOut]
     lines: list[UsageLineOut]
@@ -176,11 +178,11 @@ class BudgetOut(Answered):
     api_key_id: str | None
     period: Period
     timezone: str = Field(examples=["Europe/Berlin"])
-    amount: Decimal = Field(examples=["250"])
+    amount: Number = Field(examples=["250"])
     currency: str = Field(examples=["USD"])
     action: Action
-    spent: Decimal = Field(description="Booked in the period, and by running jobs as last reported.")
-    remaining: Decimal
+    spent: Number = Field(description="Booked in the period, and by running jobs as last reported.")
+    remaining: Number
     crossed: bool
     period_start: datetime
     period_end: datetime

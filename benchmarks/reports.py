@@ -46,7 +46,7 @@ SELECT id, 1, tenant, row_number() OVER (), 'w', ended, ended, 'succeeded', true
 INSERT INTO usage_ledger (id, tenant_id, job_id, attempt, meter, seq, quantity, unit, measurement,
                           method_version, created_at)
 SELECT 'use_' || made.id || meter, tenant, made.id, 1, meter, 0, random() * size, unit, 'measured',
-       'usage-1', ended
+       'usage-2', ended
 FROM made CROSS JOIN (VALUES
     ('device_seconds.count', 9, 'second'), ('device_seconds.read', 99, 'second'),
     ('device_seconds.score', 99, 'second'), ('device_seconds.answer', 9, 'second'),

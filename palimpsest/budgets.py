@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.remote import AsJson, Data, connected, out, print_json
+from palimpsest.remote import AsJson, Data, connected, out, print_json, wide
 
 app = typer.Typer(help="What jobs may cost in a period, and what happens once they do.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ def list_budgets(as_json: AsJson = False, data: Data = None) -> None:
             return print_json(found)
         table = Table(box=None, pad_edge=False)
         for heading in ("id", "for", "spent", "of", "action", "period ends", "state"):
-            table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
+            table.add_column(heading)
         for one in found["data"]:
             table.add_row(
                 one["id"],
@@ -32,7 +32,7 @@ def list_budgets(as_json: AsJson = False, data: Data = None) -> None:
                 one["period_end"][:16].replace("T", " ") + " UTC",
                 "crossed" if one["crossed"] else "",
             )
-        out.print(table)
+        wide.print(table)
 
 
 def _scope(budget: dict[str, Any]) -> str:

@@ -37,8 +37,8 @@ app.add_typer(budgets.app, name="budgets")
 app.add_typer(prices, name="prices")
 app.add_typer(ledger, name="ledger")
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 Data = Annotated[
     Path | None,

@@ -21,7 +21,7 @@ from palimpsest.supervisor import Service, running
 
 FACTS = 30
 MIB = 2**20
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 def demo(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 60.0  # without a result, after which messages are sent again
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 class Fleet:

@@ -12,7 +12,7 @@ from palimpsest.remote import failing_clearly
 from store import bills
 
 ledger = typer.Typer(help="The usage ledger, on the machine that has the database.", no_args_is_help=True)
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 Data = Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")]
 

@@ -21,7 +21,7 @@ from store import prices as store_prices
 from store.prices import PriceBook, PriceBookInvalid, SavedBook
 
 prices = typer.Typer(help="Price books, on the machine that has the database.", no_args_is_help=True)
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 Data = Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")]
 

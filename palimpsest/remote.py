@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,10 @@ ENDED = ("succeeded", "failed", "expired", "cancelled")
 POLL_SECONDS = 0.5
 MODELS_SECONDS = 5.0  # between looks at why a job is still queued
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+# A line that is too long for the terminal wraps, instead of losing characters.
+wide = Console(highlight=False, emoji=False, soft_wrap=True, width=1000)
 
 Data = Annotated[
     Path | None,
@@ -135,8 +138,7 @@ def jobs(
             return print_json(page)
         table = Table(box=None, pad_edge=False)
         for heading in ("job", "state", "model", "policy", "progress", "created"):
-            widths = {"job": 30, "created": 19}
-            table.add_column(heading, no_wrap=heading in widths, min_width=widths.get(heading))
+            table.add_column(heading)
         for job in page["data"]:
             table.add_row(
                 job["id"],
@@ -146,7 +148,7 @@ def jobs(
                 _share(job),
                 job["timestamps"]["created"][:19],
             )
-        out.print(table)
+        wide.print(table)
 
 
 def watch(job_id: JobId, data: Data = None) -> None:
@@ -174,7 +176,7 @@ def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
         table = Table("figure", "quantity", "unit", "", box=None, pad_edge=False)
         table.columns[1].justify = "right"
         for figure in bill["summary"]:
-            quantity = f"{float(figure['quantity']):,.10g}"
+            quantity = f"{Decimal(figure['quantity']):,f}"
             table.add_row(figure["name"], quantity, figure["unit"], figure["measurement"])
         out.print(table)
         say_setting(bill["setting"])

@@ -14,15 +14,15 @@ from rich.text import Text
 from palimpsest.access import transaction
 from palimpsest.local import LocalError, settings_with
 from palimpsest.remote import failing_clearly
-from palimpsest.report_figures import FIGURES, Gathered, gather, label, memory_saved, zone_of
+from palimpsest.report_figures import FIGURES, Gathered, gather, label, zone_of
 from palimpsest.report_page import page
 from store.buckets import Width
-from store.reports import METRICS, REALISED_JOBS, UNPRICED, Row
+from store.reports import METRICS, Row
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 # A line that is too long for the terminal wraps, instead of losing columns.
-wide = Console(highlight=False, soft_wrap=True, width=1000)
+wide = Console(highlight=False, emoji=False, soft_wrap=True, width=1000)
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK = 36  # characters of a sparkline at most
@@ -127,9 +127,6 @@ def as_object(found: Gathered) -> dict[str, Any]:
     """All figures, numbers as decimal strings."""
     query = found.query
     kinds = {name: {"unit": one.unit, "measurement": one.measurement} for name, one in METRICS.items()}
-    kinds["memory_saved_byte_seconds"] = {"unit": "byte-second", "measurement": "derived"}
-    kinds[UNPRICED] = {"unit": "second", "measurement": "measured"}
-    kinds[REALISED_JOBS] = {"unit": "job", "measurement": "measured"}
     return {
         "start": query.start.isoformat(),
         "end": query.end.isoformat(),
@@ -152,6 +149,5 @@ def as_object(found: Gathered) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    values = {**row.values, "memory_saved_byte_seconds": memory_saved(row)}
-    shown = {name: None if value is None else f"{value:f}" for name, value in values.items()}
+    shown = {name: None if value is None else f"{value:f}" for name, value in row.values.items()}
     return {"group": row.group, "currency": row.currency, "values": shown}

@@ -36,6 +36,8 @@ DIFFERENT = text(
 _ADDED = {
     "tokens_read": "tokens.read",
     "tokens_cached": "tokens.cached",
+    "tokens_prompt": "tokens.prompt",
+    "tokens_generated": "tokens.generated",
     "kv_byte_seconds": "kv_byte_seconds.actual",
     "dense_byte_seconds": "kv_byte_seconds.dense",
     "snapshot_bytes": "snapshot_bytes",
@@ -44,8 +46,6 @@ _ADDED = {
 # Columns that are known once, when a job ends: summed over jobs, never over the attempts of one.
 _OF_THE_JOB = {
     "tokens_document": "tokens.document",
-    "tokens_prompt": "tokens.prompt",
-    "tokens_generated": "tokens.generated",
     "tokens_kept": "tokens.kept",
     "tokens_evicted": "tokens.evicted",
 }
@@ -212,7 +212,7 @@ def rebuild(session: Session, jobs_at_once: int = 500) -> int:
     session.execute(LOCK)
     session.execute(delete(Bill))
     count = 0
-    for made in chain(_storage_bills(session), _pages_of_bills(session, jobs_at_once)):
+    for made in chain(_storage_bills(session, jobs_at_once), _pages_of_bills(session, jobs_at_once)):
         session.execute(insert(Bill), made)
         count += len(made)
     return count
@@ -226,13 +226,17 @@ def rebuild_and_compare(session: Session) -> tuple[int, int]:
     return count, session.scalars(DIFFERENT).one()
 
 
-def _storage_bills(session: Session) -> Iterator[list[dict[str, Any]]]:
-    made = []
-    for line in session.scalars(select(UsageLine).where(UsageLine.meter == STORAGE)):
-        book_id = session.scalars(select(prices.in_effect(line.created_at))).one()
-        made.append(of_storage(line, prices.get(session, book_id), book_id))
-    if made:
-        yield made
+def _storage_bills(session: Session, lines_at_once: int) -> Iterator[list[dict[str, Any]]]:
+    book_of = prices.in_effect(UsageLine.created_at).correlate(UsageLine)
+    after = ""
+    while True:
+        query = select(UsageLine, book_of).where(UsageLine.meter == STORAGE, UsageLine.id > after)
+        found = session.execute(query.order_by(UsageLine.id).limit(lines_at_once)).all()
+        if not found:
+            return
+        after = found[-1][0].id
+        yield [of_storage(line, prices.get(session, book_id), book_id) for line, book_id in found]
+        session.expunge_all()
 
 
 def _pages_of_bills(session: Session, jobs_at_once: int) -> Iterator[list[dict[str, Any]]]:

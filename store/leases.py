@@ -253,7 +253,9 @@ def release(
     job.attempts_lost += int(lost)
     cancelled, spent = job.state == State.CANCELLING, job.attempts_lost >= job.max_attempts
     outcome = "lost" if lost else "released"
-    _close_attempt(session, job, token, outcome, usage, ended_job=cancelled or spent)
+    # Nobody goes on from the snapshot of a job that fails here.
+    wasted = spent and not cancelled
+    _close_attempt(session, job, token, outcome, usage, all_waste=wasted, ended_job=cancelled or spent)
     if cancelled:
         jobs.close(session, job, State.CANCELLED, "cancelled", "The job was cancelled.")
     elif spent:
@@ -292,10 +294,10 @@ def _close_attempt(
     budgets.crossed(session, job.tenant_id, job.project, job.api_key_id)
 
 
-def close_lost_attempt(session: Session, job: Job, *, ended_job: bool) -> None:
-    """For the reaper: books what the vanished holder of a locked job had reported."""
+def close_lost_attempt(session: Session, job: Job, *, ended_job: bool, failed: bool) -> None:
+    """For the reaper: books what the vanished holder of a locked job had reported, as waste if it failed."""
     if job.lease_token is not None:
-        _close_attempt(session, job, job.lease_token, "lost", None, ended_job=ended_job)
+        _close_attempt(session, job, job.lease_token, "lost", None, all_waste=failed, ended_job=ended_job)
 
 
 def _save_result(

@@ -17,8 +17,8 @@ from store.money import Bill, UsageLine
 from store.states import TERMINAL
 from store.tenants import get_scoped, scoped
 
-METHOD = "usage-1"  # how the quantities below come about; changed with the method, never reused
-LAST_REPORT = "usage-1:last-report"  # the same, but the worker vanished: a lower bound, as of its last report
+METHOD = "usage-2"  # how the quantities below come about; changed with the method, never reused
+LAST_REPORT = "usage-2:last-report"  # the same, but the worker vanished: a lower bound, as of its last report
 MICRO = Decimal("0.000001")
 
 
@@ -36,8 +36,8 @@ METERS = (
     Meter("tokens.document", "tokens_document", "token", "measured", False),
     Meter("tokens.read", "tokens_read", "token", "measured", True),
     Meter("tokens.cached", "tokens_cached", "token", "measured", False),
-    Meter("tokens.prompt", "tokens_prompt", "token", "measured", False),
-    Meter("tokens.generated", "tokens_generated", "token", "measured", False),
+    Meter("tokens.prompt", "tokens_prompt", "token", "measured", True),
+    Meter("tokens.generated", "tokens_generated", "token", "measured", True),
     Meter("tokens.kept", "tokens_kept", "token", "measured", False),
     Meter("tokens.evicted", "tokens_evicted", "token", "derived", False),
     Meter("kv_bytes.kept", "kept_bytes", "byte", "derived", False),
@@ -85,7 +85,7 @@ def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = Fa
     """Books an attempt that has ended. A second time breaks the ledger's unique key and raises.
 
     Of a lost attempt, what it did until its last snapshot serves the next one; the rest is waste and gets
-    lines of its own (`seq` 1). Of a failed attempt (`all_waste`), everything is.
+    lines of its own (`seq` 1). Of one that failed, or with which its job did (`all_waste`), everything is.
     """
     if attempt.usage:  # else it ended before its first report
         _write_lines(session, job, attempt, attempt.usage, all_waste=all_waste)

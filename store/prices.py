@@ -7,7 +7,7 @@ with the database's schema.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -22,7 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select
+from sqlalchemy import ScalarSelect, SQLColumnExpression, func, insert, select
 from sqlalchemy.orm import Session
 
 from store.errors import StoreError
@@ -39,6 +39,28 @@ UNITS: Mapping[Unit, int] = {
     "GiB-month": 1024**3 * 30 * 24 * 3600,
     "million tokens": 1_000_000,
 }
+
+# What can be priced, in which unit: the ledger's meters of something that is used up, and their groups.
+_PRICED: Mapping[Unit, tuple[str, ...]] = {
+    "device-hour": (
+        "device_seconds",
+        *(f"device_seconds.{phase}" for phase in ("count", "read", "score", "answer", "snapshot", "load")),
+    ),
+    "GiB-month": (
+        "storage_byte_seconds",
+        "kv_byte_seconds",
+        "kv_byte_seconds.actual",
+        "kv_byte_seconds.dense",
+    ),
+    "million tokens": (
+        # Not those of the document, kept and evicted: every attempt has them again.
+        *(f"tokens.{kind}" for kind in ("read", "cached", "prompt", "generated")),
+    ),
+}
+UNIT_OF: Mapping[str, Unit] = {meter: unit for unit, meters in _PRICED.items() for meter in meters}
+
+# Of a `full_cache` line. Beyond them an amount or a number of devices might not fit into a bill.
+STEEPEST, HIGHEST_CONSTANT, HEAVIEST = 1, 1000, 2**50
 
 
 class PriceBookInvalid(StoreError):
@@ -136,12 +158,32 @@ class PriceBook(BaseModel):
 def parse(values: Mapping[str, Any]) -> PriceBook:
     """Raises PriceBookInvalid with every fault in one sentence."""
     try:
-        return PriceBook.model_validate(values)
+        book = PriceBook.model_validate(values)
+        faults = list(_faults(book))
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'book'}: {one['msg']}" for one in error.errors()
-        )
-        raise PriceBookInvalid(f"The price book cannot be used: {faults}.") from None
+        faults = [f"{'.'.join(map(str, one['loc'])) or 'book'}: {one['msg']}" for one in error.errors()]
+    if faults:
+        raise PriceBookInvalid(f"The price book cannot be used: {'; '.join(faults)}.")
+    return book
+
+
+def _faults(book: PriceBook) -> Iterator[str]:
+    """What would price nothing, or break the bills of jobs. Not asked of saved books, which must be read."""
+    for i, price in enumerate(book.price):
+        unit = UNIT_OF.get(price.meter)
+        if unit is None:
+            yield f"price.{i}.meter: there is no '{price.meter}'; there are {', '.join(UNIT_OF)}"
+        elif unit != price.unit:
+            yield f"price.{i}.unit: '{price.meter}' is priced by the {unit}"
+    for i, one in enumerate(book.full_cache):
+        if one.budget < 1:
+            yield f"full_cache.{i}.budget: at least 1"
+        if abs(one.constant) > HIGHEST_CONSTANT:
+            yield f"full_cache.{i}.constant: from -{HIGHEST_CONSTANT} to {HIGHEST_CONSTANT}"
+        if not 0 <= one.per_token <= STEEPEST:
+            yield f"full_cache.{i}.per_token: from 0 to {STEEPEST}"
+        if one.weights_bytes > HEAVIEST:
+            yield f"full_cache.{i}.weights_bytes: at most {HEAVIEST}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +213,7 @@ def add(session: Session, book: PriceBook) -> str:
     return book_id
 
 
-def in_effect(moment: ColumnElement[datetime] | datetime) -> ScalarSelect[str]:
+def in_effect(moment: SQLColumnExpression[datetime] | datetime) -> ScalarSelect[str]:
     """A subquery: the id of the book in effect at a moment. For one that has passed it never changes."""
     begun = PriceBookRow.effective_from <= moment
     newest = PriceBookRow.effective_from.desc()

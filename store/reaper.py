@@ -55,15 +55,17 @@ def _end_lease(session: Session, job: Job) -> State:
     job.attempts_lost += 1
     late = bool(session.scalar(select(Job.deadline_at <= func.now()).where(Job.id == job.id)))
     spent = job.attempts_lost >= job.max_attempts
-    leases.close_lost_attempt(session, job, ended_job=late or spent or job.state == State.CANCELLING)
-    if job.state == State.CANCELLING:
+    cancelled = job.state == State.CANCELLING
+    failed = spent and not (late or cancelled)
+    leases.close_lost_attempt(session, job, ended_job=late or spent or cancelled, failed=failed)
+    if cancelled:
         jobs.close(
             session, job, State.CANCELLED, "cancelled", "The job was cancelled; its worker no longer answers."
         )
     elif late:
         message = "The deadline passed and the worker no longer answers. Answers given before are kept."
         jobs.close(session, job, State.EXPIRED, "deadline_passed", message)
-    elif spent:
+    elif failed:
         message = f"{job.attempts_lost} workers vanished during the job; it is not tried again."
         jobs.close(session, job, State.FAILED, "worker_lost", message)
     else:

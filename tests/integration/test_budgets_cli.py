@@ -15,7 +15,7 @@ from tests.unit.store.test_store_budgets import bill
 
 @pytest.fixture
 def environment(api: Api) -> dict[str, str]:
-    return {"PALIMPSEST_URL": api.url, "PALIMPSEST_API_KEY": api.key, "COLUMNS": "200"}
+    return {"PALIMPSEST_URL": api.url, "PALIMPSEST_API_KEY": api.key, "COLUMNS": "80"}
 
 
 def palimpsest(environment: dict[str, str], *arguments: str) -> Result:
@@ -24,16 +24,22 @@ def palimpsest(environment: dict[str, str], *arguments: str) -> Result:
 
 def test_budgets_are_created_listed_and_deleted(api: Api, environment: dict[str, str]) -> None:
     more = ("--period", "day", "--action", "queue", "--timezone", "Europe/Berlin", "--project", "default")
-    made = palimpsest(environment, "budgets", "create", "12.50", *more)
+    made = palimpsest(environment, "budgets", "create", "1234567.0000000005", *more)
     assert made.exit_code == 0, made.output
     budget = made.output.strip()
     assert budget.startswith("bud_")
     with api.database.session() as session:
         [now] = session.scalars(text("SELECT now()"))
-        bill(session, DEFAULT_TENANT, "20", now, project="default")
+        bill(session, DEFAULT_TENANT, "2000000.0000000001", now, project="default")
     listed = palimpsest(environment, "budgets", "list").output
     [line] = [line for line in listed.splitlines() if budget in line]
-    for word in ("project default", " 20 ", "12.5 USD a day", "queue", "crossed"):
+    for word in (
+        "project default",
+        " 2000000.0000000001 ",
+        "1234567.0000000005 USD a day",
+        "queue",
+        "crossed",
+    ):
         assert word in line
     with api.client() as client:
         asked: dict[str, Any] = {"text": "A text.", "questions": ["Who?"]}

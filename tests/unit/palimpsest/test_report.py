@@ -25,7 +25,7 @@ from store.database import Database
 from store.money import Bill
 
 GIB = 1024**3
-NASTY = "<script>alert(1)</script>\x1b[31m&\u202e"
+NASTY = "<script>alert(1)</script>:car:\x1b[31m&\u202e"
 Run = Callable[..., Result]
 
 
@@ -165,6 +165,7 @@ def test_json_has_every_figure_exactly(book: Callable[..., None], run: Run) -> N
     assert found["groups"][0]["values"]["cost"] == "0.1234567891"
     assert found["totals"][0]["values"]["memory_saved_byte_seconds"] == f"{6 * GIB * 3600}.000000"
     assert found["metrics"]["saving_realised"] == {"unit": "money", "measurement": "estimated"}
+    assert found["metrics"]["jobs_with_full_cache_figure"] == {"unit": "job", "measurement": "derived"}
     steps = found["buckets"]
     assert all(one["end"] == other["start"] for one, other in itertools.pairwise(steps))
     assert all(step["start"].endswith("T00:00:00+05:45") for step in steps[1:])

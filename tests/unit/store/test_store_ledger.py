@@ -112,6 +112,50 @@ def test_lost_attempt_is_split_at_its_snapshot(db: Database, submit: Submit) -> 
     assert lost == {ledger.LAST_REPORT}
 
 
+def test_tokens_answered_before_a_retry_are_charged_once(db: Database, submit: Submit) -> None:
+    job = submit()
+    tokens = {"meter": "tokens.generated", "unit": "million tokens", "amount": "1000000"}
+    time = {"meter": "device_seconds", "unit": "device-hour", "amount": 0}
+    with db.session() as session:
+        book = prices.parse({"name": "by token", "currency": "USD", "price": [tokens, time]})
+        prices.add(session, book)
+    first = {**USAGE, "tokens_generated": 5, "tokens_prompt": 2}
+    whole = {**USAGE, "tokens_generated": 12, "tokens_prompt": 4}
+    with db.session() as session:
+        [held] = leases.claim(session, ["small"], HOLDER, limit=1, lease_seconds=30)
+        token = held.lease_token or 0
+        leases.record_snapshot(session, job.id, token, key="k", tokens=5, usage=first, total_usage=first)
+        leases.release(session, job.id, token, usage=first, lost=False)
+    finish(db, ledger.share(whole, first))
+    assert figures(bill(db, job))["cost"][0] == Decimal(12)
+    with db.session() as session:
+        row = session.execute(text("SELECT sum(tokens_generated), sum(tokens_prompt) FROM bills")).one()
+    assert tuple(row) == (Decimal(12), Decimal(4))
+
+
+@pytest.mark.parametrize("vanished", [True, False])
+def test_all_is_waste_of_the_lost_attempt_that_its_job_fails_with(
+    db: Database, submit: Submit, vanished: bool
+) -> None:
+    job = submit(max_attempts=1)
+    half = {**USAGE, "seconds": {"read": 4.0, "answer": 0.0}}
+    more = {**USAGE, "seconds": {"read": 5.0, "answer": 0.0}}
+    with db.session() as session:
+        [held] = leases.claim(session, ["small"], HOLDER, limit=1, lease_seconds=0)
+        token = held.lease_token or 0
+        leases.record_snapshot(session, job.id, token, key="k", tokens=5, usage=half, total_usage=half)
+        step = {"phase": "reading", "tokens_done": 9, "tokens_total": 10, "tokens_per_second": None}
+        leases.progress(session, job.id, token, **step, usage=more)
+    with db.session() as session:
+        if vanished:
+            assert reaper.sweep(session, hint_seconds=60).failed == 1
+        else:
+            leases.release(session, job.id, token, usage=more, lost=True)
+    found = figures(bill(db, job))
+    assert found["device_seconds.waste"][0] == found["device_seconds"][0] == Decimal(5)
+    assert found["cost.waste"][0] == found["cost"][0] == Decimal("0.0005")
+
+
 def test_no_line_is_written_twice(db: Database, submit: Submit) -> None:
     submit()
     job = finish(db, USAGE)

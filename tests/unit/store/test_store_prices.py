@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from store import bills, leases, prices
+from namm_runtime.accounting import PHASES
+from store import bills, leases, ledger, prices
 from store.database import Database
 from store.models import Job
 from store.money import Bill
 from store.prices import PriceBook, PriceBookInvalid
 from store.states import State
-from tests.unit.store.conftest import HOLDER
+from tests.unit.store.conftest import CENTS, HOLDER
 
 Submit = Callable[..., Job]
 
@@ -38,7 +39,7 @@ def test_the_most_particular_price_counts() -> None:
         price("device_seconds", "1"),
         price("device_seconds", "2", "h100"),
         price("device_seconds.score", "3"),
-        price("tokens", "4", unit="million tokens"),
+        price("tokens.generated", "4", unit="million tokens"),
     )
 
     def of(meter: str, device: str | None) -> Decimal | None:
@@ -86,6 +87,48 @@ def test_every_fault_is_named_in_one_sentence() -> None:
     with pytest.raises(PriceBookInvalid, match=r"currency: .*; price\.0\.meter: .*price\.0\.unit") as raised:
         book(price("Device", 1, unit="hour"), currency="$")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (
+            price("device_second", 1),
+            r"price\.0\.meter: there is no 'device_second'; there are device_seconds,",
+        ),
+        (price("tokens.genrated", 1, unit="million tokens"), r"price\.0\.meter: there is no"),
+        (price("tokens.document", 1, unit="million tokens"), r"price\.0\.meter: there is no"),
+        (price("kv_bytes.peak", 1, unit="GiB-month"), r"price\.0\.meter: there is no"),
+        (price("tokens.read", 1), r"price\.0\.unit: 'tokens\.read' is priced by the million tokens"),
+        (price("device_seconds", 1, unit="million tokens"), r"price\.0\.unit: .* by the device-hour"),
+    ],
+)
+def test_a_price_that_would_price_nothing_is_refused(entry: dict[str, object], told: str) -> None:
+    with pytest.raises(PriceBookInvalid, match=told):
+        book(entry)
+
+
+def test_every_phase_and_meter_that_is_used_up_can_be_priced() -> None:
+    used_up = {one.name for one in ledger.METERS if one.adds and one.unit in ("token", "byte-second")}
+    phases = {f"device_seconds.{phase}" for phase in (*PHASES, "load")}
+    groups = {"device_seconds", "kv_byte_seconds", "storage_byte_seconds"}
+    assert set(prices.UNIT_OF) == used_up | {"tokens.cached"} | phases | groups
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("constant", "1e30"),
+        ("per_token", "-0.1"),
+        ("per_token", "1e30"),
+        ("weights_bytes", 10**30),
+        ("budget", 0),
+    ],
+)
+def test_a_full_cache_that_would_break_bills_is_refused(field: str, value: object) -> None:
+    line = CENTS.full_cache[0].model_dump() | {field: value}
+    with pytest.raises(PriceBookInvalid, match=rf"full_cache\.0\.{field}"):
+        book(price("device_seconds", 1), full_cache=[line])
 
 
 def test_books_take_over_at_their_time_and_not_before(db: Database) -> None:
