@@ -156,7 +156,9 @@ def state(session: Session, budget: Budget, at: datetime | None = None) -> Budge
     """What is spent in the period that holds a moment, the database's now if left out."""
     moment: datetime = at or session.scalars(select(func.now())).one()
     start, end = around(moment, Width(budget.period), ZoneInfo(budget.timezone))
-    return BudgetState(budget, _booked(session, budget, start, end) + _running(session, budget), start, end)
+    # In this order an attempt that ends in between counts twice for a moment, rather than not at all.
+    running = _running(session, budget)
+    return BudgetState(budget, running + _booked(session, budget, start, end), start, end)
 
 
 def _booked(session: Session, budget: Budget, start: datetime, end: datetime) -> Decimal:

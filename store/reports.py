@@ -88,6 +88,15 @@ METRICS: Mapping[str, Metric] = {
 ALL = tuple(METRICS)
 
 
+MOST_ROWS = 20_000  # of one page: they are held in memory
+
+
+class TooManyRows(StoreError):
+    """A report's page would have too many rows."""
+
+    code = "too_many_rows"
+
+
 class UnknownGroup(StoreError):
     """A report was asked to be grouped or filtered by something bills do not have."""
 
@@ -157,7 +166,7 @@ def now(session: Session) -> datetime:
 
 
 def run(session: Session, query: Query) -> Report:
-    """Adds up the bills of a query. Raises UnknownGroup."""
+    """Adds up the bills of a query. Raises UnknownGroup, TooManyRows."""
     as_of = query.as_of or now(session)
     edges = _edges(query)
     grouped = {name: column_of(name) for name in query.group_by}
@@ -171,13 +180,20 @@ def run(session: Session, query: Query) -> Report:
         )
         .where(Bill.booked_at >= edges[0], Bill.booked_at < edges[-1], Bill.booked_at < as_of)
         .group_by("bucket", *grouped.values(), Bill.currency)
+        .limit(MOST_ROWS + 1)
     )
     if query.tenant_id is not None:
         statement = statement.where(Bill.tenant_id == query.tenant_id)
     for name, values in query.filters.items():
         statement = statement.where(cast(column_of(name), Text).in_(values))
     buckets = [Bucket(start, end, []) for start, end in pairwise(edges)]
-    for found in session.execute(statement):
+    rows = session.execute(statement).all()
+    if len(rows) > MOST_ROWS:
+        raise TooManyRows(
+            f"These buckets and groups have more than {MOST_ROWS:,} rows; ask for fewer buckets a page, "
+            "wider ones, or coarser groups."
+        )
+    for found in rows:
         keys = dict(zip(grouped, found[1 : 1 + len(grouped)], strict=True))
         numbers = found[2 + len(grouped) :]
         figures = {name: _decimal(value) for name, value in zip(query.metrics, numbers, strict=True)}

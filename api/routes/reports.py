@@ -98,14 +98,28 @@ def _report(
 ) -> Response | ReportPage:
     form = chosen(request, (JSON, CSV, NDJSON, PARQUET))
     query = replace(_query(context, caller, asked, form), metrics=tuple(names))
-    with context.database.session() as session:
-        first = reports.run(session, query)
+    try:
+        first = _run(context, query, fewer=form != JSON)
+    except reports.TooManyRows as error:
+        raise Problem(422, "too_many_rows", str(error), field="group_by") from None
     if form == JSON:
         return page(first, names, _sealed(context, caller, asked, query, first))
     pages = _all(context, query, first)
     body = lines(pages, names) if form == NDJSON else table(form, pages, query.group_by, names)
     headers = {"x-as-of": moment(first.as_of), "vary": "accept"}
     return StreamingResponse(body, media_type=form, headers=headers)
+
+
+def _run(context: Context, query: Query, *, fewer: bool) -> Report:
+    """One page; where `fewer`, of so few buckets that its rows fit. Raises TooManyRows."""
+    while True:
+        try:
+            with context.database.session() as session:
+                return reports.run(session, query)
+        except reports.TooManyRows:
+            if not fewer or query.limit == 1:
+                raise
+            query = replace(query, limit=query.limit // 2)
 
 
 def _query(context: Context, caller: Caller, asked: Asked, form: str) -> Query:
@@ -163,5 +177,4 @@ def _all(context: Context, query: Query, report: Report) -> Iterator[list[Bucket
         if report.next_start is None:
             return
         query = replace(query, start=report.next_start)
-        with context.database.session() as session:
-            report = reports.run(session, query)
+        report = _run(context, query, fewer=True)

@@ -15,6 +15,10 @@ GUARD = """
 CREATE TRIGGER price_books_immutable BEFORE UPDATE OR DELETE ON price_books
 FOR EACH ROW EXECUTE FUNCTION refuse_price_book_change()
 """
+NO_TRUNCATE = """
+CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table}
+FOR EACH STATEMENT EXECUTE FUNCTION {function}()
+"""
 REFUSE_CHANGES = """
 CREATE FUNCTION refuse_price_book_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -164,10 +168,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_bills_booked_at"), "bills", ["booked_at"], unique=False)
     op.execute(REFUSE_CHANGES)
     op.execute(GUARD)
+    op.execute(NO_TRUNCATE.format(table="price_books", function="refuse_price_book_change"))
+    op.execute(NO_TRUNCATE.format(table="usage_ledger", function="refuse_ledger_change"))
 
 
 def downgrade() -> None:
     op.drop_table("bills")
+    op.execute("DROP TRIGGER usage_ledger_no_truncate ON usage_ledger")
     op.add_column(
         "attempts", sa.Column("price_per_device_hour", sa.Numeric(20, 10), server_default="0", nullable=False)
     )

@@ -418,3 +418,13 @@ def test_a_form_that_there_is_not_is_refused(refusing_api: Api, accept: str) -> 
 def test_reports_need_a_key(refusing_api: Api, path: str) -> None:
     with refusing_api.client("") as client:
         problem(client.get(path, params=INTERVAL), 401, "api_key_missing")
+
+
+def test_too_many_rows_are_refused_in_a_page_and_read_piece_by_piece_into_a_file(
+    client: httpx.Client, booked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = in_csv(ask(client, "/v1/costs", "text/csv", **{"group_by[]": "model"}))
+    monkeypatch.setattr(reports, "MOST_ROWS", 3)
+    params = {**INTERVAL, "group_by[]": "model"}
+    problem(client.get("/v1/costs", params=params), 422, "too_many_rows", "group_by")
+    assert in_csv(ask(client, "/v1/costs", "text/csv", **{"group_by[]": "model"})) == whole

@@ -44,7 +44,10 @@ def test_migrating_twice_keeps_the_data(database_url: str) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("change", ["UPDATE usage_ledger SET quantity = 0", "DELETE FROM usage_ledger"])
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE usage_ledger SET quantity = 0", "DELETE FROM usage_ledger", "TRUNCATE usage_ledger"],
+)
 def test_ledger_is_append_only(database_url: str, change: str) -> None:
     database = Database(database_url)
     with database.session() as session:
@@ -57,4 +60,16 @@ def test_ledger_is_append_only(database_url: str, change: str) -> None:
         leases.finish(session, job.id, job.lease_token, State.FAILED, usage={"seconds": {"read": 1.5}})
     with pytest.raises(DBAPIError, match="append-only"), database.session() as session:
         session.execute(text(change))
+    database.close()
+
+
+def test_price_books_never_change(database_url: str) -> None:
+    database = Database(database_url)
+    for change in (
+        "UPDATE price_books SET name = 'x'",
+        "DELETE FROM price_books",
+        "TRUNCATE price_books CASCADE",
+    ):
+        with pytest.raises(DBAPIError, match="never change"), database.session() as session:
+            session.execute(text(change))
     database.close()

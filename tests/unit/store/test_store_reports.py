@@ -254,3 +254,12 @@ def test_job_bills_sum_to_the_report_and_a_rebuild_changes_nothing(
         session.execute(update(Bill).values(cost=7, model="wrong"))
         assert bills.rebuild(session, jobs_at_once=3) == len(before) == 16
         assert session.execute(everything).all() == before
+
+
+def test_a_page_of_too_many_rows_is_refused(
+    db: Database, tenant: str, booked: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "MOST_ROWS", 10)
+    assert len(ask(db, tenant, group_by=("project",)).buckets[0].rows) == 4
+    with pytest.raises(reports.TooManyRows, match="more than 10 rows"):
+        ask(db, tenant, group_by=("project", "model", "scorer_version"))
