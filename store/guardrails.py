@@ -110,7 +110,8 @@ def _watched() -> Select[Activation]:
 def breach_of(session: Session, activation: Activation) -> Breach | None:
     """The bound that an activation has crossed, failures first; None if it keeps to them, or too early."""
     try:
-        bounds = Bounds.model_validate(activation.bounds)
+        given = {name: value for name, value in activation.bounds.items() if value is not None}
+        bounds = Bounds.model_validate(given)
     except ValidationError as error:
         _log.error("bounds_not_valid", activation=activation.id, error=str(error))
         return None

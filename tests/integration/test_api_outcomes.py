@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import insert
+from typer.testing import CliRunner
 
+from palimpsest.cli import app
 from store import documents, jobs, scorers
 from store.jobs import NewJob
 from store.scorer_tables import ShadowRun
@@ -136,3 +138,16 @@ def test_what_is_not_there_is_told(refusing_api: Api) -> None:
         problem(client.get(PATH, params={**INTERVAL, "version": "9"}), 404, "not_found")
     with refusing_api.client("") as client:
         problem(client.get(PATH, params=INTERVAL), 401, "api_key_missing")
+
+
+def test_the_command_line_puts_them_side_by_side(api: Api, client: httpx.Client) -> None:
+    recent = datetime.now(UTC) - timedelta(hours=1)
+    book(api, bill(9, recent, scorer="namm@1", outcome="failed"), bill(10, recent, scorer="namm@2"))
+    environment = {"PALIMPSEST_URL": api.url, "PALIMPSEST_API_KEY": api.key, "COLUMNS": "200"}
+    ended = CliRunner().invoke(app, ["scorer", "compare", "namm", "1", "namm@2"], env=environment)
+    assert ended.exit_code == 0, ended.output
+    [rates] = [line for line in ended.output.splitlines() if line.startswith("failure rate")]
+    assert rates.split() == ["failure", "rate", "100.0%", "[20.7%,", "100.0%]", "0.0%", "[0.0%,", "79.3%]"]
+    ended = CliRunner().invoke(app, ["scorer", "compare", "namm", "9"], env=environment)
+    assert ended.exit_code == 1
+    assert "no scorer namm@9" in ended.output

@@ -132,7 +132,7 @@ def test_nothing_happens_before_enough_jobs_have_ended(session: Session) -> None
 
 
 def test_twenty_jobs_are_enough_where_nothing_is_said(session: Session) -> None:
-    bound(session, {"max_failure_rate": 0.0})
+    bound(session, {"max_failure_rate": 0.0, "min_agreement": None, "min_jobs": None})
     book(session, failed=19, succeeded=0)
     assert guardrails.sweep(session) == 0
     book(session, failed=0, succeeded=1)
