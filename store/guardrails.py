@@ -18,7 +18,7 @@ from store.activations import Alias
 from store.models import ApiKey, Job
 from store.money import Bill
 from store.outcomes import AGREED, ANSWERS, ended_as
-from store.scorer_tables import Activation, AuditEntry, ShadowRun
+from store.scorer_tables import Activation, AuditEntry, ScorerVersion, ShadowRun
 from store.states import State
 from store.tenants import DEFAULT_TENANT
 
@@ -97,11 +97,15 @@ def sweep(session: Session) -> int:
 
 def _watched() -> Select[Activation]:
     """Open activations with bounds of which nothing was told so far."""
+    label = ScorerVersion.name + "@" + ScorerVersion.version
     told = exists().where(
-        AuditEntry.action == CROSSED, AuditEntry.detail["activation"].astext == Activation.id
+        AuditEntry.subject == label,
+        AuditEntry.action == CROSSED,
+        AuditEntry.detail["activation"].astext == Activation.id,
     )
     return (
         select(Activation)
+        .join(ScorerVersion, ScorerVersion.id == Activation.version_id)
         .where(Activation.ended_at.is_(None), Activation.bounds != {}, ~told)
         .order_by(Activation.id)
     )
