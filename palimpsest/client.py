@@ -126,9 +126,10 @@ class Client:
         body = {field: value for field, value in activation.items() if value is not None}
         return self._ask("POST", _path(name, "activations"), json=body)
 
-    def end_activation(self, name: str, scope: str, alias: str) -> dict[str, Any]:
+    def end_activation(self, name: str, scope: str, alias: str, reason: str | None = None) -> dict[str, Any]:
         """End what serves a scope under an alias. Raises ApiError not_found."""
-        return self._ask("DELETE", _path(name, "activations", scope, alias))
+        params = {} if reason is None else {"reason": reason}
+        return self._ask("DELETE", _path(name, "activations", scope, alias), params=params)
 
     def rollback_scorer(self, name: str, scope: str, reason: str) -> dict[str, Any]:
         """Go back to the version that served a scope before. Raises ApiError no_earlier_version."""

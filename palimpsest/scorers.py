@@ -187,11 +187,19 @@ def canary(
 
 
 @app.command("end-canary")
-def end_canary(name: Name, scope: Scope = "global", as_json: AsJson = False, data: Data = None) -> None:
+def end_canary(
+    name: Name,
+    scope: Scope = "global",
+    reason: Annotated[str | None, typer.Option(help="For the audit log.")] = None,
+    as_json: AsJson = False,
+    data: Data = None,
+) -> None:
     """End a scope's canary: new jobs run with the stable version."""
     with connected(data) as client:
-        found = client.end_activation(name, scope, "canary")
-        print_json(found) if as_json else out.print(f"The canary of {name} in {scope} is ended", markup=False)
+        found = client.end_activation(name, scope, "canary", reason)
+        if as_json:
+            return print_json(found)
+        out.print(f"The canary of {name} in {scope} is ended", markup=False)
 
 
 @app.command()

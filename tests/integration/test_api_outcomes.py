@@ -136,6 +136,8 @@ def test_what_is_not_there_is_told(refusing_api: Api) -> None:
     with refusing_api.client() as client:
         problem(client.get(PATH, params=INTERVAL), 404, "not_found")
         problem(client.get(PATH, params={**INTERVAL, "version": "9"}), 404, "not_found")
+        for name in ("a%00b", "a%25b", "x" * 3000):
+            assert client.get(f"/v1/scorers/{name}/outcomes", params=INTERVAL).status_code in (404, 422)
     with refusing_api.client("") as client:
         problem(client.get(PATH, params=INTERVAL), 401, "api_key_missing")
 

@@ -246,8 +246,9 @@ def test_what_serves_is_changed(service: Service, palimpsest: Palimpsest) -> Non
     palimpsest("canary", "namm@3", "--percent", "5")
     assert "bounds" not in service.sent
     service.answers["DELETE /v1/scorers/namm/activations/model:small/canary"] = 204
-    ended = palimpsest("end-canary", "namm", "--scope", "model:small")
+    ended = palimpsest("end-canary", "namm", "--scope", "model:small", "--reason", "seen enough")
     assert ended.output == "The canary of namm in model:small is ended\n"
+    assert dict(service.asked[-1].url.params) == {"reason": "seen enough"}
     service.answers["POST /v1/scorers/namm/rollback"] = {"scorer": "namm@2"}
     assert palimpsest("rollback", "namm", "--reason", "bad").output == "namm@2 serves global again\n"
     assert service.sent == {"scope": "global", "reason": "bad"}
