@@ -137,7 +137,7 @@ def refuse_others(
         if name in once and len(values) > 1:
             raise Problem(422, "invalid_request", f"'{name}' may be given once.", field=name)
         if name not in once and name not in often and not is_open(name):
-            known = ", ".join([*once, *often, *(["filter[<group>]"] if often else [])])
+            known = ", ".join([*once, *often, *(["filter[<group>]"] if is_open("filter[x]") else [])])
             detail = f"There is no parameter '{name}'; the parameters are {known}."
             raise Problem(422, "unknown_parameter", detail, field=name)
 

@@ -1,9 +1,11 @@
 """The REST API from Python: what the command line and the demo use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -23,7 +25,7 @@ class ApiError(RuntimeError):
 class Client:
     """One service and one API key. Methods raise ApiError, or httpx.TransportError when nobody answers."""
 
-    def __init__(self, base_url: str, api_key: str) -> None:
+    def __init__(self, base_url: str, api_key: str, transport: httpx.BaseTransport | None = None) -> None:
         # trust_env: a proxy of the environment has no business between this machine and itself.
         local = httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(
@@ -31,6 +33,7 @@ class Client:
             headers={"authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(30.0, write=None),
             trust_env=not local,
+            transport=transport,
         )
 
     def __enter__(self) -> Self:
@@ -96,6 +99,55 @@ class Client:
         """Delete a budget. Raises ApiError not_found."""
         self._ask("DELETE", f"/v1/budgets/{budget_id}")
 
+    def scorers(self) -> dict[str, Any]:
+        """The scorers of the registry and their versions."""
+        return self._ask("GET", "/v1/scorers")
+
+    def scorer(self, name: str, version: str) -> dict[str, Any]:
+        """A version of a scorer. Raises ApiError not_found."""
+        return self._ask("GET", _path(name, "versions", version))
+
+    def push_scorer(self, name: str, files: Mapping[str, Path], version: str | None = None) -> dict[str, Any]:
+        """Upload a version, streamed: parts `scorer` and `manifest`, or `checkpoint`."""
+        with ExitStack() as stack:
+            parts = {
+                part: (path.name, stack.enter_context(path.open("rb")), "application/octet-stream")
+                for part, path in files.items()
+            }
+            fields = {} if version is None else {"version": version}
+            return self._ask("POST", _path(name, "versions"), files=parts, data=fields)
+
+    def attach_evaluation(self, name: str, version: str, report: Any) -> dict[str, Any]:
+        """Attach what `namm evaluate` wrote about a version."""
+        return self._ask("PUT", _path(name, "versions", version, "evaluation"), json=report)
+
+    def activate_scorer(self, name: str, **activation: Any) -> dict[str, Any]:
+        """Let a version serve a scope; fields that are None are left out."""
+        body = {field: value for field, value in activation.items() if value is not None}
+        return self._ask("POST", _path(name, "activations"), json=body)
+
+    def end_activation(self, name: str, scope: str, alias: str, reason: str | None = None) -> dict[str, Any]:
+        """End what serves a scope under an alias. Raises ApiError not_found."""
+        params = {} if reason is None else {"reason": reason}
+        return self._ask("DELETE", _path(name, "activations", scope, alias), params=params)
+
+    def rollback_scorer(self, name: str, scope: str, reason: str) -> dict[str, Any]:
+        """Go back to the version that served a scope before. Raises ApiError no_earlier_version."""
+        return self._ask("POST", _path(name, "rollback"), json={"scope": scope, "reason": reason})
+
+    def scorer_outcomes(self, name: str, start_time: str, versions: Sequence[str] = ()) -> dict[str, Any]:
+        """What came of a scorer's versions since a time."""
+        asked: dict[str, Any] = {"start_time": start_time, "version": list(versions)}
+        return self._ask("GET", _path(name, "outcomes"), params=asked)
+
+    def rollout(self) -> dict[str, Any]:
+        """Which workers have loaded the versions that are to serve."""
+        return self._ask("GET", "/v1/rollout")
+
+    def audit(self, **filters: Any) -> dict[str, Any]:
+        """A page of the audit log, newest first."""
+        return self._ask("GET", "/v1/audit", params={k: v for k, v in filters.items() if v is not None})
+
     def ready(self) -> dict[str, Any]:
         """The readiness checks; `ready` says the sum of them."""
         response = self._http.get("/readyz")
@@ -117,6 +169,11 @@ class Client:
             raise ApiError(response.status_code, body)
         found: dict[str, Any] = body
         return found
+
+
+def _path(name: str, *parts: str) -> str:
+    """An address below a scorer's."""
+    return "/v1/scorers/" + "/".join(quote(part, safe=":") for part in (name, *parts))
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

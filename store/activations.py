@@ -122,6 +122,11 @@ def open_of(session: Session, name: str, scopes: list[str]) -> tuple[Activation 
     return stable, canary
 
 
+def take_turns(session: Session) -> None:
+    """Until the transaction ends, nobody else changes what serves. May be taken again by the same one."""
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+
+
 def activate(
     session: Session,
     row: ScorerVersion,
@@ -137,7 +142,7 @@ def activate(
     """From now on the version serves the scope under the alias. Raises NotUsable."""
     if row.state not in USABLE:
         raise NotUsable(f"{scorers.label(row)} is {row.state}; only verified versions can serve.")
-    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    take_turns(session)
     end(session, row.name, scope, alias, actor, reason=f"{reason}: {scorers.label(row)}")
     made = Activation(
         id=new_id("act"),
@@ -171,7 +176,7 @@ def end(
     session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str
 ) -> Activation | None:
     """Ends what serves a scope under an alias, if anything does → it."""
-    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    take_turns(session)
     statement = (
         update(Activation)
         .where(
@@ -195,7 +200,7 @@ def end(
 
 def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str) -> Activation:
     """Goes back to the version that was stable before in this scope; a canary is ended. Raises NoWayBack."""
-    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    take_turns(session)
     end(session, name, scope, Alias.CANARY, actor, reason=reason)
     here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
     past = session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()

@@ -73,7 +73,11 @@ class Bill(Base):
     """
 
     __tablename__ = "bills"
-    __table_args__ = (Index(None, "tenant_id", "booked_at"), Index(None, "booked_at"))
+    __table_args__ = (
+        Index(None, "tenant_id", "booked_at"),
+        Index(None, "booked_at"),
+        Index(None, "scorer", "booked_at"),
+    )
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 from store.errors import NotFound
 from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
 from store.money import Bill, Budget, UsageLine
+from store.scorer_tables import ShadowRun
 
 DEFAULT_TENANT = "ten_default"
 
-Row = TypeVar("Row", ApiKey, Attempt, Bill, Budget, Document, Job, Result, UsageLine)
+Row = TypeVar("Row", ApiKey, Attempt, Bill, Budget, Document, Job, Result, ShadowRun, UsageLine)
 
 
 def scoped(row: type[Row], tenant_id: str) -> Select[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from store import blobs, jobs, log, reaper, storage
+from store import blobs, guardrails, jobs, log, reaper, storage
 from store.blobs import Blobs
 from store.database import Database, connect
 from store.settings import Settings, settings
@@ -17,12 +17,17 @@ LEFTOVERS_EVERY_SECONDS = 3600.0  # to look for them means to walk the whole sto
 
 
 def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reaped:
-    """One sweep over leases, deadlines and hints; storage is booked; snapshots of ended jobs are removed."""
+    """One sweep over leases, deadlines and hints, and over scorers' bounds.
+
+    Storage is booked; snapshots of ended jobs are removed.
+    """
     with database.session() as session:
         reaped = reaper.sweep(session, hint_seconds=config.hint_seconds)
         reaper.forget(session)
     with database.session() as session:
         storage.accrue(session)
+    with database.session() as session:
+        guardrails.sweep(session)
     if any(reaped):
         _log.info("swept", **reaped._asdict())
     with database.session() as session:

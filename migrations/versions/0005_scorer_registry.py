@@ -139,11 +139,13 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("worker_id", "scorer", name=op.f("pk_worker_scorers")),
     )
+    op.create_index(op.f("ix_bills_scorer_booked_at"), "bills", ["scorer", "booked_at"], unique=False)
     op.execute(REFUSE_CHANGES)
     op.execute(GUARD)
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_bills_scorer_booked_at"), table_name="bills")
     for name in (
         "worker_scorers",
         "audit_log",

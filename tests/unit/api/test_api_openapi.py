@@ -78,3 +78,17 @@ def test_reports_document_their_forms_and_parameters(openapi: dict[str, Any]) ->
         assert {one["name"] for one in operation["parameters"]} == parameters, path
         assert all(one["description"] for one in operation["parameters"])
         assert {"401", "406", "422"} <= set(operation["responses"])
+
+
+def test_outcomes_document_their_parameters_and_figures(openapi: dict[str, Any]) -> None:
+    operation = openapi["paths"]["/v1/scorers/{name}/outcomes"]["get"]
+    queries = {one["name"]: one for one in operation["parameters"] if one["in"] == "query"}
+    assert queries.keys() == {"start_time", "end_time", "version"}
+    assert all(one["description"] for one in queries.values())
+    assert {"200", "401", "404", "422"} <= set(operation["responses"])
+    reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert reference.endswith("/OutcomeList")
+    figures = openapi["components"]["schemas"]["OutcomeOut"]["properties"]
+    assert {"jobs", "failure_rate", "kept", "money", "shadow", "evaluation"} <= figures.keys()
+    amount = openapi["components"]["schemas"]["MoneyOut"]["properties"]["cost"]
+    assert {"type": "string"} in amount["anyOf"], "money is never a binary fraction"

@@ -1,0 +1,51 @@
+"""Outcomes: what came of a scorer's versions, side by side."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from api.context import CallerDep, ContextDep
+from api.outcome_answers import OutcomeList, OutcomeOut
+from api.parameters import EndTime, StartTime, refuse_others
+from api.problems import Problem, documented
+from api.tables import moment
+from store import outcomes, reports
+
+router = APIRouter(prefix="/v1/scorers", tags=["scorers"])
+
+Versions = Annotated[
+    list[str] | None,
+    Query(
+        max_length=50,
+        description="Only these versions, in this order; may be given more than once. All when left out.",
+    ),
+]
+
+
+@router.get("/{name}/outcomes", responses=documented(401, 404, 422))
+def show(
+    name: str,
+    request: Request,
+    context: ContextDep,
+    caller: CallerDep,
+    start_time: StartTime,
+    end_time: EndTime = None,
+    version: Versions = None,
+) -> OutcomeList:
+    """How your jobs ended with each version of a scorer: failures, what was kept, cost, savings, agreement.
+
+    Counted are your own jobs that ended in the interval, and your jobs' shadow runs in it.
+    """
+    refuse_others(request, ("start_time", "end_time"), ("version",))
+    with context.database.session() as session:
+        end = end_time or reports.now(session)
+        if start_time >= end:
+            detail = f"The interval ends at {moment(end)}, which is not after its start."
+            raise Problem(422, "invalid_request", detail, field="end_time")
+        mine = caller.tenant_id
+        if version:
+            found = outcomes.compare(session, name, version, start_time, end, tenant_id=mine)
+        else:
+            found = outcomes.of_scorer(session, name, start_time, end, tenant_id=mine)
+    data = [OutcomeOut.model_validate(one) for one in found]
+    return OutcomeList(name=name, start_time=start_time, end_time=end, data=data)
