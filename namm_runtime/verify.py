@@ -27,6 +27,7 @@ from namm_runtime.errors import Refusal
 
 TENSORS = {"parameters", "mean", "variance"}
 MAX_MANIFEST_BYTES = 1 << 20
+SIZES, MAX_SIZE = ("width", "depth", "recency_floats"), 4096
 GOLDEN_TOKENS = 96
 DOCUMENT = "".join(
     f"On day {day} the ferry left pier {day * 7 % 30} with {day * 13} crates. " for day in range(60)
@@ -77,6 +78,11 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
     unknown = entries.keys() - {"format", *manifest.REQUIRED, *manifest.OPTIONAL}
     if unknown:
         raise Refusal("scorer_unreadable", f"unknown manifest entries: {', '.join(sorted(unknown))[:200]}")
+    config = entries.get("config")
+    for entry in SIZES if isinstance(config, dict) else ():
+        size = config.get(entry)
+        if isinstance(size, int) and size > MAX_SIZE:  # to name its tensors alone could take all memory
+            raise Refusal("scorer_unreadable", f"'{entry}' in the manifest is more than {MAX_SIZE}")
     text = json.dumps(entries | {"name": name, "version": version}, indent=2)
     (out / "manifest.json").write_text(text + "\n")
     shutil.copyfile(folder / "scorer.safetensors", out / "scorer.safetensors")

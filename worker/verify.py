@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sqlalchemy.orm import Session
+
 from store import log, scorers
 from store.blobs import Blobs
 from store.errors import NotFound, StoreError
@@ -67,18 +69,18 @@ def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
             verdict = Verdict("upload_missing", "What was uploaded is no longer in the blob store.")
         else:
             verdict = judge(folder, out, row.name, row.version)
-        manifest = None
+        manifest: dict[str, Any] = {}
         if verdict.code is None:
             manifest = json.loads((out / "manifest.json").read_bytes())
             _store(process.blobs, out, folder_of(row))
 
-    def decide(session: Any) -> None:
+    def decide(session: Session) -> None:
+        mine = scorers.by_id(session, row.id)
         if verdict.code is not None:
-            scorers.rejected(session, row, verdict.code, verdict.reason)
+            scorers.rejected(session, mine, verdict.code, verdict.reason)
         else:
-            scorers.verified(
-                session, row, blob_key=folder_of(row), sha256=verdict.sha256, manifest=manifest or {}
-            )
+            place = folder_of(row)
+            scorers.verified(session, mine, blob_key=place, sha256=verdict.sha256, manifest=manifest)
 
     try:
         process.transaction(decide)
