@@ -79,8 +79,8 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
     if unknown:
         raise Refusal("scorer_unreadable", f"unknown manifest entries: {', '.join(sorted(unknown))[:200]}")
     config = entries.get("config")
-    for entry in SIZES if isinstance(config, dict) else ():
-        size = config.get(entry)
+    for entry in SIZES:
+        size = config.get(entry) if isinstance(config, dict) else None
         if isinstance(size, int) and size > MAX_SIZE:  # to name its tensors alone could take all memory
             raise Refusal("scorer_unreadable", f"'{entry}' in the manifest is more than {MAX_SIZE}")
     text = json.dumps(entries | {"name": name, "version": version}, indent=2)
