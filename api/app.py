@@ -1,5 +1,6 @@
 """The application: `uvicorn api.app:create_app --factory`."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,13 +13,27 @@ from api import problems
 from api.context import Context
 from api.middleware import BodyLimit, PlainPath, RequestId
 from api.problems import Problem
-from api.routes import budgets, documents, exports, health, jobs, models, outcomes, reports
+from api.routes import (
+    activations,
+    budgets,
+    documents,
+    exports,
+    health,
+    jobs,
+    models,
+    outcomes,
+    reports,
+    scorers,
+)
 from store import blobs, database, log
-from store.errors import IdempotencyMismatch, NotFound
+from store.activations import NotUsable, NoWayBack
+from store.errors import IdempotencyMismatch, NotFound, StoreError
+from store.scorers import VersionExists
 from store.settings import Settings
 
 _log = log.get("api")
 
+STREAMED = re.compile("/v1/documents|/v1/scorers/[^/]+/versions")
 DESCRIPTION = """Reads million-token documents with a Llama whose KV cache is pruned by an evolved scorer.
 
 Upload a document, submit a job, look at its progress, read its result and its cost. Every error is an
@@ -44,12 +59,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = lambda: problems.describe(plain())  # type: ignore[method-assign]
     _install_store_errors(app)
     # JSON may spell a character with six bytes, and there is more in a request than its text.
-    app.add_middleware(
-        BodyLimit, limit=6 * config.max_inline_bytes + 1024 * 1024, streamed=frozenset({"/v1/documents"})
-    )
+    app.add_middleware(BodyLimit, limit=6 * config.max_inline_bytes + 1024 * 1024, streamed=STREAMED)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId)
-    for one in (documents, jobs, budgets, models, outcomes, reports, exports, health):
+    for one in (
+        documents,
+        jobs,
+        budgets,
+        models,
+        scorers,
+        activations,
+        outcomes,
+        reports,
+        exports,
+        health,
+    ):
         app.include_router(one.router)
     return app
 
@@ -62,6 +86,12 @@ def _install_store_errors(app: FastAPI) -> None:
     @app.exception_handler(IdempotencyMismatch)
     def _mismatch(request: Request, error: IdempotencyMismatch) -> Response:
         return problems.answer(request, Problem(422, error.code, str(error), field="Idempotency-Key"))
+
+    @app.exception_handler(VersionExists)
+    @app.exception_handler(NotUsable)
+    @app.exception_handler(NoWayBack)
+    def _conflict(request: Request, error: StoreError) -> Response:
+        return problems.answer(request, Problem(409, error.code, str(error)))
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)

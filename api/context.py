@@ -29,6 +29,7 @@ class Caller:
     tenant_id: str
     key_id: str
     project: str
+    admin: bool
 
 
 def context(request: Request) -> Context:
@@ -55,7 +56,15 @@ def caller(
         key = keys.authenticate(session, credentials.credentials, context.settings.pepper)
         if key is None:
             raise _unauthorized("api_key_invalid", "This API key is unknown, expired or revoked.")
-        return Caller(key.tenant_id, key.id, key.project)
+        return Caller(key.tenant_id, key.id, key.project, key.admin)
+
+
+def admin(caller: Annotated[Caller, Depends(caller)]) -> Caller:
+    """The caller, whose key is an admin's. Raises Problem 403 for another one."""
+    if not caller.admin:
+        detail = "Only an admin's key may do this: 'palimpsest keys create --admin' makes one."
+        raise Problem(403, "admin_required", detail, field="Authorization")
+    return caller
 
 
 def _unauthorized(code: str, detail: str) -> Problem:
@@ -64,3 +73,4 @@ def _unauthorized(code: str, detail: str) -> Problem:
 
 ContextDep = Annotated[Context, Depends(context)]
 CallerDep = Annotated[Caller, Depends(caller)]
+AdminDep = Annotated[Caller, Depends(admin)]

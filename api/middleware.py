@@ -1,5 +1,6 @@
 """What happens around every request: it gets an id, and its body may not be endless."""
 
+import re
 import secrets
 
 import structlog
@@ -65,17 +66,17 @@ class PlainPath:
 class BodyLimit:
     """Refuses a body of more than `limit` bytes with 413 before it is read whole.
 
-    Paths in `streamed` read their bodies piece by piece and count for themselves.
+    Routes whose paths match `streamed` read their bodies piece by piece and count for themselves.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, streamed: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, limit: int, streamed: re.Pattern[str]) -> None:
         self._app = app
         self._limit = limit
         self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting."""
-        if scope["type"] != "http" or scope["path"] in self._streamed:
+        if scope["type"] != "http" or self._streamed.fullmatch(scope["path"]):
             return await self._app(scope, receive, send)
         problem = Problem(
             413,

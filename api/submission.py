@@ -14,9 +14,10 @@ from api.context import Caller, Context
 from api.problems import Problem
 from api.schemas import JobCreate, TaskKind
 from api.storage import storing
-from store import budgets, documents, idempotency, jobs, workers
+from store import activations, budgets, documents, idempotency, jobs, scorers, workers
 from store.budgets import Action, BudgetState, plain
 from store.models import Document, Job
+from store.scorers import USABLE
 from store.workers import ModelCard
 
 ROUTE = "POST /v1/jobs"
@@ -55,6 +56,7 @@ def submit(
                 return JobOut.model_validate(before.body), True
         _refuse_limits(context, body)
         card = _model(context, session, body)
+        _refuse_scorer(caller, session, body, card)
         held_by = _heed(spent)
         document = _document(context, caller, session, body, undo)
         job = jobs.create(session, caller.tenant_id, _new_job(context, caller, body, card, document, held_by))
@@ -172,19 +174,43 @@ def _model(context: Context, session: Session, body: JobCreate) -> ModelCard:
     if body.scorer is not None and not policy.startswith(SCORED):
         detail = f"The policy '{policy}' takes no scorer; those whose name begins with '{SCORED}' do."
         raise Problem(422, "scorer_not_used", detail, field="scorer")
-    if card.scorers is not None and body.scorer is not None:
-        scorers = [f"{scorer['name']}@{scorer['version']}" for scorer in card.scorers]
-        if body.scorer not in scorers and body.scorer not in (scorer["name"] for scorer in card.scorers):
-            detail = (
-                f"The model '{name}' has no scorer '{body.scorer}'. Known: {', '.join(scorers) or 'none'}."
-            )
-            raise Problem(422, "unknown_scorer", detail, field="scorer", known_scorers=scorers)
     if card.window is not None and body.max_output_tokens >= card.window:
         detail = f"The model '{name}' was trained on {card.window} positions; an answer has to be shorter."
         raise Problem(
             422, "output_too_long", detail, field="max_output_tokens", max_output_tokens=card.window - 1
         )
     return card
+
+
+def _refuse_scorer(caller: Caller, session: Session, body: JobCreate, card: ModelCard) -> None:
+    """Raises Problem for a scorer that neither the registry nor the model's workers have for this job."""
+    if body.scorer is None or _in_registry(caller, session, body, body.scorer, card.name):
+        return
+    if card.scorers is None:
+        return  # no worker has loaded the model yet, to say which ones it has
+    own = [f"{scorer['name']}@{scorer['version']}" for scorer in card.scorers]
+    if body.scorer in own or body.scorer in (scorer["name"] for scorer in card.scorers):
+        return
+    known = sorted({*own, *(scorers.label(row) for row in scorers.versions(session, states=USABLE))})
+    detail = f"The model '{card.name}' has no scorer '{body.scorer}'. Known: {', '.join(known) or 'none'}."
+    if "@" not in body.scorer and scorers.versions(session, name=body.scorer, states=USABLE):
+        detail = f"No version of '{body.scorer}' serves jobs like this one; ask for one of them by version."
+    raise Problem(422, "unknown_scorer", detail, field="scorer", known_scorers=known)
+
+
+def _in_registry(caller: Caller, session: Session, body: JobCreate, asked: str, model: str) -> bool:
+    """Whether the registry has the version, or one that is stable in a scope of the job.
+
+    A canary alone does not count: it takes a share of the jobs only. Raises Problem scorer_not_verified.
+    """
+    name, version = scorers.split(asked)
+    if version is not None:
+        try:
+            return activations.usable(session, name, version) is not None
+        except activations.NotUsable as error:
+            raise Problem(422, "scorer_not_verified", str(error), field="scorer") from None
+    job = Job(tenant_id=caller.tenant_id, model=model, tags=dict(body.metadata))
+    return activations.open_of(session, name, activations.scopes_of(job))[0] is not None
 
 
 def _document(

@@ -4,14 +4,12 @@ import asyncio
 import codecs
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import PurePath
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
 
+from api.forms import FRAMING, Form, Part, is_multipart
 from api.problems import Problem
 
 # The formats this version reads, by the name's ending; the text itself decides whether it is text.
@@ -98,7 +96,7 @@ def refuse_declared_size(request: Request, limit: int) -> None:
     if (
         declared.isdecimal()
         and len(declared) < 20
-        and int(declared) > limit + (_MULTIPART_FRAMING if _is_multipart(request) else 0)
+        and int(declared) > limit + (FRAMING if is_multipart(request) else 0)
     ):
         raise too_large(limit)
 
@@ -125,8 +123,8 @@ async def receive(
         write(chunk)
 
     declared_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    form = _MultipartFile(request, take) if _is_multipart(request) else None
-    async for batch in _batches(request):
+    form = _DocumentForm(request, take) if is_multipart(request) else None
+    async for batch in batches(request):
         await run_in_threadpool(form.feed if form else take, batch)
     if form:
         form.finish()
@@ -135,7 +133,7 @@ async def receive(
     return _facts(name, declared_type)
 
 
-async def _batches(request: Request) -> AsyncIterator[bytes]:
+async def batches(request: Request) -> AsyncIterator[bytes]:
     """The body in pieces of about BATCH bytes. Raises Problem upload_stalled when the client goes silent."""
     waiting = bytearray()
     stream = request.stream()
@@ -173,106 +171,29 @@ def _facts(name: str | None, declared_type: str) -> UploadFacts:
     return UploadFacts(label, declared_type if declared_type in TEXT_SUFFIXES.values() else guessed)
 
 
-# Boundaries, part headers and small other fields of a form; what counts against the limit is the file.
-_MULTIPART_FRAMING = 64 * 1024
-
-
-def _is_multipart(request: Request) -> bool:
-    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-
-
-class _MultipartFile:
+class _DocumentForm:
     """Finds the part named `file` in a multipart form and passes its bytes on; keeps nothing else."""
 
     def __init__(self, request: Request, take: Callable[[bytes], None]) -> None:
-        header = Message()
-        header["content-type"] = request.headers["content-type"]
-        boundary = header.get_param("boundary")
-        if not isinstance(boundary, str) or not boundary:
-            raise _malformed("its Content-Type names no boundary")
         self.filename: str | None = None
         self.content_type = ""
         self._take = take
         self._found = False
-        self._inside = False
-        self._complete = False
-        self._other = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._field = b""
-        self._value = b""
-        try:
-            self._parser = MultipartParser(
-                boundary.encode("latin-1", "replace"),
-                {
-                    "on_part_begin": self._begin_part,
-                    "on_header_field": self._header_field,
-                    "on_header_value": self._header_value,
-                    "on_header_end": self._end_header,
-                    "on_headers_finished": self._end_headers,
-                    "on_part_data": self._data,
-                    "on_end": self._end,
-                },
-            )
-        except MultipartParseError as error:
-            raise _malformed(str(error)) from error
-
-    def feed(self, chunk: bytes) -> None:
-        try:
-            self._parser.write(chunk)
-        except MultipartParseError as error:
-            raise _malformed(str(error)) from error
+        self._form = Form(request, self._begin)
+        self.feed = self._form.feed
 
     def finish(self) -> None:
-        if not self._complete:
-            raise _malformed("it ends before its last boundary")
+        self._form.finish()
         if not self._found:
             raise Problem(422, "file_missing", "The form has no part named 'file'.", field="file")
 
-    def _begin_part(self) -> None:
-        self._headers = []
-        self._inside = False
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-        self._bound(end - start)
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-        self._bound(end - start)
-
-    def _end_header(self) -> None:
-        self._headers.append((self._field.lower(), self._value))
-        self._field = self._value = b""
-
-    def _end_headers(self) -> None:
-        part = Message()
-        for name, value in self._headers:
-            if name in (b"content-disposition", b"content-type"):
-                part[name.decode("latin-1")] = value.decode("utf-8", "replace")
-        if part.get_param("name", header="content-disposition") != "file":
-            return
+    def _begin(self, part: Part) -> Callable[[bytes], None] | None:
+        if part.name != "file":
+            return None
         if self._found:
             raise Problem(
                 422, "too_many_files", "The form has more than one part named 'file'.", field="file"
             )
-        self._found = self._inside = True
-        self.filename = part.get_filename()
-        self.content_type = part.get_content_type() if "content-type" in part else ""
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._inside:
-            self._take(data[start:end])
-        else:
-            self._bound(end - start)
-
-    def _end(self) -> None:
-        self._complete = True
-
-    def _bound(self, count: int) -> None:
-        self._other += count
-        if self._other > _MULTIPART_FRAMING:
-            raise Problem(413, "form_too_large", "The form holds too much besides its file.", field="body")
-
-
-def _malformed(why: str) -> Problem:
-    return Problem(400, "malformed_multipart", f"The form does not parse: {why}.", field="body")
+        self._found = True
+        self.filename, self.content_type = part.filename, part.content_type
+        return self._take

@@ -42,14 +42,19 @@ def transaction(settings: Settings) -> Iterator[Session]:
 
 
 def create_key(
-    settings: Settings, name: str, tenant: str | None = None, project: str = DEFAULT_PROJECT
+    settings: Settings,
+    name: str,
+    tenant: str | None = None,
+    project: str = DEFAULT_PROJECT,
+    *,
+    admin: bool = False,
 ) -> str:
     """Make a key and give it; it cannot be had again. `tenant` is a name and is made if there is none."""
     connection = database.connect(settings)
     try:
         with connection.session() as session:
             tenant_id = tenants.ensure(session, *(() if tenant is None else (_tenant_id(tenant), tenant)))
-            return keys.create(session, tenant_id, name, settings.pepper, project=project)[1]
+            return keys.create(session, tenant_id, name, settings.pepper, project=project, admin=admin)[1]
     finally:
         connection.close()
 
@@ -92,17 +97,25 @@ def forget_workers(settings: Settings) -> None:
 
 
 def prepare(settings: Settings, data: Path) -> Access:
-    """Make sure that the command line of this machine has a valid key, and that the owner got a first one."""
+    """Make sure that the command line of this machine has a valid key, and that the owner got a first one.
+
+    Both are an admin's: whoever can read this machine's database needs no key to change it.
+    """
     connection = database.connect(settings)
     try:
         with connection.session() as session:
             tenant_id = tenants.ensure(session)
             fresh = not keys.list_keys(session, tenant_id)
-            first_key = keys.create(session, tenant_id, "first", settings.pepper)[1] if fresh else None
+            first_key = None
+            if fresh:
+                first_key = keys.create(session, tenant_id, "first", settings.pepper, admin=True)[1]
             cli_key = read_cli_key(data)
-            if cli_key is None or keys.authenticate(session, cli_key, settings.pepper) is None:
-                cli_key = keys.create(session, tenant_id, "command line", settings.pepper)[1]
+            row = keys.authenticate(session, cli_key, settings.pepper) if cli_key is not None else None
+            if cli_key is None or row is None:
+                cli_key = keys.create(session, tenant_id, "command line", settings.pepper, admin=True)[1]
                 write_private(data / "cli_key", cli_key + "\n")
+            else:
+                row.admin = True  # one made before there were admins
     finally:
         connection.close()
     return Access(cli_key, first_key)

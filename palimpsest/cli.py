@@ -143,6 +143,9 @@ def create_key(
     project: Annotated[
         str, typer.Option(help="What its jobs are billed under; reports can be grouped by it.")
     ] = access.DEFAULT_PROJECT,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May upload scorers and say which one serves whom.")
+    ] = False,
 ) -> None:
     """Make an API key and print it: it is shown this once, and only its HMAC is stored."""
     if tenant is not None and not (
@@ -152,7 +155,7 @@ def create_key(
     if not (project.isprintable() and 1 <= len(project.strip()) == len(project) <= 64):
         raise typer.BadParameter("1 to 64 printable characters", param_hint="--project")
     with failing_clearly():
-        key = access.create_key(settings_with(data, "DATABASE_URL"), name, tenant, project)
+        key = access.create_key(settings_with(data, "DATABASE_URL"), name, tenant, project, admin=admin)
         out.print(key, markup=False)
 
 
@@ -161,13 +164,14 @@ def list_keys(data: Data = None, tenant: Tenant = None) -> None:
     """List a tenant's API keys, newest first; the keys themselves are not stored."""
     with failing_clearly():
         table = Table(box=None, pad_edge=False)
-        for heading in ("id", "name", "project", "key", "last used", "state"):
+        for heading in ("id", "name", "project", "key", "admin", "last used", "state"):
             table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
         for row in access.list_keys(settings_with(data, "DATABASE_URL"), tenant):
             used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else ""
             state = "revoked" if row.revoked_at else ""
             shown = f"{row.prefix}…{row.last4}"
-            table.add_row(row.id, Text(row.name), Text(row.project), shown, used, state)
+            admin = "admin" if row.admin else ""
+            table.add_row(row.id, Text(row.name), Text(row.project), shown, admin, used, state)
         out.print(table)
 
 

@@ -49,8 +49,10 @@ def create(
     pepper: bytes,
     expires_at: datetime | None = None,
     project: str = "default",
+    *,
+    admin: bool = False,
 ) -> tuple[ApiKey, str]:
-    """Makes a key; its jobs are billed under `project`.
+    """Makes a key; its jobs are billed under `project`. An admin's may change scorers for everybody.
 
     The second value is the key itself: it is shown once and cannot be had again.
     """
@@ -61,6 +63,7 @@ def create(
         tenant_id=tenant_id,
         name=name,
         project=project,
+        admin=admin,
         prefix=key[: len(PREFIX) + 4],
         last4=key[-4:],
         digest=_digest(key, pepper),

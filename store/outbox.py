@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from store.models import OutboxRow
 
 CHANNEL = "palimpsest_outbox"
+SCORERS = "scorers"  # the queue that every worker listens to: there is a scorer to verify
 
 
 class Hint(NamedTuple):
@@ -31,6 +32,12 @@ def add_hint(session: Session, model: str, job_id: str | None = None) -> None:
     """Asks the relay to wake the workers of `model` once this transaction has committed."""
     session.execute(insert(OutboxRow).values(kind="hint", queue=queue_of(model), job_id=job_id))
     # Delivered on commit; of the notifications of one transaction Postgres sends equal ones once.
+    session.execute(text(f"NOTIFY {CHANNEL}"))
+
+
+def add_scorer_hint(session: Session) -> None:
+    """Asks the relay to wake a worker, of any model, that verifies scorers."""
+    session.execute(insert(OutboxRow).values(kind="hint", queue=SCORERS))
     session.execute(text(f"NOTIFY {CHANNEL}"))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from store import holds, jobs, leases, outbox
+from store import holds, jobs, leases, outbox, scorers
 from store.models import IdempotencyKey, Job, OutboxRow, Worker
 from store.states import LEASED, State
 
@@ -42,7 +42,7 @@ def sweep(session: Session, *, hint_seconds: float, limit: int = 200) -> Reaped:
         expired=moved.count(State.EXPIRED) + len(late),
         cancelled=moved.count(State.CANCELLED),
         let_go=holds.sweep(session, limit),
-        hinted=_hint_again(session, hint_seconds),
+        hinted=_hint_again(session, hint_seconds) + scorers.hint_again(session, hint_seconds),
     )
 
 

@@ -35,6 +35,8 @@ class ScorerVersion(Base):
     evaluation: Mapped[dict[str, Any] | None]  # what `namm evaluate` wrote, if it was attached
     reason: Mapped[str | None]  # why it was rejected
     attempts: Mapped[int] = mapped_column(server_default="0")  # verifications begun
+    checking_until: Mapped[datetime | None]  # a worker verifies it, and may be taken for dead then
+    hinted_at: Mapped[datetime] = mapped_column(server_default=func.now())  # workers were told to verify it
     created_by: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     checked_at: Mapped[datetime | None]  # verified or rejected

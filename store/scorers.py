@@ -8,16 +8,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import audit
+from store import audit, outbox
 from store.errors import NotFound, StoreError
 from store.ids import new_id
 from store.scorer_tables import ScorerVersion
 
 MOST_ATTEMPTS = 3  # verifications that may die without a word before the version is rejected
+_LOCK = 7_041_966_318  # any fixed number: those who look for the next version take turns
 
 
 class VersionState(StrEnum):
@@ -53,7 +54,7 @@ def split(scorer: str) -> tuple[str, str | None]:
 def upload(
     session: Session, *, name: str, version: str, kind: str, upload_key: str, upload_sha256: str, actor: str
 ) -> tuple[ScorerVersion, bool]:
-    """Registers what was uploaded → the row, and whether it is new.
+    """Registers what was uploaded, and asks for its verification → the row, and whether it is new.
 
     The same content again is no error and changes nothing. Raises VersionExists for other content.
     """
@@ -71,11 +72,28 @@ def upload(
     ).one_or_none()
     if row is not None:
         audit.note(session, actor, "scorer.uploaded", label(row), sha256=upload_sha256, kind=kind)
+        outbox.add_scorer_hint(session)
         return row, True
     found = get(session, name, version)
     if found.upload_sha256 != upload_sha256:
         raise VersionExists(f"{name}@{version} is there already and versions never change: use another one.")
     return found, False
+
+
+def next_version(session: Session, name: str, taken: set[str], upload_sha256: str) -> str:
+    """The version for an upload that names none: that of the same content, else the next whole number.
+
+    `taken` are versions that workers have of their own. Nobody else gets the same until the transaction ends.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    known = versions(session, name=name)
+    same = (row.version for row in known if row.upload_sha256 == upload_sha256)
+    numbers = [int(version) for version in (*taken, *(row.version for row in known)) if _is_number(version)]
+    return next(same, str(max(numbers, default=0) + 1))
+
+
+def _is_number(version: str) -> bool:
+    return version.isascii() and version.isdecimal() and len(version) < 10
 
 
 def get(session: Session, name: str, version: str) -> ScorerVersion:
@@ -102,16 +120,49 @@ def versions(
     return list(session.scalars(query.order_by(ScorerVersion.name, ScorerVersion.id.desc())))
 
 
-def next_to_verify(session: Session) -> ScorerVersion | None:
-    """The oldest uploaded version that nobody is verifying, locked until the transaction ends; counts it."""
+def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
+    """The oldest uploaded version that nobody is verifying; it is the caller's for so many seconds.
+
+    Commit before verifying, so that the attempt counts even if the process dies of it. Versions whose
+    verification has died MOST_ATTEMPTS times are rejected on the way.
+    """
     query = (
         select(ScorerVersion)
-        .where(ScorerVersion.state == VersionState.UPLOADED)
+        .where(*_WAITING)
         .order_by(ScorerVersion.created_at, ScorerVersion.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    return session.scalars(query).one_or_none()
+    while (row := session.scalars(query).one_or_none()) is not None:
+        if row.attempts < MOST_ATTEMPTS:
+            row.attempts += 1
+            row.checking_until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+            session.flush()
+            return row
+        reason = f"Its verification was begun {row.attempts} times and never came to an end."
+        rejected(session, row, "verification_died", reason)
+    return None
+
+
+_WAITING = (
+    ScorerVersion.state == VersionState.UPLOADED,
+    or_(ScorerVersion.checking_until.is_(None), ScorerVersion.checking_until < func.now()),
+)
+
+
+def hint_again(session: Session, hint_seconds: float) -> int:
+    """One more hint if uploaded versions have waited so long since the last one; gives how many hints."""
+    limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
+    unheard = select(ScorerVersion.id).where(*_WAITING, ScorerVersion.hinted_at < limit)
+    waiting = unheard.with_for_update(skip_locked=True).cte()
+    statement = update(ScorerVersion).where(ScorerVersion.id == waiting.c.id).values(hinted_at=func.now())
+    changed = session.scalars(
+        statement.returning(ScorerVersion.id), execution_options={"synchronize_session": False}
+    ).all()
+    if not changed:
+        return 0
+    outbox.add_scorer_hint(session)
+    return 1
 
 
 def verified(

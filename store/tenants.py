@@ -44,3 +44,8 @@ def named(session: Session, name: str) -> str:
     if found is None:
         raise NotFound(f"There is no tenant named '{name}'.")
     return found
+
+
+def exists(session: Session, tenant_id: str) -> bool:
+    """Whether there is such a tenant."""
+    return session.get(Tenant, tenant_id) is not None

@@ -114,11 +114,11 @@ class Api:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30)
 
-    def new_key(self, tenant: str = DEFAULT_TENANT) -> str:
+    def new_key(self, tenant: str = DEFAULT_TENANT, *, admin: bool = False) -> str:
         """A key of a tenant, which is made if it is new."""
         with self.database.session() as session:
             tenants.ensure(session, tenant, tenant)
-            return keys.create(session, tenant, "test", self.settings.pepper)[1]
+            return keys.create(session, tenant, "test", self.settings.pepper, admin=admin)[1]
 
     def stored_files(self) -> list[Path]:
         """Every file in the blob store, half-written ones too."""

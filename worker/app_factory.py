@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Queue
 
-from store.outbox import queue_of
+from store.outbox import SCORERS, queue_of
 from store.settings import Settings
 
 
@@ -30,8 +30,9 @@ def make_app(config: Settings) -> Celery:
         task_store_errors_even_if_ignored=False,
         task_serializer="json",
         accept_content=["json"],
-        # A worker listens to the queue of its model, and to one of its own for messages to itself.
-        task_queues=[Queue(queue)],
+        # A worker listens to the queue of its model, to the one of all workers for scorers to verify, and to
+        # one of its own for messages to itself.
+        task_queues=[Queue(queue), Queue(SCORERS)],
         task_default_queue=queue,
         task_create_missing_queues=False,
         worker_direct=True,

@@ -3,4 +3,5 @@
 DRAIN = "drain"  # the Celery tasks
 WARM = "warm"
 EXAMINE = "examine"
+VERIFY = "verify"
 WORKER_ID = "PALIMPSEST_WORKER_ID"  # environment variable from a worker's parent to its children

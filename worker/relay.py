@@ -13,7 +13,7 @@ from store.outbox import Hint
 from store.settings import settings
 from worker.app_factory import make_app
 from worker.loop import forever
-from worker.names import DRAIN
+from worker.names import DRAIN, VERIFY
 
 Publish = Callable[[Sequence[Hint]], None]
 
@@ -24,7 +24,11 @@ def publisher(celery: Celery) -> Publish:
     def publish(hints: Sequence[Hint]) -> None:
         for hint in hints:
             # A Queue object, as this process does not know the queues of all models by name.
-            celery.send_task(DRAIN, args=[hint.queue], queue=Queue(hint.queue), retry=False)
+            queue = Queue(hint.queue)
+            if hint.queue == outbox.SCORERS:
+                celery.send_task(VERIFY, queue=queue, retry=False)
+            else:
+                celery.send_task(DRAIN, args=[hint.queue], queue=queue, retry=False)
 
     return publish
 

@@ -6,8 +6,9 @@ from store import log
 from worker.app import app
 from worker.drain import drain_jobs
 from worker.examine import examine_candidates
-from worker.names import DRAIN, EXAMINE, WARM
+from worker.names import DRAIN, EXAMINE, VERIFY, WARM
 from worker.process import this_process
+from worker.verify import verify_uploads
 
 _log = log.get("worker.tasks")
 
@@ -31,3 +32,9 @@ def examine(task: str, marks: str) -> None:
     """Does a task of `palimpsest evolve`, after any jobs; both arguments are keys of blobs."""
     drain_jobs(this_process())
     examine_candidates(this_process(), task, marks)
+
+
+@app.task(name=VERIFY)  # type: ignore[untyped-decorator]
+def verify() -> None:
+    """Scorers were uploaded: looks at them, before any more jobs, in a process that may die of it."""
+    verify_uploads(this_process())

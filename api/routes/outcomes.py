@@ -42,7 +42,7 @@ def show(
         if start_time >= end:
             detail = f"The interval ends at {moment(end)}, which is not after its start."
             raise Problem(422, "invalid_request", detail, field="end_time")
-        mine = caller.tenant_id
+        mine = None if caller.admin else caller.tenant_id
         if version:
             found = outcomes.compare(session, name, version, start_time, end, tenant_id=mine)
         else:

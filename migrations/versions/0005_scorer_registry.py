@@ -53,6 +53,8 @@ def upgrade() -> None:
         _json("evaluation", nullable=True),
         *_text("reason", nullable=True),
         _number("attempts", "0"),
+        _moment("checking_until"),
+        _moment("hinted_at", now=True),
         *_text("created_by"),
         _moment("created_at", now=True),
         _moment("checked_at"),

@@ -1,5 +1,6 @@
 """From the outbox to a Celery queue, over real Postgres and real Redis."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -47,6 +48,24 @@ def test_hints_reach_the_queue_of_their_model_and_leave_the_outbox(
     assert relay_once(db, publish) == 3
     assert relay_once(db, publish) == 0
     assert (waiting(redis_url, "jobs.small"), waiting(redis_url, "jobs.meta_large")) == (2, 1)
+
+
+def test_hints_for_scorers_reach_the_queue_that_every_worker_hears(
+    db: Database, publish: Publish, redis_url: str
+) -> None:
+    add(db, "small")
+    with db.session() as session:
+        outbox.add_scorer_hint(session)
+    assert relay_once(db, publish) == 2
+    with redis.Redis.from_url(redis_url) as client:
+        tasks = {
+            queue: json.loads(client.lindex(f"palimpsest:{queue}", 0))["headers"]["task"]  # type: ignore[arg-type]
+            for queue in ("jobs.small", "scorers")
+        }
+    assert tasks == {"jobs.small": "drain", "scorers": "verify"}
+    for model in ("small", "large"):
+        heard = make_app(Settings(redis_url=redis_url, model_name=model)).conf.task_queues
+        assert "scorers" in [queue.name for queue in heard]
 
 
 def test_broker_that_is_away_costs_no_hint(db: Database) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from api.app import create_app
 from api.schemas import JobCreate
+from store.activations import NotUsable, NoWayBack
+from store.scorers import VersionExists
 from store.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -22,13 +24,16 @@ def test_every_code_is_listed_under_its_status() -> None:
     raised |= {(int(s), code) for s, code in re.findall(r'^ +(\d{3}): \("([a-z_]+)", ', SOURCE, re.MULTILINE)}
     raised |= {(401, code) for code in re.findall(r'_unauthorized\(\s*"([a-z_]+)"', SOURCE)}
     raised |= {(404, "not_found"), (422, "idempotency_mismatch")}  # of the store's errors
+    raised |= {(409, error.code) for error in (VersionExists, NotUsable, NoWayBack)}
     assert listed == raised
 
 
 def test_every_route_is_listed() -> None:
     nowhere = {"DATABASE_URL": "postgresql://nowhere/none", "data_dir": "/nonexistent"}
     paths = create_app(Settings.model_validate(nowhere)).openapi()["paths"]
-    routes = {f"{method.upper()} {re.sub(r'{.*}', '{id}', path)}" for path in paths for method in paths[path]}
+    routes = {
+        f"{method.upper()} {re.sub(r'{.*?}', '{id}', path)}" for path in paths for method in paths[path]
+    }
     assert set(re.findall(r"`((?:GET|POST|DELETE|PUT) [^`?]+)`", GUIDE)) == routes
 
 

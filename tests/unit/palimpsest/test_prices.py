@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from palimpsest.cli import app
 from palimpsest.pricing import read_book
-from store import documents, jobs, leases, prices, tenants
+from store import documents, jobs, keys, leases, prices, tenants
 from store.database import Database
 from store.leases import Holder
 from store.money import Bill
 from store.states import State
+from store.tenants import DEFAULT_TENANT
 
 DOCS = Path(__file__).parents[3] / "docs" / "how-to"
 BOOK = """
@@ -170,6 +171,16 @@ def test_a_key_of_a_project(run: Run, db: Database) -> None:
     assert "default" in listed
     for wrong in ("", " a", "a\n", "x" * 65):
         assert run("keys", "create", "--project", wrong).exit_code == 2
+
+
+def test_a_key_of_an_admin(run: Run, db: Database) -> None:
+    for options in ((), ("--admin",)):
+        assert run("keys", "create", "--name", "some", *options).exit_code == 0
+    admin, plain = run("keys", "list").output.splitlines()[1:]
+    assert "admin" in admin
+    assert "admin" not in plain
+    with db.session() as session:
+        assert [row.admin for row in keys.list_keys(session, DEFAULT_TENANT)] == [True, False]
 
 
 def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Multipart forms as they stream by: parts are handed on piece by piece, and nothing is kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+
+from fastapi import Request
+from python_multipart import MultipartParser
+from python_multipart.exceptions import MultipartParseError
+
+from api.problems import Problem
+
+# Boundaries, part headers and parts that nobody wants; what counts against other limits is the rest.
+FRAMING = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Part:
+    """The headers of a part."""
+
+    name: str
+    filename: str | None
+    content_type: str
+
+
+Take = Callable[[bytes], None]
+
+
+def is_multipart(request: Request) -> bool:
+    """Whether the body is such a form."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+class Form:
+    """A parser to feed with the body; `begin` is asked where each part's bytes go, None passes over them.
+
+    Raises Problem malformed_multipart, form_too_large, and what `begin` and its takers raise.
+    """
+
+    def __init__(self, request: Request, begin: Callable[[Part], Take | None]) -> None:
+        header = Message()
+        header["content-type"] = request.headers["content-type"]
+        boundary = header.get_param("boundary")
+        if not isinstance(boundary, str) or not boundary:
+            raise _malformed("its Content-Type names no boundary")
+        self._begin = begin
+        self._take: Take | None = None
+        self._complete = False
+        self._other = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._field = b""
+        self._value = b""
+        try:
+            self._parser = MultipartParser(
+                boundary.encode("latin-1", "replace"),
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": self._data,
+                    "on_end": self._end,
+                },
+            )
+        except MultipartParseError as error:
+            raise _malformed(str(error)) from error
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes of the body."""
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError as error:
+            raise _malformed(str(error)) from error
+
+    def finish(self) -> None:
+        """The body is over."""
+        if not self._complete:
+            raise _malformed("it ends before its last boundary")
+
+    def _begin_part(self) -> None:
+        self._headers = []
+        self._take = None
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+        self._bound(end - start)
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+        self._bound(end - start)
+
+    def _end_header(self) -> None:
+        self._headers.append((self._field.lower(), self._value))
+        self._field = self._value = b""
+
+    def _end_headers(self) -> None:
+        part = Message()
+        for header, value in self._headers:
+            if header in (b"content-disposition", b"content-type"):
+                part[header.decode("latin-1")] = value.decode("utf-8", "replace")
+        name = part.get_param("name", header="content-disposition")
+        content_type = part.get_content_type() if "content-type" in part else ""
+        self._take = self._begin(
+            Part(name if isinstance(name, str) else "", part.get_filename(), content_type)
+        )
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._take is not None:
+            self._take(data[start:end])
+        else:
+            self._bound(end - start)
+
+    def _end(self) -> None:
+        self._complete = True
+
+    def _bound(self, count: int) -> None:
+        self._other += count
+        if self._other > FRAMING:
+            raise Problem(413, "form_too_large", "The form holds too much besides its file.", field="body")
+
+
+def _malformed(why: str) -> Problem:
+    return Problem(400, "malformed_multipart", f"The form does not parse: {why}.", field="body")

@@ -1,0 +1,219 @@
+"""Scorers: versions are uploaded, verified by a worker, looked at and compared. They never change."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
+
+from api import scorer_answers
+from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
+from api.problems import Problem, documented
+from api.scorer_schemas import DiffOut, EvaluationIn, Name, ScorerList, Version, VersionList, VersionOut
+from api.scorer_uploads import ScorerUpload, receive_scorer
+from api.submission import RawBody
+from store import activations, scorers, workers
+from store.activations import NotUsable
+from store.errors import NotFound
+from store.scorer_tables import ScorerVersion
+from store.scorers import USABLE, VersionExists
+
+router = APIRouter(prefix="/v1/scorers", tags=["scorers"])
+
+MAX_EVALUATION_BYTES = 2 << 20
+PIECE = 1 << 20
+_BINARY = {"type": "string", "format": "binary"}
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "description": "The parts `scorer` and `manifest`, or `checkpoint`.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "scorer": _BINARY | {"description": "scorer.safetensors, at most 16 MiB."},
+                        "manifest": _BINARY | {"description": "manifest.json, at most 1 MiB."},
+                        "checkpoint": _BINARY
+                        | {"description": "Instead: a ckpt.pt of the reference's trainer, at most 1 GiB."},
+                        "version": {
+                            "type": "string",
+                            "description": "Left out: the manifest's, else the next whole number.",
+                        },
+                    },
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+_UPLOADED: dict[int | str, dict[str, Any]] = {
+    200: {"model": VersionOut, "description": "The same files were uploaded before."},
+    **documented(400, 401, 403, 408, 409, 413, 415, 422, 507),
+}
+_FILES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file; its `ETag` is its sha256.",
+        "content": {"application/octet-stream": {"schema": _BINARY}},
+    },
+    304: {"description": "It is what `If-None-Match` has."},
+    **documented(401, 404, 409, 422),
+}
+
+
+@router.post(
+    "/{name}/versions",
+    status_code=201,
+    openapi_extra=_UPLOAD,
+    responses=_UPLOADED,
+)
+async def upload(
+    name: Name, request: Request, response: Response, context: ContextDep, caller: AdminDep
+) -> VersionOut:
+    """Upload a version. A worker verifies it within seconds; until then it serves nobody."""
+    came = await receive_scorer(request, context.blobs, name)
+    shown, new = await run_in_threadpool(_record, context, caller, name, came)
+    if not new:
+        response.status_code = 200
+    place = request.url_for("show_scorer_version", name=name, version=shown.version)
+    response.headers["location"] = place.path
+    return shown
+
+
+def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> tuple[VersionOut, bool]:
+    new = False
+    try:
+        with context.database.session() as session:
+            bundled = _bundled(context, session, name)
+            version = came.version or scorers.next_version(session, name, set(bundled), came.sha256)
+            if bundled.get(version, came.hashes.get("scorer")) != came.hashes.get("scorer"):
+                raise VersionExists(f"Workers have a {name}@{version} of their own: use another version.")
+            row, new = scorers.upload(
+                session,
+                name=name,
+                version=version,
+                kind=came.kind,
+                upload_key=came.prefix,
+                upload_sha256=came.sha256,
+                actor=caller.key_id,
+            )
+            shown = scorer_answers.version_out(session, row, activations.current(session))
+    finally:
+        # If the commit failed nobody knows whether it did: better blobs too many.
+        if not new:
+            came.discard()
+    return shown, new
+
+
+def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
+    """sha256 by version of the scorers of this name that workers brought along."""
+    cards = [model.card for model in workers.models(session, context.settings.worker_live_seconds)]
+    found = [scorer for card in cards for scorer in card.scorers or ()]
+    return {scorer["version"]: scorer["sha256"] for scorer in found if scorer["name"] == name}
+
+
+@router.get("", responses=documented(401))
+def index(context: ContextDep, caller: CallerDep) -> ScorerList:
+    """The scorers of the registry with their versions, newest first. Workers' own are in GET /v1/models."""
+    with context.database.session() as session:
+        return scorer_answers.scorer_list(scorers.versions(session))
+
+
+@router.get("/{name}/versions", responses=documented(401, 404, 422))
+def versions(name: Name, context: ContextDep, caller: CallerDep) -> VersionList:
+    """The versions of a scorer, newest first."""
+    with context.database.session() as session:
+        rows = scorers.versions(session, name=name)
+        if not rows:
+            raise NotFound(f"There is no scorer {name} in the registry.")
+        return scorer_answers.version_list(name, rows)
+
+
+@router.get("/{name}/versions/{version}", name="show_scorer_version", responses=documented(401, 404, 422))
+def show(name: Name, version: Version, context: ContextDep, caller: CallerDep) -> VersionOut:
+    """A version: where it stands, its manifest, its evaluation and whom it serves."""
+    with context.database.session() as session:
+        return _shown(session, scorers.get(session, name, version), caller)
+
+
+def _shown(session: Session, row: ScorerVersion, caller: Caller) -> VersionOut:
+    return scorer_answers.version_out(
+        session, row, scorer_answers.visible(activations.current(session), caller)
+    )
+
+
+def _usable(session: Session, name: str, version: str) -> ScorerVersion:
+    row = scorers.get(session, name, version)
+    if row.state not in USABLE:
+        raise NotUsable(f"{scorers.label(row)} is {row.state}; only verified versions have files.")
+    return row
+
+
+@router.get("/{name}/versions/{version}/files/{file}", response_class=Response, responses=_FILES)
+def download(
+    name: Name,
+    version: Version,
+    file: Literal["scorer.safetensors", "manifest.json"],
+    request: Request,
+    context: ContextDep,
+    caller: CallerDep,
+) -> Response:
+    """A file of a verified version."""
+    with context.database.session() as session:
+        row = _usable(session, name, version)
+    key = f"{row.blob_key}/{file}"
+    digest = row.sha256 if file == "scorer.safetensors" else _digest(context, key)
+    headers = {
+        "etag": f'"{digest}"',
+        "cache-control": "private, immutable, max-age=31536000",
+        "content-disposition": f'attachment; filename="{file}"',
+    }
+    if f'"{digest}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    media_type = "application/json" if file == "manifest.json" else "application/octet-stream"
+    if not context.blobs.exists(key):
+        raise NotFound(f"The blob {key} is gone.")
+    return StreamingResponse(_pieces(context, key), media_type=media_type, headers=headers)
+
+
+def _pieces(context: Context, key: str) -> Iterator[bytes]:
+    with context.blobs.open(key) as source:
+        while piece := source.read(PIECE):
+            yield piece
+
+
+def _digest(context: Context, key: str) -> str:
+    digest = hashlib.sha256()
+    for piece in _pieces(context, key):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+@router.get("/{name}/versions/{version}/diff", responses=documented(401, 404, 409, 422))
+def diff(
+    name: Name,
+    version: Version,
+    context: ContextDep,
+    caller: CallerDep,
+    other: Annotated[Version, Query(alias="with", description="The version to compare it with.")],
+) -> DiffOut:
+    """The manifest's entries that differ: `from` is this version's, `to` that of `with`."""
+    with context.database.session() as session:
+        return scorer_answers.diff(_usable(session, name, version), _usable(session, name, other))
+
+
+@router.put("/{name}/versions/{version}/evaluation", responses=documented(400, 401, 403, 404, 413, 422))
+def evaluate(
+    name: Name, version: Version, body: EvaluationIn, raw: RawBody, context: ContextDep, caller: AdminDep
+) -> VersionOut:
+    """Attach the report that `namm evaluate --json` wrote; a later one replaces it."""
+    if len(raw) > MAX_EVALUATION_BYTES:
+        detail = f"The report is larger than {MAX_EVALUATION_BYTES:,} bytes."
+        raise Problem(413, "evaluation_too_large", detail, field="body", max_bytes=MAX_EVALUATION_BYTES)
+    with context.database.session() as session:
+        row = scorers.get(session, name, version)
+        scorers.attach_evaluation(session, row, body.model_dump(), caller.key_id)
+        return _shown(session, row, caller)
