@@ -34,7 +34,7 @@ def show(
 ) -> OutcomeList:
     """How your jobs ended with each version of a scorer: failures, what was kept, cost, savings, agreement.
 
-    Counted are your own jobs that ended in the interval, and your jobs' shadow runs in it.
+    Counted are your own jobs that ended in the interval, and their shadow runs; an admin sees everybody's.
     """
     refuse_others(request, ("start_time", "end_time"), ("version",))
     with context.database.session() as session:

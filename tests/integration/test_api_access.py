@@ -67,6 +67,7 @@ def test_the_expected_routes_are_there() -> None:
         ("POST", "/v1/scorers/{name}/activations"),
         ("DELETE", "/v1/scorers/{name}/activations/{scope}/{alias}"),
         ("POST", "/v1/scorers/{name}/rollback"),
+        ("GET", "/v1/scorers/{name}/outcomes"),
         ("GET", "/v1/audit"),
         ("GET", "/v1/models"),
         ("GET", "/healthz"),
