@@ -12,7 +12,7 @@ from api import problems
 from api.context import Context
 from api.middleware import BodyLimit, PlainPath, RequestId
 from api.problems import Problem
-from api.routes import budgets, documents, exports, health, jobs, models, reports
+from api.routes import budgets, documents, exports, health, jobs, models, reports, rollout
 from store import blobs, database, log
 from store.errors import IdempotencyMismatch, NotFound
 from store.settings import Settings
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId)
-    for one in (documents, jobs, budgets, models, reports, exports, health):
+    for one in (documents, jobs, budgets, models, rollout, reports, exports, health):
         app.include_router(one.router)
     return app
 
