@@ -165,9 +165,20 @@ def test_what_cannot_be_served_is_refused_with_its_own_code(
     assert ended(process, good)[0].state == "succeeded"
 
 
+def scale(model: Path, factor: float) -> None:
+    """Other weights in a model's directory."""
+    file = model / "model.safetensors"
+    weights = {name: factor * tensor for name, tensor in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+
+
 def test_results_carry_the_version_they_ran_on_and_can_be_had_again(
-    process: WorkerProcess, submit: Submit, tmp_path: Path
+    process: WorkerProcess, submit: Submit, tmp_path: Path, model_directory: Path
 ) -> None:
+    model = tmp_path / "model" / "tiny"
+    shutil.copytree(model_directory, model)
+    scale(model, 12)  # untrained, it looks everywhere alike, and what it is left with hardly matters
+    process.config = process.config.model_copy(update={"model": str(model)})
     bundled = checkpoint.load(checkpoint.resolve("namm").path)
     asked = {"policy": "namm", "budget": 64, "temperature": 1.0, "seed": 3, "max_output_tokens": 16}
     first, rows = {}, {}
@@ -193,9 +204,10 @@ def test_results_carry_the_version_they_ran_on_and_can_be_had_again(
         request = process.serve().make_request(again, document, None)
         alone = process.serve().engine.complete(replace(request, scorer=tmp_path / "made" / version))
         assert [answer.text.replace("\0", "\ufffd") for answer in alone.answers] == first[version]
-    later = submit(**asked, scorer_requested="namm@1")
+    own = f"namm@{bundled.version}"
+    later = submit(**asked, scorer_requested=own)
     drain_jobs(process)
-    assert ended(process, later)[0].scorer == "namm@1", "the bundled one, by name"
+    assert ended(process, later)[0].scorer == own, "the bundled one, by name"
 
 
 def test_a_replaced_model_is_loaded_between_jobs_and_its_jobs_pin_it(
@@ -209,10 +221,7 @@ def test_a_replaced_model_is_loaded_between_jobs_and_its_jobs_pin_it(
     engine, old = process.serve().engine, process.serve().card.revision
     assert process.serve().engine is engine
 
-    weights = load_file(folder / "model.safetensors")
-    save_file(
-        {name: -tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
+    scale(folder, 12)
     assert process.serve().engine is engine, "somebody may still be writing"
     for file in folder.iterdir():
         os.utime(file, (time.time() - 60, time.time() - 60))
