@@ -203,6 +203,14 @@ class ScorerOut(Answered):
     sha256: str
 
 
+class ServingWorkerOut(Answered):
+    """A live worker that serves a model."""
+
+    id: str = Field(examples=["wrk_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    revision: str | None = Field(description="Of the model it has loaded; jobs pin it.")
+    loaded_at: datetime | None = Field(description="Null until it has loaded the model.")
+
+
 class ModelOut(Answered):
     """A model that a worker has registered."""
 
@@ -217,6 +225,7 @@ class ModelOut(Answered):
     workers_live: int = Field(description="0 = a job for this model waits until a worker is back.")
     loaded: bool = Field(description="By at least one live worker.")
     errors: list[str] = Field(description="Why live workers could not load it.")
+    workers: list[ServingWorkerOut] = Field(description="The live ones; revisions differ during a change.")
 
 
 class ModelList(Answered):

@@ -23,6 +23,7 @@ from api.routes import (
     models,
     outcomes,
     reports,
+    rollout,
     scorers,
 )
 from store import blobs, database, log
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         scorers,
         activations,
         outcomes,
+        rollout,
         reports,
         exports,
         health,

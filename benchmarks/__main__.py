@@ -34,6 +34,7 @@ def everything(context: typer.Context) -> None:
         eager()
         company()
         reports()
+        swap()
         shortcuts()
         lengths()
 
@@ -141,6 +142,12 @@ def company(tokens: int = 8192, budget: int = 256) -> None:
 def reports(rows: int = MILLION) -> None:
     """A 90-day report and a job's bill out of a ledger of a million rows."""
     _make("reports", [{"rows": rows}], "reports")
+
+
+@app.command()
+def swap(swaps: int = 20) -> None:
+    """From the commit of a scorer's activation to the next claimed job that runs with it."""
+    _make("swap", [{"swaps": swaps}], "swap")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

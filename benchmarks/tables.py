@@ -112,6 +112,27 @@ def reports(rows: list[Row]) -> str:
     return "\n".join([*table(["question", "time"], lines), "", caption, "", *plans])
 
 
+def swap(rows: list[Row]) -> str:
+    """How soon an activated scorer version serves."""
+    loads = {
+        "idle": "waits: a job comes with the swap",
+        "busy": "always has work: at its next claim",
+    }
+    lines = [
+        [
+            loads[row["load"]],
+            f"{1000 * row['median_seconds']:.0f} ms",
+            f"{1000 * row['max_seconds']:.0f} ms",
+        ]
+        for row in rows
+    ]
+    caption = (
+        f"{rows[0]['swaps']} swaps each, to versions new to the worker: fetching and checking are in it. "
+        f"One slot, documents of {rows[0]['document_bytes']:,} bytes, {made(rows)} Measured."
+    )
+    return "\n".join([*table(["the worker", "median", "longest"], lines), "", caption])
+
+
 def shortcuts(rows: list[Row]) -> str:
     """What later evictions, and a policy that sees less, gain and cost."""
     head = ["policy", "evicts every", "sees", "facts found", "tokens/s", "KV resident / peak"]
@@ -150,6 +171,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "shares": speed_tables.shares,
     "eager": speed_tables.eager,
     "reports": reports,
+    "swap": swap,
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "quality": lambda report: markdown(report).rstrip(),

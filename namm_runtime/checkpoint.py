@@ -192,6 +192,11 @@ def load(directory: Path) -> Scorer:
     )
 
 
+def given(scorer: Path | Scorer) -> Scorer:
+    """The scorer itself, read from its directory unless it is there already. Raises as `load`."""
+    return load(scorer) if isinstance(scorer, Path) else scorer
+
+
 def resolve(name: str) -> ScorerRef:
     """Find a bundled scorer by name.
 

@@ -31,7 +31,7 @@ class Request:
         document: a UTF-8 file.
         prompts: each is answered from its own fork of the document's memory.
         policy: a name from `policies.names()`.
-        scorer: directory of a scorer checkpoint; None takes the bundled one named like the policy.
+        scorer: a scorer or the directory of its checkpoint; None takes the bundled one named like the policy.
         budget: slots a KV head keeps.
         interval: tokens between evictions, a multiple of 16.
         watch_last: the policy sees only so many queries before each eviction, a multiple of 16.
@@ -50,7 +50,7 @@ class Request:
     prompts: tuple[str, ...]
     policy: str = "namm-key"
     budget: int | None = None
-    scorer: Path | None = None
+    scorer: Path | checkpoint.Scorer | None = None
     interval: int | None = None
     watch_last: int | None = None
     mode: str = "auto"
@@ -100,7 +100,7 @@ class Run:
         scorer = None
         bundled = policies.scorer_of(request.policy)
         if bundled is not None:
-            scorer = checkpoint.load(request.scorer or checkpoint.resolve(bundled).path)
+            scorer = checkpoint.given(request.scorer or checkpoint.resolve(bundled).path)
         usual = Regime(budget=DEFAULT_BUDGET, interval=CHUNK, positions="auto")
         if scorer is not None:
             mode = scorer.regime.mode if request.mode == "auto" else request.mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -27,6 +28,15 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class ServingWorker:
+    """A live worker that serves a model, and which revision it has loaded."""
+
+    id: str
+    revision: str | None
+    loaded_at: datetime | None  # None until it has
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model over all workers that serve it: the card of the one heard of last, and how many are live."""
 
@@ -34,6 +44,7 @@ class ServedModel:
     workers_live: int
     loaded: bool  # by at least one live worker
     errors: list[str] = field(default_factory=list)  # why live workers could not load it
+    workers: list[ServingWorker] = field(default_factory=list)  # live ones
 
 
 def register(session: Session, worker_id: str, host: str, device_type: str) -> None:
@@ -119,6 +130,7 @@ def _served(rows: list[tuple[WorkerModel, bool]]) -> ServedModel:
         workers_live=len(live),
         loaded=any(row.loaded_at is not None for row in live),
         errors=[row.error for row in live if row.error is not None],
+        workers=[ServingWorker(row.worker_id, row.revision, row.loaded_at) for row in live],
     )
 
 

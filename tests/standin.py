@@ -2,7 +2,8 @@
 
 It reads a document 64 bytes a step, each of which takes `PALIMPSEST_STANDIN_SECONDS` (0.01), and
 answers each prompt with a digest of the whole document and the prompt, so that a run that skipped or repeated
-a part of the document is found out. Words in the prompt make it misbehave:
+a part of the document is found out; and with what is in the file of the registry's scorer, if it runs with
+one. Words in the prompt make it misbehave:
 
     refuse-now, refuse-later, break-now, break-later, hang, nul
 """
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from store.blobs import Blobs
 from store.models import Job
 from store.settings import Settings
 from store.workers import ModelCard
@@ -136,9 +138,11 @@ class Run:
         prompt = self.request.prompts[len(self.answers)]
         self.usage.seconds["answer"] += pause
         self.usage.tokens_generated += 1
-        self.answers.append(
-            Answer(prompt, "a\x00b" if "nul" in prompt else digest((self.seen + prompt).encode()))
-        )
+        text = "a\x00b" if "nul" in prompt else digest((self.seen + prompt).encode())
+        scorer = self.request.scorer
+        if scorer is not None and scorer.loaded is not None:
+            text += f" {scorer.loaded}"  # what its file says, not what it is called
+        self.answers.append(Answer(prompt, text))
         if len(self.answers) == len(self.request.prompts):
             self.phase = "done"
 
@@ -219,4 +223,31 @@ def load(config: Settings) -> Served:
     def examine(task: Path, marks: Path) -> None:
         marks.write_bytes(b"marks of " + task.read_bytes())
 
-    return Served(Engine(config.slots, pause), card, Refusal, resolve_scorer, make_request, examine)
+    return Served(
+        engine=Engine(config.slots, pause),
+        card=card,
+        refusal=Refusal,
+        resolve_scorer=resolve_scorer,
+        make_request=make_request,
+        examine=examine,
+        scorer_of=lambda policy: "namm" if policy == "namm" else None,
+        read_scorer=read_scorer,
+    )
+
+
+def save_scorer(blobs: Blobs, key: str, content: str) -> str:
+    """A version's folder as the registry keeps it; gives the sha256 of its scorer.safetensors."""
+    with blobs.create(f"{key}/scorer.safetensors") as file:
+        file.write(content.encode())
+    with blobs.create(f"{key}/manifest.json") as file:
+        file.write(b"{}")
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read_scorer(folder: Path) -> ScorerPin:
+    """Its answers will say what is in the file."""
+    (folder / "manifest.json").read_bytes()
+    content = (folder / "scorer.safetensors").read_text()
+    if content == "unreadable":
+        raise Refusal("scorer_unreadable", "It cannot be read.")
+    return ScorerPin("?", "?", digest(content.encode()), folder, loaded=content)

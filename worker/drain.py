@@ -9,6 +9,7 @@ from worker.engine import Served
 from worker.execute import Execution
 from worker.lease import LeaseKeeper
 from worker.process import WorkerProcess
+from worker.shadow import Shadows
 
 _log = log.get("worker.drain")
 
@@ -27,6 +28,7 @@ class _Drain:
         self._served = served
         self._keeper = keeper
         self._active: list[Execution] = []
+        self._shadows = Shadows(process)
         self._taken = 0
         self._looked_at = 0.0  # monotonic time of the last look at the database
 
@@ -37,6 +39,7 @@ class _Drain:
             # Whatever ended this, the engine outlives it: no run may keep a slot that nobody steps any more.
             for execution in self._active:
                 execution.abandon()
+            self._shadows.abandon()
 
     def _work(self) -> int:
         while True:
@@ -45,26 +48,34 @@ class _Drain:
                     for execution in self._active:
                         execution.give_back()
                     return self._taken
-                if self._claim() and not self._active:
+                if self._claim() and not self._busy:
                     continue  # all ended on arrival: go on with the next ones
-            if not self._active:
+            if not self._busy:
                 return self._taken
             self._step()
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._active) or self._shadows.running
 
     def _look_due(self) -> bool:
         """An idle engine looks at once, a busy one once a second."""
         now = time.monotonic()
-        due = not self._active or now - self._looked_at >= self._process.config.progress_seconds
+        due = not self._busy or now - self._looked_at >= self._process.config.progress_seconds
         if due:
             self._looked_at = now
         return due
 
     def _claim(self) -> int:
         """Fills the free slots; gives how many jobs were taken, those that ended on arrival too."""
+        process = self._process
+        if process.model_replaced():
+            if self._busy:
+                return 0  # no new ones: what is under way ends with the model it began with
+            self._load_again()
         free = self._served.engine.free_slots
         if free < 1:
             return 0
-        process = self._process
         claimed = process.transaction(
             lambda session: leases.claim(
                 session,
@@ -87,16 +98,25 @@ class _Drain:
             finished = self._served.engine.step()
         except Exception as error:
             _log.exception("engine_broke", jobs=[execution.job.id for execution in self._active])
-            guilty = len(self._active) == 1
+            guilty = len(self._active) == 1 and not self._shadows.running
             for execution in self._active:
                 execution.broke(error, guilty=guilty)
             self._active = []
+            self._shadows.broke(error)
             self._process.forget_engine()
-            self._served = self._process.serve()
+            self._load_again()
             return
         for execution in self._active:
             if any(execution.run is run for run in finished):
                 execution.done()
             else:
                 execution.stepped()
+            if execution.shadow is not None:
+                self._shadows.add(execution.shadow)
+        self._shadows.stepped(finished)
+        self._shadows.start(self._served)
         self._active = [execution for execution in self._active if not execution.over]
+
+    def _load_again(self) -> None:
+        del self._served  # the old model goes before the new one comes
+        self._served = self._process.serve()

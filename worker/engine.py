@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -87,6 +89,7 @@ class ScorerPin:
     sha256: str
     path: Path
     quality: Decimal | None = None  # share of the full cache's score, as its manifest says
+    loaded: Any = None  # what the engine takes instead of reading `path` again
 
     @property
     def label(self) -> str:
@@ -104,6 +107,8 @@ class Served:
     resolve_scorer: Callable[[str, str | None], ScorerPin | None]  # policy, name asked for → pin
     make_request: Callable[[Job, Path, ScorerPin | None], Any]
     examine: Callable[[Path, Path], None]  # a task of an evolution, where its marks go
+    scorer_of: Callable[[str], str | None]  # policy → name of the scorer it is after
+    read_scorer: Callable[[Path], ScorerPin]  # a scorer's folder → pin, loaded; raises refusal
 
 
 def load_from(config: Settings) -> Served:
@@ -129,13 +134,17 @@ def load(config: Settings) -> Served:
         ref = checkpoint.resolve(asked or bundled)
         return ScorerPin(ref.name, ref.version, ref.sha256, ref.path, _quality(ref.path))
 
+    def read_scorer(folder: Path) -> ScorerPin:
+        scorer = checkpoint.load(folder)
+        return ScorerPin(scorer.name, scorer.version, scorer.sha256, folder, _quality(folder), scorer)
+
     def make_request(job: Job, document: Path, scorer: ScorerPin | None) -> Request:
         return Request(
             document=document,
             prompts=tuple(job.prompts),
             policy=job.policy,
             budget=job.budget,
-            scorer=scorer.path if scorer else None,
+            scorer=(scorer.loaded or scorer.path) if scorer else None,
             max_output_tokens=job.max_output_tokens,
             temperature=job.temperature,
             seed=job.seed,
@@ -160,7 +169,16 @@ def load(config: Settings) -> Served:
             {"name": ref.name, "version": ref.version, "sha256": ref.sha256} for ref in checkpoint.bundled()
         ],
     )
-    return Served(Engine(model, config.slots), card, Refusal, resolve_scorer, make_request, examine)
+    return Served(
+        engine=Engine(model, config.slots),
+        card=card,
+        refusal=Refusal,
+        resolve_scorer=resolve_scorer,
+        make_request=make_request,
+        examine=examine,
+        scorer_of=policies.scorer_of,
+        read_scorer=read_scorer,
+    )
 
 
 def _quality(scorer: Path) -> Decimal | None:
@@ -189,3 +207,43 @@ def describe(config: Settings) -> ModelCard:
         window=values.get("max_position_embeddings"),
         vocab_size=values.get("vocab_size"),
     )
+
+
+def files_of(config: Settings) -> tuple[Any, ...]:
+    """What tells that a model has been replaced: names, sizes and times of its files; of a hub id, where the
+    newest download of it lies. Empty for the bundled model, which is never replaced, and for files that are
+    missing."""
+    if config.model == "bundled":
+        return ()
+    folder = Path(config.model)
+    if not folder.is_dir():
+        return _downloaded(config.model)
+    try:
+        found = [(file.name, file.stat()) for file in _model_files(folder)]
+    except OSError:
+        return ()  # it is being replaced right now
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+def files_age(config: Settings) -> float:
+    """Seconds since one of the model's files was last written; downloads appear whole, so have settled."""
+    folder = Path(config.model)
+    if not folder.is_dir():
+        return math.inf
+    try:
+        return time.time() - max(file.stat().st_mtime for file in _model_files(folder))
+    except OSError:
+        return 0.0
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+
+
+def _downloaded(hub_id: str) -> tuple[Any, ...]:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        return (str(try_to_load_from_cache(hub_id, "config.json")),)
+    except (ImportError, ValueError):
+        return ()  # no hub, or not a name that one could have

@@ -14,10 +14,11 @@ from store.errors import LeaseLost, NotFound
 from store.leases import Signal
 from store.models import Job
 from store.states import State
-from worker.engine import RunLike, ScorerPin, Served, answers_of
+from worker import choice, shadow
+from worker.engine import RunLike, Served, answers_of
 from worker.lease import LeaseKeeper
 from worker.process import AWAY, WorkerProcess
-from worker.snapshots import key_of
+from worker.snapshots import Snapshots
 
 _log = log.get("worker.execute")
 Value = TypeVar("Value")
@@ -28,24 +29,28 @@ LATE = "The deadline passed before the job was done. Answers given before are ke
 
 
 class Execution:
-    """A claimed job. `over` is true once nothing is left to do for it, for whatever reason."""
+    """A claimed job.
+
+    Attributes:
+        over: true once nothing is left to do for it, for whatever reason.
+        shadow: once it has been answered and written, the canary that is to read it again.
+    """
 
     def __init__(self, job: Job, served: Served, process: WorkerProcess, keeper: LeaseKeeper) -> None:
         assert job.lease_token is not None
         self.job = job
         self.over = False
         self.run: RunLike | None = None
+        self.shadow: shadow.Task | None = None
         self._token = job.lease_token
         self._served = served
         self._process = process
         self._keeper = keeper
         self._files = ExitStack()
-        self._scorer: ScorerPin | None = None
-        self._base: dict[str, Any] = {}  # usage of the attempts before, as the snapshot holds it
-        self._resumed = False
+        self._chosen = choice.Chosen(None)
+        self._snapshots = Snapshots(job, process, self._write)
         self._reported = 0.0  # monotonic time of the last progress write
         self._phase_began = (0.0, 0, "")  # monotonic time, tokens read then, phase: for the speed
-        self._snapshot_tokens = self._snapshots = 0
         self._load_seconds = 0.0  # of the model, if it was loaded for this job
         self._log = _log.bind(job=job.id, attempt=job.attempt, token=self._token)
         keeper.hold(job.id, self._token)
@@ -53,7 +58,7 @@ class Execution:
     # What drain calls -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Pins the scorer, fetches the document and puts the job into the engine."""
+        """Decides on the scorer and pins it, fetches the document and puts the job into the engine."""
         self._guard(self._start)
 
     def stepped(self) -> None:
@@ -66,9 +71,9 @@ class Execution:
 
     def broke(self, error: BaseException, *, guilty: bool) -> None:
         """The engine raised; without proof that it was this job, it may be tried again."""
-        if self.run is not None and self._at_snapshot(self.run):
+        if self.run is not None and self._snapshots.suspect(self.run):
             guilty = False
-            self._guard(self._distrust_snapshot)
+            self._guard(self._snapshots.distrust)
         if self.over:
             return
         if guilty:
@@ -98,6 +103,9 @@ class Execution:
         except self._served.refusal as refusal:
             code, message = getattr(refusal, "code", "refused"), getattr(refusal, "message", str(refusal))
             self._last_write(code, message)
+        except AWAY:
+            self._log.warning("database_away")  # for as long as a lease lasts
+            self._leave()
         except NotFound as error:
             self._last_write("document_missing", str(error))
         except Exception:
@@ -114,10 +122,11 @@ class Execution:
 
     def _start(self) -> None:
         job, process = self.job, self._process
-        self._scorer = self._served.resolve_scorer(job.policy, job.scorer_requested)
-        sha256 = self._scorer.sha256 if self._scorer else None
+        self._chosen = choice.choose(process, self._served, job)
+        scorer = self._chosen.pin
+        sha256 = scorer.sha256 if scorer else None
         revision = self._served.card.revision or "unknown"
-        label = self._scorer.label if self._scorer else None
+        label = scorer.label if scorer else None
         self._heed(
             self._write(
                 lambda session: leases.pin(
@@ -127,7 +136,7 @@ class Execution:
                     model_revision=revision,
                     scorer=label,
                     scorer_sha256=sha256,
-                    scorer_quality=self._scorer.quality if self._scorer else None,
+                    scorer_quality=scorer.quality if scorer else None,
                 )
             )
         )
@@ -136,26 +145,20 @@ class Execution:
         with process.database.session() as session:
             document = documents.of_job(session, job.document_id)
         path = self._files.enter_context(process.blobs.local(document.blob_key))
-        request = self._served.make_request(job, path, self._scorer)
-        snapshot = None
-        if job.snapshot_key is not None:
-            same = (job.snapshot_scorer_sha256, job.snapshot_model_revision) == (sha256, revision)
-            if same and process.blobs.exists(job.snapshot_key):
-                snapshot = self._files.enter_context(process.blobs.local(job.snapshot_key))
-                self._base = job.snapshot_usage or {}
-                self._resumed = True
-                self._snapshot_tokens = job.snapshot_tokens or 0
+        request = self._served.make_request(job, path, scorer)
+        key = self._snapshots.to_resume(sha256, revision)
+        snapshot = self._files.enter_context(process.blobs.local(key)) if key is not None else None
         self.run = self._served.engine.admit(request, snapshot)
         self._load_seconds = process.take_load_seconds()
         self._keeper.beat(job.id, self.run.phase)
-        self._log.info("job_started", policy=job.policy, scorer=label, resumed_at=self._snapshot_tokens)
+        self._log.info("job_started", policy=job.policy, scorer=label, resumed_at=self._snapshots.tokens)
 
     def _stepped(self) -> None:
         run = self._running()
         if self._keeper.lost(self.job.id):
             raise LeaseLost(self.job.id)
         self._keeper.beat(self.job.id, run.phase)
-        saved = self._snapshot_due(run) and self._snapshot(run)
+        saved = self._snapshots.due(run) and self._snapshots.take(run, self._share)
         # Whether the budget allows more is asked with the latest figures, after a cancellation was heeded.
         if saved or time.monotonic() - self._reported >= self._process.config.progress_seconds:
             self._heed(self._report(run))
@@ -168,8 +171,8 @@ class Execution:
             refused = isinstance(run.error, self._served.refusal)
             if not refused:
                 self._log.error("job_broke", exc_info=run.error)
-            if self._at_snapshot(run):
-                self._distrust_snapshot()
+            if self._snapshots.suspect(run):
+                self._snapshots.distrust()
                 self._release(lost=True)
             elif refused:
                 self._finish(State.FAILED, run.error.code, run.error.message)
@@ -183,6 +186,13 @@ class Execution:
             self._finish(State.CANCELLED, "cancelled", CANCELLED)
         else:
             self._finish(State.SUCCEEDED, None, None)
+            self._cast_shadow()
+
+    def _cast_shadow(self) -> None:
+        version, pin = self._chosen.shadow, self._chosen.pin
+        if version is not None and pin is not None:
+            texts = [answer["text"] for answer in self._answers()]
+            self.shadow = shadow.Task(self.job, version, pin.label, texts)
 
     def _heed(self, signal: Signal) -> None:
         if signal.cancel:
@@ -225,63 +235,11 @@ class Execution:
         self._reported = time.monotonic()
         return signal
 
-    def _snapshot_due(self, run: RunLike) -> bool:
-        every = self._process.config.snapshot_chunks * self._process.config.chunk_tokens
-        fresh = run.tokens_read - self._snapshot_tokens
-        # Once more when all is read: answering then never has to read again.
-        return (run.phase == "reading" and fresh >= every) or (
-            run.phase == "answering" and run.tokens_read >= every and fresh > 0
-        )
-
-    def _snapshot(self, run: RunLike) -> bool:
-        """Whether there is a new one."""
-        blobs = self._process.blobs
-        self._snapshots += 1
-        key = key_of(self.job, run.tokens_read, self._snapshots)
-        self._snapshot_tokens = run.tokens_read
-        held = run.usage.to_dict()  # what the snapshot holds: writing it is not yet in it
-        try:
-            with blobs.create_path(key) as path:
-                run.snapshot(path)
-        except OSError as error:
-            # A full disk costs the safety net, not the job.
-            self._log.warning("snapshot_failed", error=str(error))
-            return False
-        try:
-            before = self._write(
-                lambda session: leases.record_snapshot(
-                    session,
-                    self.job.id,
-                    self._token,
-                    key=key,
-                    tokens=run.tokens_read,
-                    usage=self._share(),
-                    total_usage=held,
-                )
-            )
-        except LeaseLost:
-            blobs.delete(key)
-            raise
-        if before is not None and before != key:
-            blobs.delete(before)
-        return True
-
-    def _at_snapshot(self, run: RunLike) -> bool:
-        """Whether it failed before it got past its snapshot: perhaps only that is bad, so do without it."""
-        return self._resumed and run.tokens_read == 0
-
-    def _distrust_snapshot(self) -> None:
-        key = self.job.snapshot_key
-        self._log.warning("snapshot_dropped", key=key)
-        self._write(lambda session: leases.drop_snapshot(session, self.job.id, self._token))
-        if key is not None:
-            self._process.blobs.delete(key)
-
     def _give_back(self) -> None:
         run = self.run
-        reading = run is not None and run.phase == "reading" and run.tokens_read > self._snapshot_tokens
+        reading = run is not None and run.phase == "reading" and run.tokens_read > self._snapshots.tokens
         if run is not None and (reading or run.phase == "answering"):
-            self._snapshot(run)
+            self._snapshots.take(run, self._share)
         self._release(lost=False)
 
     def _release(self, *, lost: bool, held_by: str | None = None) -> None:
@@ -324,7 +282,7 @@ class Execution:
         """What this attempt has used itself, without what its snapshot brought along."""
         if self.run is None:
             return {}
-        own = ledger.share(self.run.usage.to_dict(), self._base)
+        own = ledger.share(self.run.usage.to_dict(), self._snapshots.base)
         if self._load_seconds:
             own["seconds"]["load"] = self._load_seconds
         return own

@@ -18,7 +18,7 @@ from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import log, workers
+from store import log, rollout, workers
 from store.database import Database, connect
 from store.ids import new_id
 from store.settings import Settings
@@ -30,12 +30,14 @@ _log = log.get("worker.presence")
 
 
 class Presence:
-    """A thread of the parent: registers the worker, keeps its heartbeat, and passes on that it is to stop."""
+    """A thread of the parent: registers the worker, keeps its heartbeat, has it warm up for what begins to
+    serve, and passes on that it is to stop."""
 
     def __init__(self, config: Settings, warm: Callable[[], object]) -> None:
         self.worker_id = new_id("wrk")
         self._config = config
         self._warm = warm
+        self._newest: str | None = None  # activation that the worker was warmed up for
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._wake = threading.Event()
@@ -83,8 +85,10 @@ class Presence:
                 self._advertise(session)
             if self._stopping.is_set():
                 workers.request_stop(session, self.worker_id)
-        if not known:
+            newest = rollout.newest(session)
+        if not known or newest != self._newest:
             self._warm()
+            self._newest = newest
 
     def _advertise(self, session: Session) -> None:
         try:

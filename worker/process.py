@@ -17,10 +17,12 @@ from store.database import Database, connect
 from store.settings import Settings, settings
 from worker import engine
 from worker.names import WORKER_ID
+from worker.shelf import Shelf
 
 _log = log.get("worker.process")
 Value = TypeVar("Value")
 AWAY = (OperationalError, InterfaceError)
+SETTLED_SECONDS = 5.0  # a model's files that were written more recently may still be on their way
 
 
 class WorkerProcess:
@@ -37,17 +39,26 @@ class WorkerProcess:
             device_type=config.device_type,
             device_memory_bytes=config.device_memory_bytes,
         )
+        self.shelf = Shelf(config.scratch / "scorers", self.blobs, database, worker_id)
         self._served: engine.Served | None = None
+        self._files: tuple[object, ...] = ()  # of the model, when it was loaded
         self._load_seconds = 0.0
 
     def serve(self) -> engine.Served:
         """The loaded engine; the first call loads it and registers what was loaded.
 
+        Only for between jobs: a model whose files have been replaced is loaded anew. The caller should hold
+        no engine of before, or both are in memory.
+
         Raises what the loading raises, after it is noted in the workers table: jobs then stay queued for a
         worker that can serve them.
         """
+        if self.model_replaced():
+            _log.info("model_replaced", model=self.config.model)
+            self.forget_engine()
         if self._served is None:
             begun = time.perf_counter()
+            files = engine.files_of(self.config)
             try:
                 served = engine.load_from(self.config)
             except Exception as error:
@@ -60,8 +71,15 @@ class WorkerProcess:
                 workers.advertise(session, self.worker_id, served.card, loaded=True)
             _log.info("model_loaded", model=served.card.name, revision=served.card.revision)
             self._load_seconds += time.perf_counter() - begun
-            self._served = served
+            self._served, self._files = served, files
         return self._served
+
+    def model_replaced(self) -> bool:
+        """Whether the loaded model's files are others now, and nobody is writing to them any more."""
+        if self._served is None:
+            return False
+        files = engine.files_of(self.config)
+        return bool(files) and files != self._files and engine.files_age(self.config) >= SETTLED_SECONDS
 
     def _register(self, session: Session) -> None:
         # The parent does it too, perhaps later.
@@ -73,7 +91,7 @@ class WorkerProcess:
         return seconds
 
     def forget_engine(self) -> None:
-        """After an unexpected error inside the engine: the next job gets a freshly loaded one."""
+        """The next job gets a freshly loaded one: after an unexpected error inside it, or for a new model."""
         self._served = None
 
     def transaction(self, act: Callable[[Session], Value]) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from store import log
 from worker.app import app
+from worker.choice import prefetch
 from worker.drain import drain_jobs
 from worker.examine import examine_candidates
 from worker.names import DRAIN, EXAMINE, VERIFY, WARM
@@ -22,8 +23,8 @@ def drain(queue: str) -> None:
 
 @app.task(name=WARM)  # type: ignore[untyped-decorator]
 def warm() -> None:
-    """Loads the model before the first job comes, and registers what was loaded; then looks for work."""
-    this_process().serve()
+    """Loads the model and the scorers that serve before jobs come, registers them, then looks for work."""
+    prefetch(this_process(), this_process().serve())
     drain_jobs(this_process())
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.answers import ModelList, ModelOut, ScorerOut
+from api.answers import ModelList, ModelOut, ScorerOut, ServingWorkerOut
 from api.context import CallerDep, ContextDep
 from api.problems import documented
 from store import workers
@@ -26,6 +26,7 @@ def model_out(model: ServedModel) -> ModelOut:
         workers_live=model.workers_live,
         loaded=model.loaded,
         errors=model.errors,
+        workers=[ServingWorkerOut.model_validate(one) for one in model.workers],
     )
 
 

@@ -68,6 +68,7 @@ def test_the_expected_routes_are_there() -> None:
         ("DELETE", "/v1/scorers/{name}/activations/{scope}/{alias}"),
         ("POST", "/v1/scorers/{name}/rollback"),
         ("GET", "/v1/scorers/{name}/outcomes"),
+        ("GET", "/v1/rollout"),
         ("GET", "/v1/audit"),
         ("GET", "/v1/models"),
         ("GET", "/healthz"),

@@ -1,9 +1,15 @@
 """The worker with the real runtime: a small random Llama in a directory, a document beyond its chunk."""
 
+import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from sqlalchemy import text
 
 from namm_runtime import checkpoint
@@ -11,6 +17,7 @@ from store import blobs, documents, jobs, ledger, tenants, workers
 from store.database import Database
 from store.models import Job
 from store.settings import Settings
+from tests.registry import activate, add_real
 from tests.tiny import WINDOW, save_tiny_llama
 from worker.drain import drain_jobs
 from worker.engine import describe
@@ -156,6 +163,86 @@ def test_what_cannot_be_served_is_refused_with_its_own_code(
     assert (failed.state, failed.error_code) == ("failed", code)
     assert failed.error_message
     assert ended(process, good)[0].state == "succeeded"
+
+
+def scale(model: Path, factor: float) -> None:
+    """Other weights in a model's directory."""
+    file = model / "model.safetensors"
+    weights = {name: factor * tensor for name, tensor in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+
+
+def test_results_carry_the_version_they_ran_on_and_can_be_had_again(
+    process: WorkerProcess, submit: Submit, tmp_path: Path, model_directory: Path
+) -> None:
+    model = tmp_path / "model" / "tiny"
+    shutil.copytree(model_directory, model)
+    scale(model, 12)  # untrained, it looks everywhere alike, and what it is left with hardly matters
+    process.config = process.config.model_copy(update={"model": str(model)})
+    bundled = checkpoint.load(checkpoint.resolve("namm").path)
+    asked = {"policy": "namm", "budget": 64, "temperature": 1.0, "seed": 3, "max_output_tokens": 16}
+    first, rows = {}, {}
+    for version in ("8", "9"):
+        noise = torch.randn(len(bundled.parameters), generator=torch.Generator().manual_seed(int(version)))
+        scorer = replace(bundled, version=version, parameters=bundled.parameters + 3 * noise)
+        folder = tmp_path / "made" / version
+        rows[version] = add_real(process.database, process.blobs, scorer, version, folder)
+        activate(process.database, rows[version])
+        job = submit(**asked)
+        drain_jobs(process)
+        done, first[version] = ended(process, job)
+        assert (done.state, done.scorer, done.error_message) == ("succeeded", f"namm@{version}", None)
+        assert done.scorer_sha256 == rows[version].sha256
+    assert first["8"] != first["9"], "the numbers decide the answers"
+    for version in ("8", "9"):
+        again = submit(**asked, scorer_requested=f"namm@{version}")
+        drain_jobs(process)
+        assert ended(process, again)[1] == first[version]
+        # The same from the files alone, without the service.
+        document = tmp_path / "document.txt"
+        document.write_bytes(TEXT)
+        request = process.serve().make_request(again, document, None)
+        alone = process.serve().engine.complete(replace(request, scorer=tmp_path / "made" / version))
+        assert [answer.text.replace("\0", "\ufffd") for answer in alone.answers] == first[version]
+    own = f"namm@{bundled.version}"
+    later = submit(**asked, scorer_requested=own)
+    drain_jobs(process)
+    assert ended(process, later)[0].scorer == own, "the bundled one, by name"
+
+
+def test_a_replaced_model_is_loaded_between_jobs_and_its_jobs_pin_it(
+    process: WorkerProcess, submit: Submit, tmp_path: Path, model_directory: Path
+) -> None:
+    folder = tmp_path / "model" / "tiny"
+    shutil.copytree(model_directory, folder)
+    process.config = process.config.model_copy(update={"model": str(folder)})
+    early = submit()
+    drain_jobs(process)
+    engine, old = process.serve().engine, process.serve().card.revision
+    assert process.serve().engine is engine
+
+    scale(folder, 12)
+    assert process.serve().engine is engine, "somebody may still be writing"
+    for file in folder.iterdir():
+        os.utime(file, (time.time() - 60, time.time() - 60))
+    # A snapshot of the old revision is of no use to the new one.
+    late = submit()
+    with process.database.session() as session:
+        stale = "UPDATE jobs SET snapshot_key = 'k', snapshot_model_revision = :old, snapshot_tokens = 512"
+        session.execute(text(stale + " WHERE id = :id"), {"old": old, "id": late.id})
+    with process.blobs.create("k") as file:
+        file.write(b"of the old one")
+    drain_jobs(process)
+    new = process.serve().card.revision
+    (before, one), (after, other) = ended(process, early), ended(process, late)
+    assert new != old
+    assert (before.model_revision, after.model_revision) == (old, new)
+    assert (after.state, after.attempts_lost) == ("succeeded", 0)
+    assert one != other
+    with process.database.session() as session:
+        [served] = workers.models(session, 60)
+    assert [(worker.id, worker.revision) for worker in served.workers] == [("wrk_real", new)]
+    assert process.serve().engine is process.serve().engine
 
 
 def test_files_and_loaded_model_tell_the_same(process: WorkerProcess, model_directory: Path) -> None:

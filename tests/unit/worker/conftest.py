@@ -14,6 +14,15 @@ from worker.process import WorkerProcess
 TEXT = b"All work and no play makes Jack a dull boy. " * 40
 
 
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def config(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("DATABASE_URL", database_url)

@@ -1,0 +1,34 @@
+"""What came of reading a document once more with a canary, beside the version that answered."""
+
+from __future__ import annotations
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.models import Job
+from store.scorer_tables import ShadowRun
+
+
+def record(
+    session: Session,
+    job: Job,
+    version_id: str,
+    *,
+    stable: str,
+    answers: int,
+    agreed: int,
+    device_seconds: float,
+    error: str | None = None,
+) -> None:
+    """Writes it once a job and version; a second word changes nothing. Books nothing in the ledger."""
+    values = {
+        "job_id": job.id,
+        "version_id": version_id,
+        "tenant_id": job.tenant_id,
+        "stable": stable,
+        "answers": answers,
+        "agreed": agreed,
+        "device_seconds": device_seconds,
+        "error": error,
+    }
+    session.execute(insert(ShadowRun).values(**values).on_conflict_do_nothing())
