@@ -244,6 +244,7 @@ def _downloaded(hub_id: str) -> tuple[Any, ...]:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        return (str(try_to_load_from_cache(hub_id, "config.json")),)
+        found = try_to_load_from_cache(hub_id, "config.json")
+        return (found,) if isinstance(found, str) else ()  # not downloaded yet
     except (ImportError, ValueError):
         return ()  # no hub, or not a name that one could have

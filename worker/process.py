@@ -79,6 +79,7 @@ class WorkerProcess:
         if self._served is None:
             return False
         files = engine.files_of(self.config)
+        self._files = self._files or files  # loading may have been what brought them
         return bool(files) and files != self._files and engine.files_age(self.config) >= SETTLED_SECONDS
 
     def _register(self, session: Session) -> None:
