@@ -73,12 +73,17 @@ intervals, and with the scorers, is `namm evaluate`.
 
 {commands}
 
-Tokenizer and weights come from that. The data is generated office prose with planted
+Tokenizer and weights come from that{_code(record)}. The data is generated office prose with planted
 statements, and the source and licence texts of Python's standard library, half of whose files are kept
 for testing. The same Python and torch give the same weights. The log, with the running accuracy of each
 family, is in `training.json`; its curves are in `training.svg`.
 """
     )
+
+
+def _code(record: dict[str, Any]) -> str:
+    """Which code made it, where it has changed since."""
+    return f", with the code of commit {record['code']}" if "code" in record else ""
 
 
 def _lengths_table(cells: Cells) -> str:
