@@ -203,6 +203,22 @@ def end_canary(
 
 
 @app.command()
+def deactivate(
+    name: Name,
+    scope: Scope = "global",
+    reason: Annotated[str | None, typer.Option(help="For the audit log.")] = None,
+    as_json: AsJson = False,
+    data: Data = None,
+) -> None:
+    """End a scope's version: new jobs run with a wider scope's, or with the one bundled with the runtime."""
+    with connected(data) as client:
+        found = client.end_activation(name, scope, "stable", reason)
+        if as_json:
+            return print_json(found)
+        out.print(f"No version of {name} of its own serves {scope} any more", markup=False)
+
+
+@app.command()
 def rollback(
     name: Name,
     reason: Annotated[str, typer.Option(help="For the audit log.")],

@@ -213,7 +213,10 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
         version = scorers.by_id(session, row.version_id)
         if row.version_id not in left and version.state in USABLE:
             return activate(session, version, scope, actor, reason=f"rolled back ({reason})")
-    raise NoWayBack(f"{name} had no other version in the scope {scope} before.")
+    raise NoWayBack(
+        f"{name} had no other version in the scope {scope} before. Deactivate it there instead: a wider "
+        "scope's version serves then, or the one bundled with the runtime."
+    )
 
 
 def history(session: Session, *, name: str | None = None, scope: str | None = None) -> list[Activation]:

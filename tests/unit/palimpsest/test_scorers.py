@@ -308,6 +308,7 @@ def test_rollout_and_audit_are_tables(service: Service, palimpsest: Palimpsest) 
         (("activate", "namm@3"), "POST /v1/scorers/namm/activations"),
         (("canary", "namm@3", "--percent", "1"), "POST /v1/scorers/namm/activations"),
         (("end-canary", "namm"), "DELETE /v1/scorers/namm/activations/global/canary"),
+        (("deactivate", "namm"), "DELETE /v1/scorers/namm/activations/global/stable"),
         (("rollback", "namm", "--reason", "bad"), "POST /v1/scorers/namm/rollback"),
         (("compare", "namm"), "GET /v1/scorers/namm/outcomes"),
         (("rollout",), "GET /v1/rollout"),
