@@ -31,6 +31,8 @@ GROUPS: Mapping[str, Any] = {
     "scorer_version": Bill.scorer,
     "policy": Bill.policy,
     "priority": Bill.priority,
+    "schedule": Bill.tags["schedule_id"].astext,  # of the jobs' metadata, as a scheduler sets them
+    "collection": Bill.tags["collection_id"].astext,
     "device": Bill.device_type,
     "outcome": Bill.outcome,
     "price_book": Bill.price_book_id,
