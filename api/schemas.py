@@ -22,6 +22,7 @@ from store.budgets import Action, Period
 MAX_DEADLINE = timedelta(days=30)
 MAX_PROMPT_CHARACTERS = 32_768
 MAX_METADATA = 16
+RESERVED = frozenset({"schedule_id"})  # it chooses a scorer
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
@@ -211,6 +212,8 @@ class JobCreate(Asked):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if RESERVED & self.metadata.keys():
+            raise PydanticCustomError("reserved_metadata", "'schedule_id' is set by schedules only")
         if (self.document_id is None) == (self.text is None):
             raise PydanticCustomError("document_choice", "Give either document_id or text")
         if (self.task is TaskKind.ASK) != bool(self.questions):

@@ -91,7 +91,7 @@ class ActivationCreate(Asked):
         if self.alias is Alias.STABLE:
             if self.percent not in (None, 100) or self.shadow_percent:
                 raise PydanticCustomError("canary_only", "Only a canary has percent and shadow_percent")
-        elif self.percent is None and not self.shadow_percent:
+        elif not self.percent and not self.shadow_percent:
             raise PydanticCustomError("canary_share", "A canary needs percent or shadow_percent")
         return self
 

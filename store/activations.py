@@ -8,6 +8,7 @@ that is claimed again runs with the same one.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -173,9 +174,9 @@ def activate(
 
 
 def end(
-    session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str
+    session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str, bad: bool = False
 ) -> Activation | None:
-    """Ends what serves a scope under an alias, if anything does → it."""
+    """Ends what serves a scope under an alias, if anything does → it. A `bad` one is not come back to."""
     take_turns(session)
     statement = (
         update(Activation)
@@ -185,7 +186,7 @@ def end(
             Activation.alias == alias,
             Activation.ended_at.is_(None),
         )
-        .values(ended_at=func.clock_timestamp(), ended_by=actor, ended_reason=reason)
+        .values(rolled_back=bad, ended_at=func.clock_timestamp(), ended_by=actor, ended_reason=reason)
         .returning(Activation)
     )
     ended = session.scalars(statement).one_or_none()
@@ -205,18 +206,28 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
     here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
     past = session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
     serving = next((row for row in past if row.ended_at is None), None)
-    # What was rolled back is not come back to: the way leads to ever earlier ones.
-    left = {row.version_id for row in past if (row.ended_reason or "").startswith("rolled back")}
+    left = rolled_back(past)
     if serving is not None:
         left.add(serving.version_id)
     for row in past:
         version = scorers.by_id(session, row.version_id)
         if row.version_id not in left and version.state in USABLE:
-            return activate(session, version, scope, actor, reason=f"rolled back ({reason})")
+            back = f"rolled back ({reason})"
+            end(session, name, scope, Alias.STABLE, actor, reason=back, bad=True)
+            return activate(session, version, scope, actor, bounds=row.bounds, reason=back)
     raise NoWayBack(
         f"{name} had no other version in the scope {scope} before. Deactivate it there instead: a wider "
         "scope's version serves then, or the one bundled with the runtime."
     )
+
+
+def rolled_back(past: Sequence[Activation]) -> set[str]:
+    """The versions whose latest activation, of these with the newest first, was rolled back.
+
+    They are not come back to: the way leads to ever earlier ones.
+    """
+    latest = {row.version_id: row for row in reversed(past)}
+    return {version_id for version_id, row in latest.items() if row.rolled_back}
 
 
 def history(session: Session, *, name: str | None = None, scope: str | None = None) -> list[Activation]:

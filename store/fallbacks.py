@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import audit, outbox, scorers
-from store.activations import Alias, open_of, scopes_of
+from store.activations import Alias, open_of, rolled_back, scopes_of
 from store.models import Job
 from store.scorer_tables import Activation, ScorerVersion
 from store.scorers import USABLE
@@ -20,15 +20,19 @@ def fallbacks(session: Session, job: Job, broken: ScorerVersion) -> list[ScorerV
     stable, _ = open_of(session, broken.name, scopes_of(job))
     if stable is None:
         return []
+    here = (
+        Activation.name == broken.name,
+        Activation.scope == stable.scope,
+        Activation.alias == Alias.STABLE,
+    )
+    past = session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
     query = (
         select(ScorerVersion)
         .join(Activation, Activation.version_id == ScorerVersion.id)
         .where(
-            Activation.name == broken.name,
-            Activation.scope == stable.scope,
-            Activation.alias == Alias.STABLE,
+            *here,
             Activation.id <= stable.id,
-            ScorerVersion.id != broken.id,
+            ScorerVersion.id.not_in({broken.id, *rolled_back(past)}),
             ScorerVersion.state.in_(USABLE),
         )
         .order_by(Activation.id.desc())

@@ -73,6 +73,7 @@ class Activation(Base):
     ended_at: Mapped[datetime | None]
     ended_by: Mapped[str | None]
     ended_reason: Mapped[str | None]
+    rolled_back: Mapped[bool] = mapped_column(server_default=text("false"))  # ended because it was bad
 
 
 class ShadowRun(Base):

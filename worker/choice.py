@@ -47,7 +47,7 @@ def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
     except NotUsable as error:
         raise served.refusal(error.code, str(error)) from None
     if choice.version is None:
-        return Chosen(_bundled(served, job, asked))
+        return Chosen(_bundled(served, job, asked), choice.shadow)
     try:
         return Chosen(take(process, served, choice.version, job, insist=exact), choice.shadow)
     except Unreadable:

@@ -183,9 +183,13 @@ def load(config: Settings) -> Served:
 
 def _quality(scorer: Path) -> Decimal | None:
     """The share of the full cache's score on its validation documents, where the manifest has it."""
-    provenance = json.loads((scorer / "manifest.json").read_bytes()).get("provenance", {})
-    kept = provenance.get("validation", {}).get("deployed", {}).get("fitness")
-    return None if kept is None else round(Decimal(str(kept)), 4)
+    entry = json.loads((scorer / "manifest.json").read_bytes())
+    # What an uploaded manifest says here is its author's: anything but a share is as good as nothing.
+    for name in ("provenance", "validation", "deployed", "fitness"):
+        entry = entry.get(name) if isinstance(entry, dict) else None
+    if isinstance(entry, bool) or not isinstance(entry, int | float) or not 0 <= entry <= 10:
+        return None
+    return round(Decimal(str(entry)), 4)
 
 
 def describe(config: Settings) -> ModelCard:

@@ -78,6 +78,12 @@ def index(context: ContextDep, caller: CallerDep) -> RolloutList:
     seen = [
         one
         for one in found
-        if one.activation.scope.startswith(("global", "model:")) or one.activation.scope == own
+        if caller.admin
+        or one.activation.scope.startswith(("global", "model:"))
+        or one.activation.scope == own
     ]
-    return RolloutList(data=[_out(one) for one in seen])
+    answer = RolloutList(data=[_out(one) for one in seen])
+    for worker in (worker for one in answer.data for worker in one.workers):
+        if worker.error is not None and not caller.admin:
+            worker.error = "It could not be loaded; an admin sees why."  # the reason may name folders
+    return answer

@@ -19,6 +19,10 @@ GUARD = """
 CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE ON audit_log
 FOR EACH ROW EXECUTE FUNCTION refuse_audit_change()
 """
+NO_TRUNCATE = """
+CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON audit_log
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
+"""
 
 
 def _text(*names: str, nullable: bool = False) -> list[sa.Column]:
@@ -82,6 +86,7 @@ def upgrade() -> None:
         _moment("activated_at", now=True),
         _moment("ended_at"),
         *_text("ended_by", "ended_reason", nullable=True),
+        sa.Column("rolled_back", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("alias IN ('stable', 'canary')", name=op.f("ck_scorer_activations_alias")),
         sa.CheckConstraint(
             "percent BETWEEN 0 AND 100 AND shadow_percent BETWEEN 0 AND 100",
@@ -144,6 +149,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_bills_scorer_booked_at"), "bills", ["scorer", "booked_at"], unique=False)
     op.execute(REFUSE_CHANGES)
     op.execute(GUARD)
+    op.execute(NO_TRUNCATE)
 
 
 def downgrade() -> None:

@@ -39,8 +39,12 @@ def test_each_live_worker_is_shown_with_what_it_has(api: Api) -> None:
         "wrk_test": None,
     }
     assert states["wrk_a"]["age_seconds"] >= 0
-    assert states["wrk_b"]["error"] == "no such blob"
+    assert "admin sees why" in states["wrk_b"]["error"]
     assert (found["model:bundled"]["summary"], found["model:bundled"]["alias"]) == ("0 of 1", "canary")
+    with api.client(api.new_key(admin=True)) as client:
+        for_admins = {one["scope"]: one for one in client.get("/v1/rollout").json()["data"]}
+    assert set(for_admins) == {"global", "model:bundled", "tenant:ten_other"}
+    assert "no such blob" in [worker["error"] for worker in for_admins["global"]["workers"]]
 
 
 def test_a_version_that_is_loaded_after_a_failure_begins_its_age_anew(api: Api) -> None:

@@ -83,6 +83,20 @@ def test_a_new_activation_retires_the_old_version_and_rollback_brings_it_back(db
         assert {"scorer.uploaded", "scorer.verified", "scorer.activated", "scorer.ended"} == set(actions)
 
 
+def test_a_rollback_looks_at_the_latest_time_a_version_served_and_keeps_its_bounds(db: Database) -> None:
+    with db.session() as session:
+        one, two, three = (make(session, version) for version in "123")
+        activations.activate(session, one, "global", "k", reason="rolled back is only a word here")
+        activations.activate(session, two, "global", "k")
+        activations.rollback(session, "namm", "global", "k", reason="bad day")
+        activations.activate(session, two, "global", "k", bounds={"max_failure_rate": 0.1})
+        activations.activate(session, three, "global", "k")
+        back = activations.rollback(session, "namm", "global", "k", reason="three is worse")
+        assert (back.version_id, back.bounds) == (two.id, {"max_failure_rate": 0.1})
+        activations.rollback(session, "namm", "global", "k", reason="and two")
+        assert chosen(session) == "1"
+
+
 def test_a_canary_serves_its_share_and_the_same_jobs_each_time(db: Database) -> None:
     with db.session() as session:
         activations.activate(session, make(session, "1"), "global", "key_1")
@@ -177,6 +191,6 @@ def test_two_open_activations_of_a_scope_cannot_be(db: Database) -> None:
 def test_the_audit_log_only_grows(db: Database) -> None:
     with db.session() as session:
         audit.note(session, "key_1", "scorer.uploaded", "namm@1", size=3)
-    for statement in ("UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log"):
+    for statement in ("UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
         with pytest.raises(DBAPIError, match="append-only"), db.session() as session:
             session.execute(text(statement))

@@ -1,6 +1,8 @@
 """What a job runs with: the version that serves, the one it asks for, the one before a broken one."""
 
+import json
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import select, text
@@ -16,6 +18,7 @@ from tests.standin import Engine, save_scorer
 from tests.unit.worker.conftest import Clock
 from worker.choice import prefetch
 from worker.drain import drain_jobs
+from worker.engine import _quality
 from worker.process import WorkerProcess
 
 Submit = Callable[..., Job]
@@ -186,3 +189,27 @@ def test_a_broken_canary_leaves_its_jobs_to_the_stable_one(process, db, run) -> 
     with db.session() as session:
         activations.end(session, "namm", "global", Alias.STABLE, "k", reason="x")
     assert run()[0].scorer == "namm@1", "no stable one: the bundled"
+
+
+def test_a_version_that_was_rolled_back_is_no_fallback(process, db, run) -> None:
+    first, bad = add(process, "2"), add(process, "3")
+    activate(db, first)
+    activate(db, bad)
+    assert run()[1] == "namm@3"
+    with db.session() as session:
+        activations.rollback(session, "namm", "global", "key_1", reason="wrong answers")
+    DAMAGES["gone"](process.blobs, first)
+    assert run()[1] == "", "the bundled one, and not the one that gave wrong answers"
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [(0.9, Decimal("0.9"))] + [(odd, None) for odd in (100, float("nan"), "x", None, True, [])],
+)
+def test_only_a_share_is_taken_for_a_scorers_quality(tmp_path, said, known) -> None:
+    provenance = {"validation": {"deployed": {"fitness": said}}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"provenance": provenance}))
+    assert _quality(tmp_path) == known
+    for odd in ({"provenance": None}, {"provenance": {"validation": []}}, {}):
+        (tmp_path / "manifest.json").write_text(json.dumps(odd))
+        assert _quality(tmp_path) is None

@@ -124,3 +124,14 @@ def test_jobs_that_fail_have_no_shadow(process, db, submit, canary) -> None:
     assert shadows(db) == []
     with db.session() as session:
         assert session.scalar(text("SELECT count(*) FROM jobs WHERE state = 'failed'")) == 1
+
+
+def test_a_canary_reads_beside_the_bundled_scorer_too(
+    process: WorkerProcess, db: Database, submit: Callable[..., Job]
+) -> None:
+    canary = add_standin(db, process.blobs, "3")
+    activate(db, canary, alias=Alias.CANARY, percent=0, shadow_percent=100)
+    job = submit(policy="namm")
+    drain_jobs(process)
+    [shadow] = shadows(db)
+    assert (shadow.job_id, shadow.version_id, shadow.stable) == (job.id, canary.id, "namm@1")
