@@ -27,6 +27,11 @@ CROSSED = "scorer.bound_crossed"  # in the audit log, with the figures; at most 
 _log = log.get("store.guardrails")
 
 
+# How jobs fail that a scorer may be to blame for. A document that is too long is nobody's fault here, and a
+# tenant that submits many must not end what serves the others.
+OUR_FAULTS = ("internal_error", "worker_lost", "scorer_unreadable")
+
+
 class Bounds(BaseModel):
     """What an activation must keep to; without a rate or share there is nothing to keep to."""
 
@@ -131,10 +136,11 @@ def breach_of(session: Session, activation: Activation) -> Breach | None:
 
 
 def _failures(session: Session, activation: Activation) -> tuple[int, int]:
-    """Failed jobs, and those that failed or succeeded."""
+    """Jobs that failed, and not by what their client asked for, and all that failed or succeeded."""
+    ours = ended_as(State.FAILED) & (Job.error_code.is_(None) | Job.error_code.in_(OUR_FAULTS))
     label = scorers.label(scorers.by_id(session, activation.version_id))
     statement = (
-        select(func.count().filter(ended_as(State.FAILED)), func.count())
+        select(func.count().filter(ours), func.count())
         .select_from(Bill)
         .outerjoin(Job, Job.id == Bill.job_id)
         .where(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -148,6 +148,11 @@ _WAITING = (
     ScorerVersion.state == VersionState.UPLOADED,
     or_(ScorerVersion.checking_until.is_(None), ScorerVersion.checking_until < func.now()),
 )
+
+
+def any_to_verify(session: Session) -> bool:
+    """Whether an uploaded version waits that nobody is verifying."""
+    return bool(session.scalar(select(exists().where(*_WAITING))))
 
 
 def hint_again(session: Session, hint_seconds: float) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from store import leases, log
+from store import leases, log, scorers
 from worker.engine import Served
 from worker.execute import Execution
 from worker.lease import LeaseKeeper
 from worker.process import WorkerProcess
 from worker.shadow import Shadows
+from worker.verify import verify_uploads
 
 _log = log.get("worker.drain")
 
@@ -73,6 +74,10 @@ class _Drain:
             if self._busy:
                 return 0  # no new ones: what is under way ends with the model it began with
             self._load_again()
+        if process.transaction(scorers.any_to_verify):
+            if self._busy:
+                return 0  # uploads come before new jobs, or they would wait for ever behind a full queue
+            verify_uploads(process)
         free = self._served.engine.free_slots
         if free < 1:
             return 0

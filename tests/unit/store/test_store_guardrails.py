@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
 from store import activations, audit, guardrails, keys, scorers, tenants
 from store.activations import Alias
 from store.database import Database
 from store.guardrails import Bounds
-from store.models import OutboxRow
+from store.models import Job, OutboxRow
 from store.money import Bill
 from store.scorer_tables import Activation, AuditEntry, ScorerVersion, ShadowRun
 from tests.bills import bill
@@ -172,6 +172,18 @@ def test_a_job_that_failed_with_its_worker_lost_counts(
     with db.session() as fresh:
         fresh.execute(text("UPDATE bills SET scorer = 'namm@2', booked_at = booked_at + interval '1 hour'"))
         assert guardrails.sweep(fresh) == 1
+
+
+def test_what_a_client_asked_wrongly_is_not_held_against_a_version(session: Session, submit: Submit) -> None:
+    bound(session, FAILURES)
+    book(session, failed=0, succeeded=6)
+    jobs = [submit() for _ in range(6)]
+    for job in jobs:
+        book(session, failed=1, succeeded=0, job_id=job.id)
+    ids = [job.id for job in jobs]
+    for code, ended in (("document_too_long", 0), ("internal_error", 1)):
+        session.execute(update(Job).where(Job.id.in_(ids)).values(state="failed", error_code=code))
+        assert guardrails.sweep(session) == ended, code
 
 
 def test_too_little_agreement_ends_a_canary(session: Session, submit: Submit) -> None:

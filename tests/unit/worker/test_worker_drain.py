@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from store import blobs, jobs, leases, ledger, reaper, workers
+from store import blobs, jobs, leases, ledger, reaper, scorers, workers
 from store.database import Database
 from store.errors import LeaseLost
 from store.models import Job, Result
@@ -465,3 +465,22 @@ def test_jobs_that_end_on_arrival_do_not_keep_a_stopping_worker(
     monkeypatch.setattr(Engine, "admit", stop)
     assert drain_jobs(process) == 1
     assert (look(db, first).state, look(db, second).state) == ("failed", "queued")
+
+
+def test_an_upload_is_looked_at_before_the_next_job(
+    process: WorkerProcess, db: Database, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = submit(), submit()
+    seen: list[tuple[str, str]] = []
+    upload = {"kind": "safetensors", "upload_key": "k", "upload_sha256": "s", "actor": "key_1"}
+    with db.session() as session:
+        row, _ = scorers.upload(session, name="namm", version="7", **upload)
+
+    def looked_at(given: WorkerProcess) -> None:
+        seen.append((look(db, first).state, look(db, second).state))
+        with db.session() as session:
+            scorers.rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
+
+    monkeypatch.setattr("worker.drain.verify_uploads", looked_at)
+    assert drain_jobs(process) == 2
+    assert seen == [("queued", "queued")], "once, and with nothing under way"
