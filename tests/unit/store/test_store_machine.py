@@ -81,7 +81,11 @@ class Life(RuleBasedStateMachine):
         self.known: dict[str, Known] = {}
         self.largest_token = 0
         with database.session() as session:
-            session.execute(text("TRUNCATE jobs, results, usage_ledger, outbox, attempts, documents CASCADE"))
+            session.execute(text("SET LOCAL session_replication_role = replica"))  # the ledger is guarded
+            session.execute(
+                text("TRUNCATE jobs, results, usage_ledger, bills, outbox, attempts, documents CASCADE")
+            )
+            session.execute(text("SET LOCAL session_replication_role = origin"))
             self.tenant = tenants.ensure(session)
             self.document = documents.create(
                 session,
