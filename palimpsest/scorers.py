@@ -195,11 +195,7 @@ def end_canary(
     data: Data = None,
 ) -> None:
     """End a scope's canary: new jobs run with the stable version."""
-    with connected(data) as client:
-        found = client.end_activation(name, scope, "canary", reason)
-        if as_json:
-            return print_json(found)
-        out.print(f"The canary of {name} in {scope} is ended", markup=False)
+    _end(name, scope, "canary", reason, as_json, data, f"The canary of {name} in {scope} is ended")
 
 
 @app.command()
@@ -211,11 +207,16 @@ def deactivate(
     data: Data = None,
 ) -> None:
     """End a scope's version: new jobs run with a wider scope's, or with the one bundled with the runtime."""
+    said = f"No version of {name} of its own serves {scope} any more"
+    _end(name, scope, "stable", reason, as_json, data, said)
+
+
+def _end(
+    name: str, scope: str, alias: str, reason: str | None, as_json: bool, data: Path | None, said: str
+) -> None:
     with connected(data) as client:
-        found = client.end_activation(name, scope, "stable", reason)
-        if as_json:
-            return print_json(found)
-        out.print(f"No version of {name} of its own serves {scope} any more", markup=False)
+        found = client.end_activation(name, scope, alias, reason)
+        print_json(found) if as_json else out.print(said, markup=False)
 
 
 @app.command()

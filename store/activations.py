@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import audit, scorers
@@ -23,7 +23,6 @@ from store.models import Job
 from store.scorer_tables import Activation, ScorerVersion
 from store.scorers import USABLE, VersionState
 
-CHANNEL = "palimpsest_scorers"  # NOTIFY on every change; only shortens the wait of those who cache
 GLOBAL = "global"
 _LOCK = 7_041_966_317  # any fixed number: activations take turns
 
@@ -203,22 +202,37 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
     """Goes back to the version that was stable before in this scope; a canary is ended. Raises NoWayBack."""
     take_turns(session)
     end(session, name, scope, Alias.CANARY, actor, reason=reason)
-    here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
-    past = session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
+    past = stables(session, name, scope)
     serving = next((row for row in past if row.ended_at is None), None)
     left = rolled_back(past)
     if serving is not None:
         left.add(serving.version_id)
-    for row in past:
-        version = scorers.by_id(session, row.version_id)
-        if row.version_id not in left and version.state in USABLE:
-            back = f"rolled back ({reason})"
-            end(session, name, scope, Alias.STABLE, actor, reason=back, bad=True)
-            return activate(session, version, scope, actor, bounds=row.bounds, reason=back)
+    for row, version in usable_of(session, past, left):
+        back = f"rolled back ({reason})"
+        end(session, name, scope, Alias.STABLE, actor, reason=back, bad=True)
+        return activate(session, version, scope, actor, bounds=row.bounds, reason=back)
     raise NoWayBack(
         f"{name} had no other version in the scope {scope} before. Deactivate it there instead: a wider "
         "scope's version serves then, or the one bundled with the runtime."
     )
+
+
+def stables(session: Session, name: str, scope: str) -> Sequence[Activation]:
+    """All activations as stable in a scope, the newest first."""
+    here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
+    return session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
+
+
+def usable_of(
+    session: Session, past: Sequence[Activation], left: set[str]
+) -> list[tuple[Activation, ScorerVersion]]:
+    """The versions of these activations that jobs may run with, those left out by id apart; each once."""
+    found: dict[str, tuple[Activation, ScorerVersion]] = {}
+    for row in past:
+        version = scorers.by_id(session, row.version_id)
+        if version.id not in left and version.state in USABLE:
+            found.setdefault(version.id, (row, version))
+    return list(found.values())
 
 
 def rolled_back(past: Sequence[Activation]) -> set[str]:
@@ -263,4 +277,3 @@ def _settle(session: Session, name: str) -> None:
             .values(state=state)
             .execution_options(synchronize_session="fetch")
         )
-    session.execute(text(f"NOTIFY {CHANNEL}"))

@@ -8,9 +8,10 @@ docs/explanation/savings.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import delete, insert, select, text
@@ -126,24 +127,16 @@ def _full_cache(
         return nothing
     useful = [line for line in lines if is_time(line) and not line.waste]
     # Reading takes longer and there is no scorer; counting, answering and loading are as they were.
-    factors = {"read": full.slowdown(int(tokens)), "score": Decimal(0)}
-    imagined = [
-        book.amount(
-            line.meter,
-            attempt.device_type,
-            line.quantity * factors.get(line.meter.removeprefix(DEVICE_SECONDS), Decimal(1)),
-        )
-        for line in useful
-    ]
+    factors = {DEVICE_SECONDS + "read": full.slowdown(int(tokens)), DEVICE_SECONDS + "score": Decimal(0)}
+    imagined = cost(useful, book, attempt.device_type, factors)
     actual = cost(useful, book, attempt.device_type)
-    if actual is None:
+    if imagined is None or actual is None:
         return nothing
-    amount = sum((value for value in imagined if value is not None), Decimal(0))
     needed = full.weights_bytes + (dense_bytes or 0)
     return {
-        "full_cache_cost": amount,
+        "full_cache_cost": imagined,
         "full_cache_devices": max(1, math.ceil(needed / attempt.device_memory_bytes)),
-        "realised_saving": amount - actual,
+        "realised_saving": imagined - actual,
     }
 
 
@@ -165,14 +158,16 @@ def of_storage(line: UsageLine, book: PriceBook, book_id: str) -> dict[str, Any]
     }
 
 
-def amount(line: UsageLine, book: PriceBook, device: str | None) -> Decimal | None:
-    """What a line costs; None for a meter that is not priced."""
-    return book.amount(line.meter, device, line.quantity)
-
-
-def cost(lines: Sequence[UsageLine], book: PriceBook, device: str | None) -> Decimal | None:
-    """Sum of the lines' amounts; None where time on this device has no price."""
-    amounts = [amount(line, book, device) for line in lines]
+def cost(
+    lines: Sequence[UsageLine],
+    book: PriceBook,
+    device: str | None,
+    factors: Mapping[str, Decimal] = MappingProxyType({}),
+) -> Decimal | None:
+    """Sum of the lines' amounts, a meter's quantities times its factor; None where time has no price here."""
+    amounts = [
+        book.amount(line.meter, device, line.quantity * factors.get(line.meter, Decimal(1))) for line in lines
+    ]
     if any(value is None and is_time(line) for line, value in zip(lines, amounts, strict=True)):
         return None
     return sum((value for value in amounts if value is not None), Decimal(0)).quantize(MONEY, ROUND_HALF_EVEN)

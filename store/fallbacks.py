@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import audit, outbox, scorers
-from store.activations import Alias, open_of, rolled_back, scopes_of
+from store.activations import open_of, rolled_back, scopes_of, stables, usable_of
 from store.models import Job
-from store.scorer_tables import Activation, ScorerVersion
-from store.scorers import USABLE
+from store.scorer_tables import ScorerVersion
 
 LOAD_FAILED = "scorer.load_failed"
 
@@ -20,24 +18,10 @@ def fallbacks(session: Session, job: Job, broken: ScorerVersion) -> list[ScorerV
     stable, _ = open_of(session, broken.name, scopes_of(job))
     if stable is None:
         return []
-    here = (
-        Activation.name == broken.name,
-        Activation.scope == stable.scope,
-        Activation.alias == Alias.STABLE,
-    )
-    past = session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
-    query = (
-        select(ScorerVersion)
-        .join(Activation, Activation.version_id == ScorerVersion.id)
-        .where(
-            *here,
-            Activation.id <= stable.id,
-            ScorerVersion.id.not_in({broken.id, *rolled_back(past)}),
-            ScorerVersion.state.in_(USABLE),
-        )
-        .order_by(Activation.id.desc())
-    )
-    return list({row.id: row for row in session.scalars(query)}.values())
+    past = stables(session, broken.name, stable.scope)
+    left = {broken.id, *rolled_back(past)}
+    before = [row for row in past if row.id <= stable.id]
+    return [version for _, version in usable_of(session, before, left)]
 
 
 def note_failed(
