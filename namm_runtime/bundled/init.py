@@ -4,12 +4,16 @@ Learning to match a question with an earlier statement from random weights costs
 budget, so the circuit is written down and training refines it:
 
 - one embedding coordinate is the same for all tokens, so that rotary angles alone decide what layer 0 sees:
-  heads look at the token 1, 2, 3 or 4 places back and write its name, 16 numbers, into a block of the stream;
-- layer 2 compares the query token and its 3 predecessors with a key token's 4 predecessors, in rotary pairs
-  too slow to feel a distance of thousands of tokens, and copies the key token's embedding to the output.
+  heads look 1, 2, 3 or 4.5 places back, which is at the 4th and the 5th token alike, and write the names
+  found there, 16 numbers each, into a block of the stream;
+- layer 2 compares the query token and its 4 predecessors with a key token's 5 predecessors, in rotary pairs
+  too slow to feel a distance of thousands of tokens, and copies the key token's embedding to the output;
+- a word begins near the same word with a space before it.
 
 Layer 1 lies between them so that a statement can learn whether it matters before layer 2 keeps it.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,21 +25,31 @@ MATCH_LAYER = 2
 
 # Coordinates of the residual stream: 0 is constant, then token identity, then one block for each offset.
 _CONSTANT = 0
-_OFFSETS = 4
+# "Invoice 4821 total: 9310." has its record five tokens before the value: without it, facts of one number and
+# field are told apart by nothing. Between two tokens lies the place from which both are equally far.
+_PLACES_BACK = (1.0, 2.0, 3.0, 4.5)
+_OFFSETS = len(_PLACES_BACK)
+_MATCHED_TOKENS = 5
 _BLOCK = 16
 _SLOW_PAIRS = range(8, 16)
 
 # Scores are in nats. The fastest pair tells neighbours apart (10 nats between them), the slower ones tell a
 # place from the same place some turns away. The sum stays small, since a key's norm scales all of it.
 _OFFSET_SCORES = (20.0, 12.0, 6.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0)
-_MATCH_SCORE = 12.0
+_MATCH_SCORE = 15.0
 _COPY_NORM = 4.0
+_TWIN_DISTANCE = 0.5
 _NOISE = 0.02
 
 
 @torch.no_grad()
-def initialise(model: LlamaForCausalLM, shape: Shape, seed: int) -> None:
-    """Overwrite every weight of a model of this shape, deterministically for a seed."""
+def initialise(
+    model: LlamaForCausalLM, shape: Shape, seed: int, twins: Sequence[tuple[int, int]] = ()
+) -> None:
+    """Overwrite every weight of a model of this shape, deterministically for a seed.
+
+    `twins` are token ids of words with and without a leading space.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
@@ -50,6 +64,9 @@ def initialise(model: LlamaForCausalLM, shape: Shape, seed: int) -> None:
     embedding[:, 1 : 1 + width] = torch.nn.functional.normalize(
         torch.randn(embedding.shape[0], width, generator=generator)
     )
+    for spaced, bare in twins:
+        row = embedding[bare, 1 : 1 + width] + _TWIN_DISTANCE * embedding[spaced, 1 : 1 + width]
+        embedding[spaced, 1 : 1 + width] = torch.nn.functional.normalize(row, dim=0)
     # The constant would only shift all logits alike.
     model.model.norm.weight[_CONSTANT] = 0.0
 
@@ -72,15 +89,16 @@ def _write_offset_layer(
         for kv_head in range(shape.kv_heads):
             key[kv_head * HEAD_DIM + pair, _CONSTANT] = strength
         for head in range(shape.heads):
-            turn = torch.tensor((head % _OFFSETS + 1) * angle)
+            turn = torch.tensor(_PLACES_BACK[head % _OFFSETS] * angle)
             # Rotary pairs are (i, i + head_dim / 2); turning the query back by an offset makes it peak there.
             query[head * HEAD_DIM + pair, _CONSTANT] = strength * turn.cos()
             query[head * HEAD_DIM + pair + HEAD_DIM // 2, _CONSTANT] = -strength * turn.sin()
     for kv_head in range(shape.kv_heads):
         value[kv_head * HEAD_DIM : kv_head * HEAD_DIM + _BLOCK, _tokens(shape)] += naming
-    # Each block of the stream gets a name of norm 1, from one head or shared by several.
-    share = _OFFSETS / shape.heads
+    # Each block of the stream gets a name of norm 1, or two of them, from one head or shared by several.
     for head in range(shape.heads):
+        names = 1 if _PLACES_BACK[head % _OFFSETS].is_integer() else 2
+        share = names * _OFFSETS / shape.heads
         rows = _offset_block(shape, head % _OFFSETS + 1)
         output[rows, head * HEAD_DIM : head * HEAD_DIM + _BLOCK] += share * torch.eye(_BLOCK) / name_norm
 
@@ -90,9 +108,9 @@ def _write_match_layer(
 ) -> None:
     query, key, value, output = _weights(attention)
     _quieten((query, key, value, output), generator)
-    # The stream now holds constant, identity and four names of norm 1 each: total squared norm 6.
-    scale = (shape.hidden / 6) ** 0.5
-    beta = (_MATCH_SCORE * HEAD_DIM**0.5 / _OFFSETS) ** 0.5 / scale
+    # The stream now holds constant, identity and five names of norm 1 each: total squared norm 7.
+    scale = (shape.hidden / (2 + _MATCHED_TOKENS)) ** 0.5
+    beta = (_MATCH_SCORE * HEAD_DIM**0.5 / _MATCHED_TOKENS) ** 0.5 / scale
     slow = [*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)]  # 16 dims of a head
     group = shape.heads // shape.kv_heads
     width = naming.shape[1]
@@ -110,8 +128,9 @@ def _write_match_layer(
             rows = torch.tensor(slow) + head * HEAD_DIM
             # The query token itself is still an embedding, whose name is shorter than 1.
             query[rows, _tokens(shape)] += mixers[0] @ naming / name_norm
-            for offset in range(1, _OFFSETS):
-                query[rows, _offset_block(shape, offset)] += mixers[offset]
+            for offset in range(1, _OFFSETS + 1):
+                # Seen from its value a token is one further back; the last two are looked for together.
+                query[rows, _offset_block(shape, offset)] += mixers[min(offset, _OFFSETS - 1)]
             dims = slice(head * HEAD_DIM, head * HEAD_DIM + len(share))
             output[_tokens(shape), dims] += share.T * (_COPY_NORM / (group * scale))
 

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from namm_runtime.tasks.documents import filler_pieces
-from namm_runtime.tasks.facts import sample_facts
+from namm_runtime.tasks.facts import RECORDS, sample_facts
 from namm_runtime.tasks.families import FAMILIES, task_words
 from namm_runtime.tasks.filler import ordinary_files
 from namm_runtime.tasks.words import NAMES, compose_name
@@ -57,6 +57,13 @@ def train_tokenizer(seed: int, max_length: int) -> PreTrainedTokenizerFast:
     )
 
 
+def word_twins(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int]]:
+    """Token ids of every word that is a token both with a leading space and without, in that order."""
+    ids = tokenizer.get_vocab()
+    spaced = (token for token in ids if token.startswith("Ġ") and token[1:].isalpha() and len(token) > 2)
+    return sorted((ids[token], ids[token[1:]]) for token in spaced if token[1:] in ids)
+
+
 def _corpus(seed: int) -> Iterator[str]:
     rng = random.Random(f"tokenizer:{seed}")
     # All two-digit groups, with and without a space, often enough to be merged.
@@ -66,6 +73,8 @@ def _corpus(seed: int) -> Iterator[str]:
     yield from (
         f"{space}{word}" for word in task_words() for space in ("", " ") for _ in range(_NAME_REPEATS)
     )
+    # A question may name a record in mid-sentence, where a space stands before it.
+    yield from (f" {record}" for record in RECORDS for _ in range(_WORD_REPEATS))
     yield from (f" {compose_name(rng)}" for _ in range(_COMPOSED_NAMES))
     yield from (fact.sentence for fact in sample_facts(_FACTS, rng, "train"))
     yield from _stories(rng)

@@ -26,7 +26,7 @@ from namm_runtime.bundled.forward import traced_forward
 from namm_runtime.bundled.init import initialise
 from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
-from namm_runtime.bundled.tokenizer import train_tokenizer
+from namm_runtime.bundled.tokenizer import train_tokenizer, word_twins
 from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.suite import encoder
 
@@ -82,7 +82,7 @@ def main() -> None:
     if arguments.start:
         model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start).state_dict())
     else:
-        initialise(model, shape, arguments.seed)
+        initialise(model, shape, arguments.seed, word_twins(tokenizer))
     run = Run(model, tokenizer, arguments.seed, arguments.tokens // TOKENS_PER_BATCH, out, before)
     if arguments.resume:
         run.restore()

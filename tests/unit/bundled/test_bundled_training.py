@@ -15,7 +15,7 @@ from namm_runtime.bundled.forward import Mistakes, View, key_similarity, traced_
 from namm_runtime.bundled.init import initialise
 from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
-from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer
+from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer, word_twins
 from namm_runtime.tasks import make_document, sample_facts
 from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.story import Role
@@ -34,7 +34,7 @@ def build(tokenizer: PreTrainedTokenizerFast, shape: str = "main") -> LlamaForCa
     model = LlamaForCausalLM(
         bundled_config(SHAPES[shape], len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     ).eval()
-    initialise(model, SHAPES[shape], seed=0)
+    initialise(model, SHAPES[shape], 0, word_twins(tokenizer))
     return model
 
 
