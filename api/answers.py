@@ -62,6 +62,8 @@ class JobOut(Answered):
     document_id: str
     task: TaskKind
     prompts: list[str]
+    template: str | None = Field(description="Of a summary.", examples=["summary@1"])
+    bulk_id: str | None = Field(description="The bulk job it is a part of.")
     model: str
     model_revision: str | None
     policy: str
@@ -91,6 +93,22 @@ class JobPage(Answered):
     next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
 
 
+class PointOut(Answered):
+    """A key point of a summary, with where the passage that it quotes stands in the document.
+
+    Offsets are in characters from the document's start; lines and pages are counted from 1.
+    """
+
+    text: str
+    quote: str = Field(description="What was looked for: the passage in quotation marks, else the point.")
+    located: bool = Field(description="False: the document has no such passage, word for word.")
+    start: int | None
+    end: int | None
+    line: int | None
+    page: int | None = Field(description="Null for a document without form feeds.")
+    occurrences: int = Field(description="How often it stands there; the place is that of the first.")
+
+
 class AnswerOut(Answered):
     """What one prompt got."""
 
@@ -98,6 +116,7 @@ class AnswerOut(Answered):
     text: str
     tokens: int
     finish_reason: str | None = Field(examples=["stop"])
+    points: list[PointOut] | None = Field(None, description="Of a summary's prompts only.")
 
 
 class ResultOut(Answered):

@@ -29,6 +29,7 @@ from api.routes import (
 from store import blobs, database, log
 from store.activations import NotUsable, NoWayBack
 from store.errors import IdempotencyMismatch, NotFound, StoreError
+from store.intake import Refused
 from store.scorers import VersionExists
 from store.settings import Settings
 
@@ -84,6 +85,15 @@ def _install_store_errors(app: FastAPI) -> None:
     @app.exception_handler(NotFound)
     def _not_found(request: Request, error: NotFound) -> Response:
         return problems.answer(request, Problem(404, error.code, str(error)))
+
+    @app.exception_handler(Refused)
+    def _refused(request: Request, error: Refused) -> Response:
+        status = {"budget_exceeded": 402, "no_worker": 503}.get(error.code, 422)
+        headers = {"retry-after": "5"} if status == 503 else None
+        problem = Problem(
+            status, error.code, error.message, field=error.field, headers=headers, **error.extra
+        )
+        return problems.answer(request, problem)
 
     @app.exception_handler(IdempotencyMismatch)
     def _mismatch(request: Request, error: IdempotencyMismatch) -> Response:

@@ -18,11 +18,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from store.budgets import Action, Period
+from store.intake import Ask
 
 MAX_DEADLINE = timedelta(days=30)
 MAX_PROMPT_CHARACTERS = 32_768
 MAX_METADATA = 16
-RESERVED = frozenset({"schedule_id"})  # it chooses a scorer
+RESERVED = frozenset({"collection_id", "schedule_id"})  # reports group by them; a schedule chooses a scorer
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
@@ -157,34 +158,27 @@ class BudgetCreate(Asked):
         return self
 
 
-class JobCreate(Asked):
-    """A job: one document, given by its id or as text, and what is to be done with it."""
+TEMPLATE_NAME = r"[a-z0-9][a-z0-9-]{0,49}"
+TemplateName = Annotated[str, StringConstraints(pattern=rf"^{TEMPLATE_NAME}(@[1-9][0-9]{{0,5}})?$")]
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "document_id": "doc_06f3k2v5r8c4x1m7d9a0b2e6g8",
-                    "task": "ask",
-                    "questions": ["What is the penalty for late delivery?"],
-                    "max_output_tokens": 64,
-                },
-                {"text": "A short text to try things with.", "task": "summarize", "deadline": 600},
-            ]
-        }
-    )
 
-    document_id: Annotated[str, StringConstraints(pattern=r"^doc_[0-9a-z]{1,40}$")] | None = Field(
-        None, description="Of a document uploaded before."
-    )
-    text: Text | None = Field(None, description="The document itself, instead of an id; for short ones.")
+class Work(Asked):
+    """What is to be done with a document, whichever it is."""
+
     task: TaskKind = TaskKind.ASK
     questions: list[Prompt] = Field(
         default_factory=list,
         max_length=1024,
-        description="For `ask`: each is answered on its own from the same reading of the document.",
+        description="For `ask`, and beside a summary: each is answered on its own from the same reading.",
     )
     prompt: Prompt | None = Field(None, description="For `prompt`: what is to be done, in your words.")
+    template: TemplateName | None = Field(
+        None,
+        description="For `summarize`: `name` or `name@version` of the prompt; left out, the model's default.",
+        examples=["summary@1"],
+    )
+    points: int = Field(5, ge=1, le=50, description="For `summarize`: how many key points.")
+    words: int | None = Field(None, ge=10, le=5000, description="For `summarize`: how many words in all.")
     model: Name | None = Field(
         None, description="A name from GET /v1/models; may be left out when live workers serve only one."
     )
@@ -205,23 +199,78 @@ class JobCreate(Asked):
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
-    deadline: Deadline | None = Field(
-        None, description="RFC 3339, or seconds from now; at most 30 days away."
-    )
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=MAX_METADATA)
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _task_agrees(self) -> Self:
         if RESERVED & self.metadata.keys():
-            raise PydanticCustomError("reserved_metadata", "'schedule_id' is set by schedules only")
-        if (self.document_id is None) == (self.text is None):
-            raise PydanticCustomError("document_choice", "Give either document_id or text")
-        if (self.task is TaskKind.ASK) != bool(self.questions):
-            raise PydanticCustomError(
-                "questions_choice", "The task 'ask' needs questions, and only 'ask' takes them"
-            )
+            names = " and ".join(f"'{name}'" for name in sorted(RESERVED))
+            raise PydanticCustomError("reserved_metadata", "{names} are set by the service", {"names": names})
+        if self.task is TaskKind.ASK and not self.questions:
+            raise PydanticCustomError("questions_choice", "The task 'ask' needs questions")
+        if self.task is TaskKind.PROMPT and self.questions:
+            raise PydanticCustomError("questions_choice", "The task 'prompt' takes no questions")
         if (self.task is TaskKind.PROMPT) != (self.prompt is not None):
             raise PydanticCustomError(
                 "prompt_choice", "The task 'prompt' needs a prompt, and only 'prompt' takes one"
             )
+        given = self.model_fields_set & {"template", "points", "words"}
+        if given and self.task is not TaskKind.SUMMARIZE:
+            raise PydanticCustomError(
+                "summary_choice", "Only 'summarize' takes {field}", {"field": ", ".join(sorted(given))}
+            )
+        return self
+
+    def ask(self, deadline_at: datetime | None = None) -> Ask:
+        """The same for the store."""
+        return Ask(
+            task=self.task.value,
+            questions=tuple(self.questions),
+            prompt=self.prompt,
+            template=self.template,
+            points=self.points,
+            words=self.words,
+            model=self.model,
+            policy=self.policy,
+            scorer=self.scorer,
+            budget=self.budget,
+            max_output_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            priority=self.priority,
+            deadline_at=deadline_at,
+            metadata=dict(self.metadata),
+        )
+
+
+DocumentId = Annotated[str, StringConstraints(pattern=r"^doc_[0-9a-z]{1,40}$")]
+
+
+class JobCreate(Work):
+    """A job: one document, given by its id or as text, and what is to be done with it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "document_id": "doc_06f3k2v5r8c4x1m7d9a0b2e6g8",
+                    "task": "ask",
+                    "questions": ["What is the penalty for late delivery?"],
+                    "max_output_tokens": 64,
+                },
+                {"text": "A short text to try things with.", "task": "summarize", "deadline": 600},
+            ]
+        }
+    )
+
+    document_id: DocumentId | None = Field(None, description="Of a document uploaded before.")
+    text: Text | None = Field(None, description="The document itself, instead of an id; for short ones.")
+    deadline: Deadline | None = Field(
+        None, description="RFC 3339, or seconds from now; at most 30 days away."
+    )
+
+    @model_validator(mode="after")
+    def _one_document(self) -> Self:
+        if (self.document_id is None) == (self.text is None):
+            raise PydanticCustomError("document_choice", "Give either document_id or text")
         return self

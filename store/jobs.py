@@ -38,6 +38,9 @@ class NewJob:
     api_key_id: str | None = None
     project: str = "default"
     held_by_budget: str | None = None  # the budget that keeps it in the queue
+    bulk_id: str | None = None  # the bulk job it is a part of
+    template: str | None = None  # of a summary, name@version
+    summary_prompts: int = 0  # the first so many prompts ask for key points
 
 
 def create(session: Session, tenant_id: str, job: NewJob) -> Job:
@@ -61,6 +64,7 @@ def list_jobs(
     states: Sequence[str] = (),
     model: str | None = None,
     document_id: str | None = None,
+    bulk_id: str | None = None,
     created_from: datetime | None = None,
     created_before: datetime | None = None,
     before: str | None = None,
@@ -74,6 +78,8 @@ def list_jobs(
         query = query.where(Job.model == model)
     if document_id is not None:
         query = query.where(Job.document_id == document_id)
+    if bulk_id is not None:
+        query = query.where(Job.bulk_id == bulk_id)
     if created_from is not None:
         query = query.where(Job.created_at >= created_from)
     if created_before is not None:

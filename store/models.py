@@ -84,6 +84,7 @@ class Job(Base):
             postgresql_where=text("state = 'queued' AND held_by_budget IS NULL"),
         ),
         Index(None, "held_by_budget", postgresql_where=text("held_by_budget IS NOT NULL")),
+        Index(None, "bulk_id", postgresql_where=text("bulk_id IS NOT NULL")),
         Index(
             "ix_jobs_leases",
             "lease_expires_at",
@@ -101,10 +102,13 @@ class Job(Base):
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"))
     project: Mapped[str] = mapped_column(server_default="default")  # the key's, at the time
+    bulk_id: Mapped[str | None]  # what it is a part of; no foreign key, as bulks point at jobs
 
     # What was asked
     task: Mapped[str]  # ask | summarize | prompt
     prompts: Mapped[list[str]]
+    template: Mapped[str | None]  # of a summary, name@version
+    summary_prompts: Mapped[int] = mapped_column(server_default="0")  # the first so many ask for key points
     model: Mapped[str]
     policy: Mapped[str]
     scorer_requested: Mapped[str | None]

@@ -8,6 +8,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store.bulk_tables import Bulk, BulkItem, BulkPart, Collection, CollectionItem, PromptTemplate
 from store.errors import NotFound
 from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
 from store.money import Bill, Budget, UsageLine
@@ -15,7 +16,24 @@ from store.scorer_tables import ShadowRun
 
 DEFAULT_TENANT = "ten_default"
 
-Row = TypeVar("Row", ApiKey, Attempt, Bill, Budget, Document, Job, Result, ShadowRun, UsageLine)
+Row = TypeVar(
+    "Row",
+    ApiKey,
+    Attempt,
+    Bill,
+    Budget,
+    Bulk,
+    BulkItem,
+    BulkPart,
+    Collection,
+    CollectionItem,
+    Document,
+    Job,
+    PromptTemplate,
+    Result,
+    ShadowRun,
+    UsageLine,
+)
 
 
 def scoped(row: type[Row], tenant_id: str) -> Select[Row]:

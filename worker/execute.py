@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from store.states import State
 from worker import choice, shadow
 from worker.engine import RunLike, Served, answers_of
 from worker.lease import LeaseKeeper
+from worker.points import with_points
 from worker.process import AWAY, WorkerProcess
 from worker.snapshots import Snapshots
 
@@ -47,6 +49,7 @@ class Execution:
         self._process = process
         self._keeper = keeper
         self._files = ExitStack()
+        self._document: Path | None = None
         self._chosen = choice.Chosen(None)
         self._snapshots = Snapshots(job, process, self._write)
         self._reported = 0.0  # monotonic time of the last progress write
@@ -144,8 +147,8 @@ class Execution:
             return
         with process.database.session() as session:
             document = documents.of_job(session, job.document_id)
-        path = self._files.enter_context(process.blobs.local(document.blob_key))
-        request = self._served.make_request(job, path, scorer)
+        self._document = self._files.enter_context(process.blobs.local(document.blob_key))
+        request = self._served.make_request(job, self._document, scorer)
         key = self._snapshots.to_resume(sha256, revision)
         snapshot = self._files.enter_context(process.blobs.local(key)) if key is not None else None
         self.run = self._served.engine.admit(request, snapshot)
@@ -250,14 +253,16 @@ class Execution:
         self._leave()
 
     def _finish(self, state: State, code: str | None, message: str | None) -> None:
-        run = self.run
+        run, answers = self.run, self._answers()
+        if self.job.summary_prompts and self._document is not None:
+            answers = with_points(answers, self.job.summary_prompts, self._document)
         self._write(
             lambda session: leases.finish(
                 session,
                 self.job.id,
                 self._token,
                 state,
-                answers=self._answers(),
+                answers=answers,
                 usage=self._share(),
                 total_usage=run.usage.to_dict() if run else None,
                 code=code,

@@ -46,6 +46,8 @@ def job_out(row: Job) -> JobOut:
         document_id=row.document_id,
         task=TaskKind(row.task),
         prompts=row.prompts,
+        template=row.template,
+        bulk_id=row.bulk_id,
         model=row.model,
         model_revision=row.model_revision,
         policy=row.policy,
@@ -109,6 +111,7 @@ def index(
         list[State] | None, Query(description="May be given more than once.", max_length=8)
     ] = None,
     model: Annotated[Name | None, Query()] = None,
+    bulk_id: Annotated[str | None, Query(max_length=50, description="Only jobs of this bulk job.")] = None,
     created_from: Annotated[AwareDatetime | None, Query(description="Inclusive.")] = None,
     created_before: Annotated[AwareDatetime | None, Query(description="Exclusive.")] = None,
     cursor: Annotated[
@@ -123,6 +126,7 @@ def index(
             caller.tenant_id,
             states=[one.value for one in state or ()],
             model=model,
+            bulk_id=bulk_id,
             created_from=created_from,
             created_before=created_before,
             before=_decode(cursor) if cursor is not None else None,

@@ -1,0 +1,152 @@
+"""The tables of bulk work: prompt templates, collections, bulk jobs and their items."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.base import Base
+
+
+class PromptTemplate(Base):
+    """A version of a tenant's own prompt for summaries; it never changes."""
+
+    __tablename__ = "prompt_templates"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    prompt: Mapped[str]
+    each_point: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Collection(Base):
+    """A named set of documents; with a source, the files that lie there."""
+
+    __tablename__ = "collections"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        Index(None, "refresh_requested_at", postgresql_where=text("refresh_requested_at IS NOT NULL")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    source: Mapped[str | None]  # fsspec URL of a folder, without credentials
+    glob: Mapped[str | None]  # of the files below it
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    refresh_requested_at: Mapped[datetime | None]
+    refreshed_at: Mapped[datetime | None]
+    refresh_error: Mapped[str | None]
+
+
+class CollectionItem(Base):
+    """A document of a collection, or a file of its source, under its path."""
+
+    __tablename__ = "collection_items"
+
+    collection_id: Mapped[str] = mapped_column(
+        ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(primary_key=True)  # below the source; of an upload its name
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))  # of the content last read
+    sha256: Mapped[str | None]
+    fingerprint: Mapped[str | None]  # size and time or etag when it was read; the same = not read again
+    error_code: Mapped[str | None]  # why it could not be read
+    error_message: Mapped[str | None]
+    added_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]  # it was no longer there
+
+
+class Bulk(Base):
+    """One piece of work done with every document of a set."""
+
+    __tablename__ = "bulks"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('listing', 'running', 'digesting', 'bundling', 'cancelling', 'succeeded', 'failed', "
+            "'cancelled')",
+            name="state",
+        ),
+        CheckConstraint("strategy IN ('whole', 'map_reduce')", name="strategy"),
+        Index(None, "tenant_id", "id"),
+        Index(
+            "ix_bulks_active",
+            "id",
+            postgresql_where=text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    project: Mapped[str] = mapped_column(server_default="default")
+    collection_id: Mapped[str | None] = mapped_column(ForeignKey("collections.id", ondelete="SET NULL"))
+    collection_name: Mapped[str | None]
+    ask: Mapped[dict[str, Any]]  # store.intake.Ask
+    deadline_at: Mapped[datetime | None]
+    strategy: Mapped[str] = mapped_column(server_default="whole")
+    only_changed: Mapped[bool] = mapped_column(server_default=text("false"))
+    digest: Mapped[bool] = mapped_column(server_default=text("true"))  # a summary of the summaries
+    destination: Mapped[str | None]  # fsspec URL of a folder for the bundle
+    tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
+
+    state: Mapped[str] = mapped_column(server_default="listing")
+    round: Mapped[int] = mapped_column(server_default="1")  # how often it was begun, retries included
+    digest_document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
+    digest_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    bundle_key: Mapped[str | None]  # folder of the bundle's blobs
+    delivered_at: Mapped[datetime | None]  # to the destination
+    delivery_error: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    listed_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class BulkItem(Base):
+    """One document of a bulk job. Once it has a job, the job's state is its own."""
+
+    __tablename__ = "bulk_items"
+    __table_args__ = (
+        UniqueConstraint("bulk_id", "path"),
+        CheckConstraint("state IN ('pending', 'mapped', 'submitted', 'failed', 'cancelled')", name="state"),
+        Index("ix_bulk_items_pending", "bulk_id", "seq", postgresql_where=text("state = 'pending'")),
+        Index(None, "job_id"),
+    )
+
+    bulk_id: Mapped[str] = mapped_column(ForeignKey("bulks.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)  # from 0 in the order of the paths
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    path: Mapped[str]
+    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
+    sha256: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    error_code: Mapped[str | None]  # why there is no job
+    error_message: Mapped[str | None]
+
+
+class BulkPart(Base):
+    """A part of a document that is read in parts."""
+
+    __tablename__ = "bulk_parts"
+    __table_args__ = (
+        ForeignKeyConstraint(["bulk_id", "seq"], ["bulk_items.bulk_id", "bulk_items.seq"]),
+        Index(None, "job_id"),
+    )
+
+    bulk_id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    part: Mapped[int] = mapped_column(primary_key=True)  # from 0
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))

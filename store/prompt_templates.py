@@ -1,0 +1,128 @@
+"""What a model is asked in order to summarize: versioned prompts that a tenant can add to, never change."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session
+
+from store.bulk_tables import PromptTemplate
+from store.errors import StoreError
+from store.tenants import scoped
+
+PLACEHOLDERS = frozenset({"points", "words", "number"})
+DEFAULT_WORDS = 200
+
+
+@dataclass(frozen=True)
+class Template:
+    """One version.
+
+    Attributes:
+        prompt: may hold {points}, {words} and, where there is a prompt for each point, {number} from 1.
+        each_point: the prompt is asked once for each point; else once for all.
+    """
+
+    name: str
+    version: int
+    prompt: str
+    each_point: bool = False
+    builtin: bool = False
+
+    @property
+    def label(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+# Versions of these are history: a new wording is a new version.
+BUILTIN = (
+    Template(
+        "summary",
+        1,
+        "Summarize the document in {points} key points, {words} words in all or fewer. Write each point on a "
+        "line of its own that begins with '- '. End each with the passage it rests on, copied word for word "
+        "from the document in double quotes. Write nothing else.",
+        builtin=True,
+    ),
+    # For models that continue text rather than follow instructions: they quote what the document calls so.
+    Template("key-points", 1, "Key point {number}:", each_point=True, builtin=True),
+)
+
+
+class BadTemplate(StoreError):
+    """A prompt that cannot be filled in."""
+
+    code = "template_invalid"
+
+
+def default_for(model: str) -> str:
+    """The template of a model when nobody says: the bundled model only continues text."""
+    return "key-points" if model == "bundled" else "summary"
+
+
+def prompts_of(template: Template, points: int, words: int | None) -> list[str]:
+    """The prompts that ask for a summary of so many points."""
+    filled = [
+        template.prompt.format(points=points, words=words or DEFAULT_WORDS, number=number)
+        for number in range(1, points + 1)
+    ]
+    return filled if template.each_point else filled[:1]
+
+
+def check(prompt: str, *, each_point: bool) -> None:
+    """Raises BadTemplate for a prompt with placeholders that nothing fills."""
+    try:
+        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(prompt)]
+    except ValueError as error:
+        raise BadTemplate(f"The braces do not match ({error}); write '{{{{' for one that is meant.") from None
+    for name, spec, conversion in fields:
+        if name is not None and (name not in PLACEHOLDERS or spec or conversion):
+            known = ", ".join(f"{{{one}}}" for one in sorted(PLACEHOLDERS))
+            raise BadTemplate(f"'{{{name}}}' is no placeholder. Known: {known}; write '{{{{' for a brace.")
+    if each_point and "number" not in (name for name, _, _ in fields):
+        raise BadTemplate("A prompt for each point needs {number}, else every point is the same.")
+
+
+def add(session: Session, tenant_id: str, name: str, prompt: str, *, each_point: bool) -> Template:
+    """The next version of a tenant's template. Raises BadTemplate, also for the name of a built-in one."""
+    check(prompt, each_point=each_point)
+    if name in (one.name for one in BUILTIN):
+        raise BadTemplate(f"'{name}' comes with Palimpsest; give yours another name.")
+    # Two who add at once get two versions: the second waits for the first.
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{tenant_id}/{name}", 0))))
+    newest = session.scalar(
+        select(func.max(PromptTemplate.version)).where(
+            PromptTemplate.tenant_id == tenant_id, PromptTemplate.name == name
+        )
+    )
+    made = Template(name, (newest or 0) + 1, prompt, each_point)
+    session.execute(
+        insert(PromptTemplate).values(
+            tenant_id=tenant_id, name=name, version=made.version, prompt=prompt, each_point=each_point
+        )
+    )
+    return made
+
+
+def all_of(session: Session, tenant_id: str) -> list[Template]:
+    """The built-in ones and the tenant's, by name and version."""
+    rows = session.scalars(scoped(PromptTemplate, tenant_id))
+    own = [Template(row.name, row.version, row.prompt, row.each_point) for row in rows]
+    return sorted([*BUILTIN, *own], key=lambda one: (one.name, one.version))
+
+
+def find(session: Session, tenant_id: str, asked: str) -> Template | None:
+    """The template `name@version`, or the newest version of `name`."""
+    name, _, version = asked.partition("@")
+    found = [one for one in all_of(session, tenant_id) if one.name == name]
+    if version:
+        found = [one for one in found if str(one.version) == version]
+    return found[-1] if found else None
+
+
+def names(session: Session, tenant_id: str) -> list[str]:
+    """Every `name@version` there is."""
+    return [one.label for one in all_of(session, tenant_id)]
