@@ -43,6 +43,10 @@ RFC 9457 problem (`application/problem+json`) with a `code` and the fields at fa
 """
 
 
+# The statuses of what `store.intake` refuses; the rest is the request's own fault.
+REFUSED = {"budget_exceeded": 402, "no_worker": 503}
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API with connections of its own; `settings` default to the environment's."""
     config = settings or Settings()
@@ -88,7 +92,7 @@ def _install_store_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     def _refused(request: Request, error: Refused) -> Response:
-        status = {"budget_exceeded": 402, "no_worker": 503}.get(error.code, 422)
+        status = REFUSED.get(error.code, 422)
         headers = {"retry-after": "5"} if status == 503 else None
         problem = Problem(
             status, error.code, error.message, field=error.field, headers=headers, **error.extra

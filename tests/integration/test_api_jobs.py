@@ -55,7 +55,11 @@ def test_a_job_is_queued_with_what_was_asked_and_the_defaults(api: Api, client: 
 @pytest.mark.parametrize(
     ("task", "prompts"),
     [
-        ({"task": "summarize"}, ["Summarize the document."]),
+        ({"task": "summarize", "points": 2}, ["Key point 1:", "Key point 2:"]),
+        (
+            {"task": "summarize", "points": 1, "questions": ["When?"], "template": "key-points@1"},
+            ["Key point 1:", "When?"],
+        ),
         ({"task": "prompt", "prompt": "List the dates."}, ["List the dates."]),
         ({"task": "ask", "questions": ["Who?", "When?"]}, ["Who?", "When?"]),
     ],
@@ -70,7 +74,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"questions": ["Q"]}, "invalid_request", "body"),
     ({**ASK, "document_id": "doc_1"}, "invalid_request", "body"),
     ({"text": "x"}, "invalid_request", "body"),
-    ({**ASK, "task": "summarize"}, "invalid_request", "body"),
+    ({**ASK, "template": "summary"}, "invalid_request", "body"),
+    ({**ASK, "points": 3}, "invalid_request", "body"),
+    ({"text": "x", "task": "summarize", "template": "haiku"}, "unknown_template", "template"),
+    ({"text": "x", "task": "summarize", "template": "summary@2"}, "unknown_template", "template"),
+    ({"text": "x", "task": "summarize", "template": "Summary"}, "invalid_request", "template"),
+    ({"text": "x", "task": "summarize", "points": 0}, "invalid_request", "points"),
     ({"text": "x", "task": "prompt"}, "invalid_request", "body"),
     ({**ASK, "prompt": "x"}, "invalid_request", "body"),
     ({**ASK, "task": "translate"}, "invalid_request", "task"),
@@ -356,7 +365,7 @@ def test_progress_result_and_cost_of_a_running_job(api: Api, client: httpx.Clien
     assert job["positions"] == "cache-relative"
     result = client.get(f"/v1/jobs/{job_id}/result").json()
     assert result["complete"] is False
-    assert result["answers"] == answers
+    assert result["answers"] == [{**answers[0], "points": None}]
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelling"
 
 

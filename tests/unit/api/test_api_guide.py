@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from api.app import create_app
+from api.app import REFUSED, create_app
 from api.schemas import JobCreate
 from store.activations import NotUsable, NoWayBack
 from store.scorers import VersionExists
@@ -11,6 +11,7 @@ from store.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GUIDE = (REPOSITORY / "docs" / "how-to" / "use-the-api.md").read_text()
+STORE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "store").glob("*.py")))
 SOURCE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "api").rglob("*.py")))
 
 
@@ -23,6 +24,7 @@ def test_every_code_is_listed_under_its_status() -> None:
     raised = {(int(s), code) for s, code in re.findall(r'Problem\(\s*(\d{3}),\s*"([a-z_]+)"', SOURCE)}
     raised |= {(int(s), code) for s, code in re.findall(r'^ +(\d{3}): \("([a-z_]+)", ', SOURCE, re.MULTILINE)}
     raised |= {(401, code) for code in re.findall(r'_unauthorized\(\s*"([a-z_]+)"', SOURCE)}
+    raised |= {(REFUSED.get(code, 422), code) for code in re.findall(r'Refused\(\s*"([a-z_]+)"', STORE)}
     raised |= {(404, "not_found"), (422, "idempotency_mismatch")}  # of the store's errors
     raised |= {(409, error.code) for error in (VersionExists, NotUsable, NoWayBack)}
     assert listed == raised
