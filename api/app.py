@@ -28,8 +28,7 @@ from api.routes import (
 )
 from store import blobs, database, log
 from store.activations import NotUsable, NoWayBack
-from store.errors import IdempotencyMismatch, NotFound, StoreError
-from store.intake import Refused
+from store.errors import IdempotencyMismatch, NotFound, Refused, StoreError
 from store.scorers import VersionExists
 from store.settings import Settings
 
@@ -43,7 +42,7 @@ RFC 9457 problem (`application/problem+json`) with a `code` and the fields at fa
 """
 
 
-# The statuses of what `store.intake` refuses; the rest is the request's own fault.
+# The statuses of what the store refuses; the rest is the request's own fault.
 REFUSED = {"budget_exceeded": 402, "no_worker": 503}
 
 

@@ -48,7 +48,7 @@ def submit(
 ) -> tuple[JobOut, bool]:
     """Queue the job and give it as shown; True when `key` had been used for the same request before.
 
-    Raises Problem, store.intake.Refused, store.errors.NotFound for a document that is not the caller's, and
+    Raises Problem, store.errors.Refused, NotFound for a document that is not the caller's, and
     IdempotencyMismatch.
     """
     owner, settings = owner_of(caller), context.settings

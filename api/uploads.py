@@ -1,7 +1,6 @@
 """Reading an upload as it arrives: one chunk in memory, a running byte count, and a look at what it is."""
 
 import asyncio
-import codecs
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -11,14 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.forms import FRAMING, Form, Part, is_multipart
 from api.problems import Problem
+from store.texts import TEXT_SUFFIXES, TextGuard
 
-# The formats this version reads, by the name's ending; the text itself decides whether it is text.
-TEXT_SUFFIXES = {
-    ".txt": "text/plain",
-    ".text": "text/plain",
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-}
 MAX_NAME = 255
 BATCH = 1024 * 1024
 STALL_SECONDS = 60.0
@@ -30,52 +23,6 @@ class UploadFacts:
 
     name: str
     media_type: str
-
-
-class TextGuard:
-    """Refuses what is not UTF-8 text while it streams by; holds at most an unfinished character."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._seen = 0
-        self._has_content = False
-
-    def feed(self, chunk: bytes) -> None:
-        """Raises Problem document_not_text at the first byte that cannot be text."""
-        zero = chunk.find(b"\0")
-        if zero >= 0:
-            raise not_text(f"byte {self._seen + zero:,} is NUL", chunk if self._seen == 0 else b"")
-        try:
-            text = self._decoder.decode(chunk)
-        except UnicodeDecodeError as error:
-            raise not_text(f"it is not UTF-8 near byte {self._seen + error.start:,}", b"") from error
-        self._seen += len(chunk)
-        self._has_content = self._has_content or bool(text.strip("\ufeff \t\r\n\f\v"))
-
-    def finish(self) -> None:
-        """Raises Problem document_empty or, for a character cut in half, document_not_text."""
-        try:
-            self._decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            raise not_text("it ends in the middle of a UTF-8 character", b"") from error
-        if not self._has_content:
-            what = "no bytes" if self._seen == 0 else "nothing but white space"
-            raise Problem(422, "document_empty", f"The document holds {what}.", field="file")
-
-
-def not_text(why: str, start: bytes) -> Problem:
-    """The problem for bytes that are not UTF-8 text; names the format where its first bytes give it away."""
-    signatures = {b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP or Office file", b"\xff\xfe": "UTF-16 text"}
-    signatures |= {b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "a gzip file", b"\x89PNG": "a PNG image"}
-    looks_like = next(
-        (f" It looks like {what}." for sign, what in signatures.items() if start.startswith(sign)), ""
-    )
-    return Problem(
-        422,
-        "document_not_text",
-        f"The document is not UTF-8 text: {why}.{looks_like} Only text (txt, md) is read.",
-        field="file",
-    )
 
 
 def too_large(limit: int) -> Problem:
@@ -107,8 +54,8 @@ async def receive(
     """Pass the document's bytes to `write` as they arrive: the body, or the part `file` of a form.
 
     `write` is called in a worker thread, with about a mebibyte at a time: a slow disk holds up nobody else.
-    Raises Problem: document_too_large as soon as `limit` bytes are passed, document_not_text, document_empty,
-    malformed_multipart, file_missing, unsupported_document, upload_stalled.
+    Raises Problem: document_too_large as soon as `limit` bytes are passed, malformed_multipart, file_missing,
+    unsupported_document, upload_stalled. Raises Refused: document_not_text, document_empty.
     """
     refuse_declared_size(request, limit)
     guard = TextGuard()

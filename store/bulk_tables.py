@@ -102,6 +102,7 @@ class Bulk(Base):
     round: Mapped[int] = mapped_column(server_default="1")  # how often it was begun, retries included
     digest_document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
     digest_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    digest_error: Mapped[str | None]  # why there is none, where one was wanted
     bundle_key: Mapped[str | None]  # folder of the bundle's blobs
     delivered_at: Mapped[datetime | None]  # to the destination
     delivery_error: Mapped[str | None]

@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+import psycopg
+from sqlalchemy import Engine, and_, delete, func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
-from store import jobs
+from store import outbox
 from store.bulk_tables import Bulk, BulkItem, BulkPart
 from store.errors import StoreError
 from store.ids import new_id
 from store.intake import Ask, Owner
 from store.models import Document, Job
-from store.states import TERMINAL, State
-from store.tenants import scoped
+from store.states import State
+from store.tenants import get_scoped, scoped
 
 CHANNEL = "palimpsest_bulks"
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -99,6 +100,105 @@ def create(session: Session, owner: Owner, new: NewBulk) -> Bulk:
 def wake(session: Session) -> None:
     """Tells the conductor, once this transaction has committed, that there is something to do."""
     session.execute(text(f"NOTIFY {CHANNEL}"))
+
+
+def listen(engine: Engine) -> psycopg.Connection[Any]:
+    """A connection of its own that hears `wake`; the caller closes it."""
+    return outbox.listen(engine, CHANNEL)
+
+
+def wait(connection: psycopg.Connection[Any], seconds: float) -> bool:
+    """Waits until something woke the conductor or the time is over; True if something did."""
+    return outbox.wait(connection, seconds)
+
+
+def get(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
+    """Raises NotFound."""
+    return get_scoped(session, Bulk, tenant_id, id=bulk_id)
+
+
+def page(
+    session: Session,
+    tenant_id: str,
+    *,
+    state: str | None = None,
+    collection_id: str | None = None,
+    before: str | None = None,
+    limit: int = 20,
+) -> list[Bulk]:
+    """The tenant's bulk jobs, newest first; `before` is the id of the last one of the page before."""
+    query = scoped(Bulk, tenant_id).order_by(Bulk.id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(Bulk.state == state)
+    if collection_id is not None:
+        query = query.where(Bulk.collection_id == collection_id)
+    if before is not None:
+        query = query.where(Bulk.id < before)
+    return list(session.scalars(query))
+
+
+def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
+    """What has not ended is cancelled, then a bundle of what has is made. Raises NotFound.
+
+    Calling it again, or on one that has ended, changes nothing.
+    """
+    row = _locked(session, tenant_id, bulk_id)
+    if row.state not in ENDED and row.cancel_requested_at is None:
+        row.cancel_requested_at = func.now()
+        if row.state != "bundling":
+            row.state = "cancelling"
+        wake(session)
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
+    """What did not succeed is tried again, and the bundle made anew. Raises NotFound, NotRetryable."""
+    row = _locked(session, tenant_id, bulk_id)
+    if row.state not in ENDED:
+        raise NotRetryable("The bulk job has not ended yet.")
+    if row.listed_at is None:
+        row.state = "listing"
+    else:
+        failed = _failed(session, row.id)
+        if not failed and row.delivery_error is None:
+            raise NotRetryable("No document is left that can be tried again.")
+        for item in failed:
+            item.state, item.job_id = "pending", None
+            item.error_code = item.error_message = None
+        session.flush()
+        seqs = [item.seq for item in failed]
+        session.execute(delete(BulkPart).where(BulkPart.bulk_id == row.id, BulkPart.seq.in_(seqs)))
+        if failed:
+            row.digest_document_id = row.digest_job_id = row.digest_error = None
+        row.state = "running"
+    row.round += 1
+    row.cancel_requested_at = row.ended_at = row.delivered_at = None
+    row.error_code = row.error_message = row.delivery_error = None
+    session.flush()
+    wake(session)
+    session.refresh(row)
+    return row
+
+
+def _failed(session: Session, bulk_id: str) -> list[BulkItem]:
+    """Items that can be tried again: a file that could not be read has no document to try with."""
+    unsuccessful = and_(BulkItem.state == "submitted", Job.state != State.SUCCEEDED)
+    query = (
+        select(BulkItem)
+        .outerjoin(Job, Job.id == BulkItem.job_id)
+        .where(BulkItem.bulk_id == bulk_id, BulkItem.document_id.is_not(None))
+        .where(or_(BulkItem.state.in_(("failed", "cancelled")), unsuccessful))
+        .with_for_update(of=BulkItem)
+    )
+    return list(session.scalars(query))
+
+
+def _locked(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
+    query = scoped(Bulk, tenant_id).where(Bulk.id == bulk_id).with_for_update()
+    row = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    return row if row is not None else get(session, tenant_id, bulk_id)  # raises NotFound in its own words
 
 
 def ask_to_json(ask: Ask) -> dict[str, Any]:

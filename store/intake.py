@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from store import activations, prompt_templates, scorers, workers
 from store.budgets import Action, BudgetState, plain
-from store.errors import StoreError
+from store.errors import Refused
 from store.jobs import NewJob
 from store.models import Job
 from store.scorers import USABLE
@@ -22,14 +21,6 @@ from store.workers import ModelCard
 
 SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
 DEFAULT_OUTPUT_TOKENS = 64
-
-
-class Refused(StoreError):
-    """What is asked for cannot be had. `field` is the one at fault; `extra` helps to mend it."""
-
-    def __init__(self, code: str, message: str, field: str | None = None, **extra: Any) -> None:
-        super().__init__(message)
-        self.code, self.message, self.field, self.extra = code, message, field, extra
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import Engine, delete, insert, select, text
 from sqlalchemy.orm import Session
 
@@ -69,11 +70,11 @@ def drop(session: Session, hints: list[Hint]) -> None:
     session.execute(delete(OutboxRow).where(OutboxRow.id.in_([hint.id for hint in hints])))
 
 
-def listen(engine: Engine) -> psycopg.Connection[Any]:
+def listen(engine: Engine, channel: str = CHANNEL) -> psycopg.Connection[Any]:
     """A connection of its own that hears NOTIFY; the caller closes it."""
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = psycopg.connect(url, autocommit=True)
-    connection.execute(f"LISTEN {CHANNEL}")
+    connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     return connection
 
 

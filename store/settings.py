@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = (
         None  # local files on their way to a remote blob store; None = <data_dir>/scratch
     )
+    sources_file: Path | None = None  # which folders outside may be read and written; see `store.sources`
     database_pool_size: PositiveInt = 5
 
     # The API ----------------------------------------------------------------------------------------
@@ -80,6 +81,11 @@ class Settings(BaseSettings):
     stall_reading_seconds: PositiveFloat = 300.0
     stall_answering_seconds: PositiveFloat = 300.0
     stall_finalizing_seconds: PositiveFloat = 120.0
+
+    # Bulk jobs --------------------------------------------------------------------------------------
+    conductor_seconds: PositiveFloat = 1.0  # how often active bulk jobs are looked at
+    bulk_window: PositiveInt = 200  # jobs of one bulk job that wait or run at once
+    bulk_part_characters: PositiveInt = 400_000  # of a document that is read in parts
 
     # Money ------------------------------------------------------------------------------------------
     device_type: str = "cpu"  # as the price book names it; `palimpsest prices show`

@@ -1,4 +1,4 @@
-"""Key points of a summary, and where what they quote stands in the document: by exact search, nothing else."""
+"""Key points of a summary, and where what they quote stands in the document, by exact search only."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def upgrade() -> None:
         _json("metadata", empty=True),
         _word("state", "listing"),
         _number("round", "1"),
-        *_text("digest_document_id", "digest_job_id", "bundle_key", nullable=True),
+        *_text("digest_document_id", "digest_job_id", "digest_error", "bundle_key", nullable=True),
         *_moments("delivered_at"),
         *_text("delivery_error", "error_code", "error_message", nullable=True),
         *_moments("created_at", now=True),

@@ -1,0 +1,310 @@
+"""Bulk jobs as the conductor moves them. Each step is one short transaction that may be repeated: whoever is
+killed in between, the next one goes on from what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sqlalchemy import ColumnElement, Engine, and_, case, exists, func, insert, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from store import budgets, bulks, intake, jobs, outbox
+from store.bulk_tables import Bulk, BulkItem, BulkPart, CollectionItem
+from store.errors import Refused
+from store.intake import Admitted, Owner
+from store.models import Job, Result
+from store.settings import Settings
+from store.states import TERMINAL, State
+
+BATCH = 100  # items a transaction
+_JOB_ENDED = Job.state.in_(TERMINAL)
+
+
+@contextmanager
+def turn(engine: Engine, what: str) -> Iterator[bool]:
+    """True for one conductor at a time, until the block ends or its connection breaks.
+
+    It only saves work: that nothing is done twice is in the steps themselves.
+    """
+    lock = func.hashtextextended(f"conductor/{what}", 0)
+    with engine.connect() as connection:
+        taken = bool(connection.scalar(select(func.pg_try_advisory_lock(lock))))
+        connection.commit()
+        try:
+            yield taken
+        finally:
+            if taken:
+                connection.execute(select(func.pg_advisory_unlock(lock)))
+                connection.commit()
+
+
+def active(session: Session) -> Sequence[str]:
+    """The ids of the bulk jobs that have not ended, the oldest first."""
+    return session.scalars(select(Bulk.id).where(Bulk.state.not_in(bulks.ENDED)).order_by(Bulk.id)).all()
+
+
+def lock(session: Session, bulk_id: str) -> Bulk:
+    """The row, nobody else's until the transaction ends."""
+    query = select(Bulk).where(Bulk.id == bulk_id).with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one()
+
+
+def owner_of(bulk: Bulk) -> Owner:
+    """Who asked for it."""
+    return Owner(bulk.tenant_id, bulk.api_key_id, bulk.project)
+
+
+# From the collection to items -------------------------------------------------------------------------
+
+
+def list_items(session: Session, bulk_id: str) -> None:
+    """Fixes which documents it is about; from here on the collection may change as it likes."""
+    bulk = lock(session, bulk_id)
+    if bulk.state != "listing":
+        return
+    if bulk.collection_id is not None:
+        rows = [
+            {
+                "bulk_id": bulk.id,
+                "seq": seq,
+                "tenant_id": bulk.tenant_id,
+                "path": item.path,
+                "document_id": item.document_id,
+                "sha256": item.sha256,
+                "state": "failed" if item.error_code else "pending",
+                "error_code": item.error_code,
+                "error_message": item.error_message,
+            }
+            for seq, item in enumerate(sorted(_chosen(session, bulk), key=lambda item: item.path))
+        ]
+        if rows:
+            session.execute(insert(BulkItem), rows)
+    bulk.state, bulk.listed_at = "running", func.now()
+
+
+def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
+    query = select(CollectionItem).where(
+        CollectionItem.collection_id == bulk.collection_id,
+        CollectionItem.deleted_at.is_(None),
+        or_(CollectionItem.document_id.is_not(None), CollectionItem.error_code.is_not(None)),
+    )
+    if bulk.only_changed:
+        before = aliased(Bulk)
+        done = (
+            exists()
+            .where(
+                before.collection_id == bulk.collection_id,
+                before.ask == bulk.ask,
+                BulkItem.bulk_id == before.id,
+                BulkItem.path == CollectionItem.path,
+                BulkItem.sha256 == CollectionItem.sha256,
+                Job.id == BulkItem.job_id,
+                Job.state == State.SUCCEEDED,
+            )
+            .correlate(CollectionItem)
+        )
+        query = query.where(~done)
+    return session.scalars(query).all()
+
+
+def fail(session: Session, bulk_id: str, code: str, message: str) -> None:
+    """Ends a bulk job that cannot be begun."""
+    bulk = lock(session, bulk_id)
+    if bulk.state not in bulks.ENDED:
+        _close(session, bulk, "failed", code, message)
+
+
+# From items to jobs -----------------------------------------------------------------------------------
+
+
+def count(session: Session, bulk_id: str) -> dict[str, int]:
+    """How many items are in which state; those with a job are in the job's."""
+    state = state_of_item()
+    query = select(state, func.count()).select_from(BulkItem).outerjoin(Job, Job.id == BulkItem.job_id)
+    rows = session.execute(query.where(BulkItem.bulk_id == bulk_id).group_by(state))
+    return {row[0]: row[1] for row in rows}
+
+
+def state_of_item() -> ColumnElement[str]:
+    """An item's state as its owner sees it: `pending`, `failed`, `cancelled`, `mapped`, or its job's."""
+    return case((BulkItem.state == "submitted", Job.state), else_=BulkItem.state)
+
+
+def pending(session: Session, bulk_id: str, window: int) -> list[BulkItem]:
+    """The next items that want a job, as many as there is room for; locked.
+
+    With documents in parts, more jobs than the window may be under way: an item counts once.
+    """
+    under_way = session.scalar(
+        select(func.count())
+        .select_from(BulkItem)
+        .outerjoin(Job, Job.id == BulkItem.job_id)
+        .where(
+            BulkItem.bulk_id == bulk_id,
+            or_(BulkItem.state == "mapped", and_(BulkItem.state == "submitted", ~_JOB_ENDED)),
+        )
+    )
+    room = min(BATCH, window - (under_way or 0))
+    if room <= 0:
+        return []
+    query = select(BulkItem).where(BulkItem.bulk_id == bulk_id, BulkItem.state == "pending")
+    return list(session.scalars(query.order_by(BulkItem.seq).limit(room).with_for_update()))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """With what a bulk job's jobs are made now."""
+
+    admitted: Admitted
+    held_by: str | None
+
+
+def terms(session: Session, settings: Settings, bulk: Bulk) -> Terms:
+    """Raises Refused, as a job submitted now would be."""
+    owner = owner_of(bulk)
+    ask = bulks.ask_from_json(bulk.ask, bulk.deadline_at)
+    ask.metadata.update(bulk.tags)
+    spent = budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
+    return Terms(intake.admit(session, settings, owner, ask), intake.heed(spent))
+
+
+def submit(session: Session, settings: Settings, bulk: Bulk, using: Terms, document_id: str) -> str:
+    """A job for one document of the bulk job; gives its id."""
+    owner = owner_of(bulk)
+    new = intake.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id)
+    return jobs.create(session, owner.tenant_id, new).id
+
+
+def without_questions(using: Terms) -> Terms:
+    """For the digest: only the summary's prompts."""
+    admitted = using.admitted
+    own = admitted.prompts[: admitted.summary_prompts]
+    return replace(using, admitted=replace(admitted, prompts=own))
+
+
+def summary_prompts(session: Session, bulk_id: str) -> int:
+    """How many of each document's answers are its summary."""
+    return session.scalar(select(func.max(Job.summary_prompts)).where(Job.bulk_id == bulk_id)) or 0
+
+
+def refuse_pending(session: Session, bulk_id: str, refused: Refused) -> None:
+    """No more jobs can be made: what still waits for one has failed."""
+    values = {"state": "failed", "error_code": refused.code, "error_message": refused.message}
+    _each_pending(session, bulk_id, values)
+
+
+def _each_pending(session: Session, bulk_id: str, values: dict[str, str]) -> None:
+    waiting = and_(BulkItem.bulk_id == bulk_id, BulkItem.state == "pending")
+    session.execute(update(BulkItem).where(waiting).values(values))
+
+
+# Parts of documents -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A document in parts whose jobs have all ended: their states and, in order, their answers."""
+
+    seq: int
+    path: str
+    states: list[str]
+    answers: list[list[dict[str, str]]]
+
+
+def add_part(session: Session, item: BulkItem, part: int, job_id: str) -> None:
+    """The job that reads a part of the item's document."""
+    key = {"bulk_id": item.bulk_id, "seq": item.seq, "part": part}
+    session.execute(insert(BulkPart).values(**key, tenant_id=item.tenant_id, job_id=job_id))
+
+
+def mapped(session: Session, bulk_id: str, limit: int = BATCH) -> list[Mapped]:
+    """Documents whose parts have all been read, or could not be."""
+    part_job = aliased(Job)
+    unfinished = exists().where(
+        BulkPart.bulk_id == BulkItem.bulk_id,
+        BulkPart.seq == BulkItem.seq,
+        part_job.id == BulkPart.job_id,
+        part_job.state.not_in(TERMINAL),
+    )
+    query = select(BulkItem).where(BulkItem.bulk_id == bulk_id, BulkItem.state == "mapped", ~unfinished)
+    found = []
+    for item in session.scalars(query.order_by(BulkItem.seq).limit(limit)):
+        rows = session.execute(
+            select(Job.state, Result.answers)
+            .join(BulkPart, BulkPart.job_id == Job.id)
+            .outerjoin(Result, Result.job_id == Job.id)
+            .where(BulkPart.bulk_id == bulk_id, BulkPart.seq == item.seq)
+            .order_by(BulkPart.part)
+        ).all()
+        found.append(Mapped(item.seq, item.path, [row[0] for row in rows], [row[1] or [] for row in rows]))
+    return found
+
+
+def item(session: Session, bulk_id: str, seq: int, state: str) -> BulkItem | None:
+    """The item, locked, if it is still in that state."""
+    query = select(BulkItem).where(BulkItem.bulk_id == bulk_id, BulkItem.seq == seq, BulkItem.state == state)
+    return session.scalars(
+        query.with_for_update(), execution_options={"populate_existing": True}
+    ).one_or_none()
+
+
+# To the end -------------------------------------------------------------------------------------------
+
+
+def move(session: Session, bulk_id: str, before: str, after: str) -> bool:
+    """From one state to the next; False if it was no longer in the first."""
+    bulk = lock(session, bulk_id)
+    if bulk.state != before:
+        return False
+    bulk.state = after
+    return True
+
+
+def wait_for(session: Session, bulk_id: str, reason: Refused | None) -> None:
+    """Says why a bulk job does not go on for now, or that it does."""
+    bulk = lock(session, bulk_id)
+    bulk.error_code, bulk.error_message = (reason.code, reason.message) if reason else (None, None)
+
+
+def cancel_rest(session: Session, bulk_id: str) -> bool:
+    """Cancels what has not ended; True once nothing is left that could still run."""
+    _each_pending(session, bulk_id, {"state": "cancelled"})
+    bulk = session.get_one(Bulk, bulk_id)
+    query = select(Job.id).where(Job.bulk_id == bulk_id, ~_JOB_ENDED, Job.state != State.CANCELLING)
+    for job_id in session.scalars(query.order_by(Job.id).limit(BATCH)).all():
+        jobs.cancel(session, bulk.tenant_id, job_id)
+    left = session.scalar(select(exists().where(Job.bulk_id == bulk_id, ~_JOB_ENDED)))
+    if not left:
+        values = {"state": "cancelled"}
+        lost = and_(BulkItem.bulk_id == bulk_id, BulkItem.state == "mapped")
+        session.execute(update(BulkItem).where(lost).values(values))
+    return not left
+
+
+def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | None) -> None:
+    """Everything is written: the state it ends in follows from its items'."""
+    bulk = lock(session, bulk_id)
+    if bulk.state != "bundling":
+        return
+    bulk.bundle_key = bundle_key
+    bulk.delivery_error = delivery_error
+    if bulk.destination is not None and delivery_error is None:
+        bulk.delivered_at = func.now()
+    found = count(session, bulk_id)
+    done, all_items = found.get("succeeded", 0), sum(found.values())
+    if bulk.cancel_requested_at is not None:
+        _close(session, bulk, "cancelled", "cancelled", "It was cancelled; what was done before is kept.")
+    elif done or not all_items:
+        _close(session, bulk, "succeeded", None, None)
+    else:
+        _close(session, bulk, "failed", "nothing_succeeded", "Not one of the documents could be done.")
+
+
+def _close(session: Session, bulk: Bulk, state: str, code: str | None, message: str | None) -> None:
+    bulk.state, bulk.error_code, bulk.error_message = state, code, message
+    bulk.ended_at = func.now()
+    counts = count(session, bulk.id)
+    payload = {"bulk_id": bulk.id, "counts": counts, "error": code, "metadata": bulk.tags}
+    outbox.add_event(session, bulk.tenant_id, None, f"bulk.{state}", payload)

@@ -1,0 +1,293 @@
+"""Collections: named sets of documents. One with a source has the files that its last refresh found there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.bulk_tables import Bulk, Collection, CollectionItem
+from store.bulks import ENDED, wake
+from store.errors import NotFound, StoreError
+from store.ids import new_id
+from store.models import Document
+from store.sources import Entry
+from store.tenants import get_scoped, scoped
+
+
+class CollectionExists(StoreError):
+    """The tenant has a collection of this name already."""
+
+    code = "collection_exists"
+
+
+class CollectionInUse(StoreError):
+    """A bulk job over the collection has not ended."""
+
+    code = "collection_in_use"
+
+
+class CollectionLive(StoreError):
+    """Documents of a collection with a source are the source's files: none is added or taken away by hand."""
+
+    code = "collection_live"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many documents a collection has."""
+
+    documents: int
+    unreadable: int  # files that are there and could not be read
+    deleted: int
+
+
+def create(
+    session: Session, tenant_id: str, name: str, source: str | None = None, glob: str | None = None
+) -> Collection:
+    """A new collection; with a source it is refreshed as soon as the conductor comes to it.
+
+    Raises CollectionExists.
+    """
+    values = {"id": new_id("col"), "tenant_id": tenant_id, "name": name, "source": source, "glob": glob}
+    statement = insert(Collection).values(values).on_conflict_do_nothing().returning(Collection)
+    row = session.scalars(statement).one_or_none()
+    if row is None:
+        raise CollectionExists(f"There is a collection '{name}' already.")
+    if source is not None:
+        refresh(session, row)
+    return row
+
+
+def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -> Collection:
+    """The collection of a source, made under the source's own name if there is none."""
+    query = scoped(Collection, tenant_id).where(Collection.source == source)
+    found = session.scalars(query.where(Collection.glob.is_not_distinct_from(glob))).first()
+    if found is not None:
+        return found
+    name = f"{source} {glob}" if glob else source
+    return create(session, tenant_id, name, source, glob)
+
+
+def get(session: Session, tenant_id: str, id_or_name: str) -> Collection:
+    """Raises NotFound."""
+    if id_or_name.startswith("col_"):
+        return get_scoped(session, Collection, tenant_id, id=id_or_name)
+    return get_scoped(session, Collection, tenant_id, name=id_or_name)
+
+
+def page(session: Session, tenant_id: str, *, after: str | None = None, limit: int = 20) -> list[Collection]:
+    """A page, by name; `after` is the last name of the page before."""
+    query = scoped(Collection, tenant_id).order_by(Collection.name).limit(limit)
+    if after is not None:
+        query = query.where(Collection.name > after)
+    return list(session.scalars(query))
+
+
+def counts(session: Session, collection_id: str) -> Counts:
+    """Of what it holds now and what it held."""
+    there = CollectionItem.deleted_at.is_(None)
+    row = session.execute(
+        select(
+            func.count().filter(there, CollectionItem.document_id.is_not(None)),
+            func.count().filter(there, CollectionItem.error_code.is_not(None)),
+            func.count().filter(~there),
+        ).where(CollectionItem.collection_id == collection_id)
+    ).one()
+    return Counts(*row)
+
+
+def items(
+    session: Session,
+    tenant_id: str,
+    collection_id: str,
+    *,
+    deleted: bool = False,
+    after: str | None = None,
+    limit: int = 20,
+) -> list[CollectionItem]:
+    """A page of what it holds, by path, or of what is no longer there; `after` is the last path before."""
+    query = scoped(CollectionItem, tenant_id).where(CollectionItem.collection_id == collection_id)
+    gone = CollectionItem.deleted_at.is_not(None)
+    query = query.where(gone if deleted else ~gone).order_by(CollectionItem.path).limit(limit)
+    if after is not None:
+        query = query.where(CollectionItem.path > after)
+    return list(session.scalars(query))
+
+
+def add(session: Session, collection: Collection, documents: Sequence[tuple[str, str]]) -> None:
+    """Puts documents in under their paths; one that is there under the path is replaced.
+
+    Raises NotFound for a document that is not the tenant's, CollectionLive.
+    """
+    _refuse_live(collection)
+    ids = {document for _, document in documents}
+    query = scoped(Document, collection.tenant_id).where(Document.id.in_(ids))
+    known = {row.id: row for row in session.scalars(query)}
+    missing = sorted(ids - known.keys())
+    if missing:
+        raise NotFound(f"There is no document {missing[0]}.")
+    for path, document in documents:
+        put(session, collection.id, collection.tenant_id, path, known[document])
+
+
+def remove(session: Session, collection: Collection, path: str) -> None:
+    """Takes a document out; it stays where it is. Raises NotFound, CollectionLive."""
+    _refuse_live(collection)
+    statement = (
+        update(CollectionItem)
+        .where(
+            CollectionItem.collection_id == collection.id,
+            CollectionItem.path == path,
+            CollectionItem.deleted_at.is_(None),
+        )
+        .values(deleted_at=func.now())
+        .returning(CollectionItem.path)
+    )
+    if session.scalar(statement) is None:
+        raise NotFound(f"The collection has no document '{path}'.")
+
+
+def drop(session: Session, collection: Collection) -> None:
+    """Forgets the collection; its documents and the results of bulk jobs stay. Raises CollectionInUse."""
+    active = exists().where(Bulk.collection_id == collection.id, Bulk.state.not_in(ENDED))
+    if session.scalar(select(active)):
+        raise CollectionInUse("A bulk job over this collection has not ended; cancel it first.")
+    session.execute(delete(Collection).where(Collection.id == collection.id))
+
+
+def refresh(session: Session, collection: Collection) -> None:
+    """Asks the conductor to look at the source."""
+    collection.refresh_requested_at = func.now()
+    session.flush()
+    wake(session)
+
+
+# What the conductor does ----------------------------------------------------------------------------
+
+
+def to_refresh(session: Session) -> Sequence[str]:
+    """The ids of collections that somebody wants refreshed, the first one first."""
+    query = select(Collection.id).where(Collection.refresh_requested_at.is_not(None))
+    return session.scalars(query.order_by(Collection.refresh_requested_at)).all()
+
+
+def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -> list[Entry]:
+    """Notes which files are there and gives those whose content has to be looked at.
+
+    Files that are gone are marked. A file whose fingerprint is the one of its last reading is not read again.
+    """
+    known = {
+        row.path: row
+        for row in session.scalars(
+            select(CollectionItem).where(CollectionItem.collection_id == collection.id)
+        )
+    }
+    there = {entry.path for entry in entries}
+    gone = [path for path, row in known.items() if path not in there and row.deleted_at is None]
+    if gone:
+        session.execute(
+            update(CollectionItem)
+            .where(CollectionItem.collection_id == collection.id, CollectionItem.path.in_(gone))
+            .values(deleted_at=func.now())
+        )
+    same, fresh = list[str](), list[Entry]()
+    for entry in entries:
+        row = known.get(entry.path)
+        settled = row is not None and entry.fingerprint is not None and row.fingerprint == entry.fingerprint
+        if settled and (row.document_id or row.error_code):  # type: ignore[union-attr]
+            same.append(entry.path)
+        else:
+            fresh.append(entry)
+    if same:
+        session.execute(
+            update(CollectionItem)
+            .where(CollectionItem.collection_id == collection.id, CollectionItem.path.in_(same))
+            .values(seen_at=func.now(), deleted_at=None)
+        )
+    return fresh
+
+
+def put(
+    session: Session,
+    collection_id: str,
+    tenant_id: str,
+    path: str,
+    document: Document,
+    fingerprint: str | None = None,
+) -> None:
+    """Under `path` there is now this document."""
+    row: dict[str, Any] = {
+        "document_id": document.id,
+        "sha256": document.sha256,
+        "fingerprint": fingerprint,
+        "error_code": None,
+        "error_message": None,
+        "seen_at": func.now(),
+        "changed_at": func.now(),
+        "deleted_at": None,
+    }
+    _upsert(session, collection_id, tenant_id, path, row)
+
+
+def keep(session: Session, collection_id: str, tenant_id: str, path: str, fingerprint: str | None) -> None:
+    """The file was read again and holds what it held."""
+    row: dict[str, Any] = {"fingerprint": fingerprint, "seen_at": func.now(), "deleted_at": None}
+    row |= {"error_code": None, "error_message": None}
+    _upsert(session, collection_id, tenant_id, path, row)
+
+
+def put_error(
+    session: Session,
+    collection_id: str,
+    tenant_id: str,
+    path: str,
+    fingerprint: str | None,
+    code: str,
+    message: str,
+) -> None:
+    """The file is there, but could not be read or is no document."""
+    row: dict[str, Any] = {
+        "document_id": None,
+        "sha256": None,
+        "fingerprint": fingerprint,
+        "error_code": code,
+        "error_message": message,
+        "seen_at": func.now(),
+        "changed_at": func.now(),
+        "deleted_at": None,
+    }
+    _upsert(session, collection_id, tenant_id, path, row)
+
+
+def held(session: Session, collection_id: str, path: str) -> CollectionItem | None:
+    """What is known of the file under `path`."""
+    return session.get(CollectionItem, (collection_id, path))
+
+
+def refreshed(session: Session, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
+    """The source has been looked at, or could not be, for the refresh asked for at `asked_at`."""
+    row = session.get_one(Collection, collection_id, populate_existing=True)
+    row.refresh_error = error
+    if error is None:
+        row.refreshed_at = func.now()
+    if row.refresh_requested_at == asked_at:  # else somebody wants another one
+        row.refresh_requested_at = None
+
+
+def _upsert(session: Session, collection_id: str, tenant_id: str, path: str, row: dict[str, Any]) -> None:
+    key = {"collection_id": collection_id, "path": path}
+    statement = insert(CollectionItem).values(**key, tenant_id=tenant_id, **row)
+    session.execute(statement.on_conflict_do_update(index_elements=["collection_id", "path"], set_=row))
+
+
+def _refuse_live(collection: Collection) -> None:
+    if collection.source is not None:
+        raise CollectionLive(
+            "This collection holds the files of its source; change them there, then refresh it."
+        )

@@ -1,0 +1,372 @@
+"""Bulk jobs from a folder to a bundle, with the stand-in engine; and what a kill at any point leaves."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store import blobs, bulk_steps, bulks, collections, jobs, prompt_templates, workers
+from store.bulk_tables import Bulk
+from store.bulks import NewBulk, NotRetryable
+from store.database import Database
+from store.intake import Ask, Owner
+from store.models import Document, Job
+from store.settings import Settings
+from store.sources import Grant, Sources
+from store.workers import ModelCard
+from tests.standin import right_answer
+from worker import bundle
+from worker.conductor import Conductor
+from worker.drain import drain_jobs
+from worker.process import WorkerProcess
+
+ASK = Ask(task="summarize", template="key-points", points=1, questions=("Who?",), policy="window")
+PROMPTS = ("Key point 1:", "Who?")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the documents lie, and where bundles go."""
+    source = tmp_path / "source"
+    for number in range(5):
+        (source / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        (source / f"{number % 2}" / f"{number}.txt").write_text(f"Document {number}. " * 12)
+    (tmp_path / "target").mkdir()
+    return source
+
+
+class Bench:
+    """A conductor and a worker that a test sets going."""
+
+    def __init__(
+        self, config: Settings, db: Database, process: WorkerProcess, folder: Path, tenant: str
+    ) -> None:
+        self.config, self.db, self.process, self.folder = config, db, process, folder
+        self.files = blobs.connect(config)
+        self.owner = Owner(tenant, None, "default")
+        allowed = Sources([Grant(str(folder)), Grant(str(folder.parent / "target"), write=True)])
+        self.conductor = Conductor(config, db, self.files, allowed)
+        card = ModelCard("small", "r", 1024, 256, 100, "cd" * 32, ["namm", "window"], [])
+        with db.session() as session:
+            workers.advertise(session, "wrk_test", card, loaded=True)
+
+    def begin(self, ask: Ask = ASK, **options: Any) -> str:
+        with self.db.session() as session:
+            if "documents" not in options:
+                found = collections.of_source(session, self.owner.tenant_id, str(self.folder), None)
+                options |= {"collection_id": found.id, "collection_name": found.name}
+            return bulks.create(session, self.owner, NewBulk(ask, **options)).id
+
+    def run(self, bulk_id: str, rounds: int = 200) -> Bulk:
+        for _ in range(rounds):
+            self.conductor.round()
+            drain_jobs(self.process)
+            found = self.look(bulk_id)
+            if found.state in bulks.ENDED:
+                return found
+        raise AssertionError(f"{bulk_id} is still {found.state}")
+
+    def look(self, bulk_id: str) -> Bulk:
+        with self.db.session() as session:
+            return bulks.get(session, self.owner.tenant_id, bulk_id)
+
+    def counts(self, bulk_id: str) -> dict[str, int]:
+        with self.db.session() as session:
+            return bulk_steps.count(session, bulk_id)
+
+    def read(self, found: Bulk, name: str) -> str:
+        with self.files.open(f"{found.bundle_key}/{name}") as file:
+            return file.read().decode()
+
+    def lines(self, found: Bulk) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.read(found, bundle.DOCUMENTS).splitlines()]
+
+
+@pytest.fixture
+def bench(config: Settings, db: Database, process: WorkerProcess, folder: Path, tenant: str) -> Bench:
+    return Bench(config, db, process, folder, tenant)
+
+
+def test_a_folder_becomes_a_bundle(bench: Bench) -> None:
+    target = bench.folder.parent / "target"
+    found = bench.run(bench.begin(destination=str(target)))
+    assert (found.state, found.error_code, found.delivery_error) == ("succeeded", None, None)
+    lines = bench.lines(found)
+    assert [line["path"] for line in lines] == ["0/0.txt", "0/2.txt", "0/4.txt", "1/1.txt", "1/3.txt"]
+    for line in lines:
+        text = (bench.folder / line["path"]).read_bytes()
+        assert line["summary"] == [right_answer(text, PROMPTS[0])]
+        assert line["answers"] == [{"prompt": "Who?", "text": right_answer(text, "Who?")}]
+        assert [point["located"] for point in line["points"]] == [False]
+        assert (line["state"], line["strategy"], line["error"]) == ("succeeded", "whole", None)
+        assert line["usage"]["tokens_document"] == len(text)
+        assert line["spent"][0]["cost"]["measurement"] == "derived"
+    totals = json.loads(bench.read(found, bundle.TOTALS))
+    assert (totals["documents"], totals["states"], totals["digest"]) == (5, {"succeeded": 5}, {"made": True})
+    for name in bundle.FILES:
+        assert (target / found.id / name).read_text() == bench.read(found, name)
+    digest = bench.read(found, bundle.DIGEST)
+    assert "5 of 5 documents done." in digest
+    assert "(unlocated)" in digest
+    assert "## 1/3.txt" in digest
+
+
+def test_the_digest_is_the_models_own_reading_of_the_summaries(bench: Bench) -> None:
+    found = bench.run(bench.begin())
+    with bench.db.session() as session:
+        job = session.get_one(Job, found.digest_job_id)
+        result = jobs.result(session, job.tenant_id, job.id)
+    assert job.prompts == [PROMPTS[0]]
+    assert job.document_id == found.digest_document_id
+    assert result is not None
+    text = (
+        "\n\n".join(f"{line['path']}\n{PROMPTS[0]} {line['summary'][0]}" for line in bench.lines(found))
+        + "\n"
+    )
+    assert result.answers[0]["text"] == right_answer(text.encode(), PROMPTS[0])
+
+
+def test_one_bad_document_does_not_stop_the_rest_and_is_tried_again(bench: Bench) -> None:
+    (bench.folder / "bad.txt").write_bytes(b"\xff\xfe")
+    (bench.folder / "image.png").write_bytes(b"x")
+    (bench.folder / "empty.txt").write_bytes(b" ")
+    (bench.folder / "full.txt").write_text("x" * 2000)
+    found = bench.run(bench.begin(replace(ASK, questions=("refuse-later",))))
+    errors = {line["path"]: (line["error"] or {}).get("code") for line in bench.lines(found)}
+    assert found.state == "succeeded"
+    assert errors.pop("bad.txt") == "document_not_text"
+    assert errors.pop("image.png") == "unsupported_document"
+    assert errors.pop("empty.txt") == "document_empty"
+    assert errors.pop("full.txt") == "document_not_text"  # of the engine
+    assert set(errors.values()) == {None}
+    before = {line["path"]: line["job_id"] for line in bench.lines(found)}
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, found.id)
+    again = bench.run(found.id)
+    after = {line["path"]: line["job_id"] for line in bench.lines(again)}
+    assert {path for path in before if before[path] != after[path]} == {"full.txt"}
+    assert again.bundle_key != found.bundle_key
+
+
+def test_a_bulk_job_of_which_nothing_succeeds_has_failed(bench: Bench) -> None:
+    found = bench.run(bench.begin(replace(ASK, questions=("refuse-now",))))
+    assert (found.state, found.error_code) == ("failed", "nothing_succeeded")
+    assert {line["state"] for line in bench.lines(found)} == {"failed"}
+
+
+def test_an_empty_folder_is_no_failure(bench: Bench) -> None:
+    for file in bench.folder.rglob("*.txt"):
+        file.unlink()
+    found = bench.run(bench.begin())
+    assert (found.state, bench.lines(found)) == ("succeeded", [])
+    assert "0 of 0 documents" in bench.read(found, bundle.DIGEST)
+
+
+def test_a_source_that_is_away_fails_the_bulk_job_and_says_why(bench: Bench) -> None:
+    bulk_id = bench.begin()
+    bench.folder.rename(bench.folder.parent / "elsewhere")
+    found = bench.run(bulk_id)
+    assert (found.state, found.error_code) == ("failed", "source_away")
+    assert "no such folder" in (found.error_message or "")
+    (bench.folder.parent / "elsewhere").rename(bench.folder)
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    assert bench.run(bulk_id).state == "succeeded"
+
+
+def test_only_what_changed_is_read_again_and_what_is_gone_is_said(bench: Bench) -> None:
+    first = bench.run(bench.begin())
+    (bench.folder / "0" / "0.txt").unlink()
+    (bench.folder / "1" / "1.txt").write_text("Changed.")
+    (bench.folder / "new.txt").write_text("New.")
+    second = bench.run(bench.begin(only_changed=True))
+    assert [line["path"] for line in bench.lines(second)] == ["1/1.txt", "new.txt"]
+    assert json.loads(bench.read(second, bundle.TOTALS))["gone"] == ["0/0.txt"]
+    other = bench.run(bench.begin(replace(ASK, points=2), only_changed=True))
+    assert len(bench.lines(other)) == 5  # something else was asked
+    assert len(bench.lines(first)) == 5
+    nothing = bench.run(bench.begin(only_changed=True))
+    assert bench.lines(nothing) == []
+
+
+def test_a_file_that_only_looks_new_is_no_new_document(bench: Bench) -> None:
+    bench.run(bench.begin())
+    with bench.db.session() as session:
+        found = collections.of_source(session, bench.owner.tenant_id, str(bench.folder), None)
+        before = {row.path: row.document_id for row in collections.items(session, found.tenant_id, found.id)}
+    for file in bench.folder.rglob("*.txt"):
+        file.write_text(file.read_text())
+    bench.run(bench.begin())
+    with bench.db.session() as session:
+        after = {row.path: row.document_id for row in collections.items(session, found.tenant_id, found.id)}
+    assert before == after
+
+
+def test_long_documents_are_read_in_parts_when_asked_to(bench: Bench) -> None:
+    config = bench.config.model_copy(update={"bulk_part_characters": 100})
+    bench.conductor = Conductor(config, bench.db, bench.files, bench.conductor._sources)
+    (bench.folder / "short.txt").write_text("Short.")
+    found = bench.run(bench.begin(strategy="map_reduce"))
+    lines = {line["path"]: line for line in bench.lines(found)}
+    assert (lines["short.txt"]["strategy"], lines["short.txt"]["parts"]) == ("whole", None)
+    long = lines["0/0.txt"]
+    assert (long["state"], long["strategy"], long["parts"]) == ("succeeded", "map_reduce", 2)
+    assert "Read in 2 parts." in bench.read(found, bundle.DIGEST)
+    with bench.db.session() as session:
+        job = session.get_one(Job, long["job_id"])
+        text = bench.conductor._ingest.read(session.get_one(Document, job.document_id))
+    assert text.startswith("Part 1\nKey point 1: ")
+    assert text.count("Who? ") == 2
+
+
+def test_cancelling_keeps_what_was_done(bench: Bench) -> None:
+    config = bench.config.model_copy(update={"bulk_window": 2})
+    bench.conductor = Conductor(config, bench.db, bench.files, bench.conductor._sources)
+    bulk_id = bench.begin()
+    for _ in range(3):
+        bench.conductor.round()
+    drain_jobs(bench.process)
+    bench.conductor.round()
+    with bench.db.session() as session:
+        assert bulks.cancel(session, bench.owner.tenant_id, bulk_id).state == "cancelling"
+    found = bench.run(bulk_id)
+    states = [line["state"] for line in bench.lines(found)]
+    assert (found.state, states) == ("cancelled", ["succeeded"] * 2 + ["cancelled"] * 3)
+    assert "There is no summary of all documents" in bench.read(found, bundle.DIGEST)
+    with bench.db.session() as session:
+        bulks.cancel(session, bench.owner.tenant_id, bulk_id)
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    again = bench.run(bulk_id)
+    assert (again.state, bench.counts(bulk_id)) == ("succeeded", {"succeeded": 5})
+
+
+def test_without_a_worker_it_waits_and_says_so(bench: Bench) -> None:
+    with bench.db.session() as session:
+        workers.stopped(session, "wrk_test")
+    bulk_id = bench.begin(replace(ASK, model=None))
+    for _ in range(4):
+        bench.conductor.round()
+    found = bench.look(bulk_id)
+    assert (found.state, found.error_code, bench.counts(bulk_id)) == ("running", "no_worker", {"pending": 5})
+    with bench.db.session() as session:
+        workers.register(session, "wrk_other", "here", "cpu")
+        card = ModelCard("small", "r", 1024, 256, 100, "cd" * 32, ["namm", "window"], [])
+        workers.advertise(session, "wrk_other", card, loaded=True)
+    assert bench.run(bulk_id).error_code is None
+
+
+def test_what_cannot_be_asked_for_fails_every_document(bench: Bench) -> None:
+    found = bench.run(bench.begin(replace(ASK, template="gone")))
+    assert found.state == "failed"
+    assert {line["error"]["code"] for line in bench.lines(found)} == {"unknown_template"}
+
+
+def test_a_bundle_that_cannot_be_delivered_can_be_fetched_and_tried_again(bench: Bench) -> None:
+    target = bench.folder.parent / "target"
+    bulk_id = bench.begin(destination=f"{target}/new")
+    (target / "new").write_text("a file where a folder should be")
+    found = bench.run(bulk_id)
+    assert (found.state, found.delivered_at) == ("succeeded", None)
+    assert found.delivery_error
+    assert len(bench.lines(found)) == 5
+    (target / "new").unlink()
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    again = bench.run(bulk_id)
+    assert (again.delivery_error, (target / "new" / bulk_id / bundle.DIGEST).is_file()) == (None, True)
+    with bench.db.session() as session, pytest.raises(NotRetryable):
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing after it runs, the open transaction is lost."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Lets the conductor die at its n-th commit, before or after it."""
+
+    def arm(at: int) -> None:
+        plain, left = Session.commit, [at]
+
+        def commit(self: Session) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                if at % 2:
+                    plain(self)
+                raise Killed
+            plain(self)
+
+        monkeypatch.setattr(Session, "commit", commit)
+
+    yield arm
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("at", range(1, 41, 3))
+def test_a_kill_at_any_point_changes_nothing_in_the_bundle(
+    bench: Bench, kill_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    (bench.folder / "bad.txt").write_bytes(b"\xff\xfe")
+    bulk_id = bench.begin()
+    kill_at(at)
+    try:
+        for _ in range(30):
+            bench.conductor.round()
+            drain_jobs(bench.process)
+    except Killed:
+        monkeypatch.undo()
+        bench.process = WorkerProcess(bench.config, bench.db, "wrk_test")
+    found = bench.run(bulk_id)
+    lines = bench.lines(found)
+    assert [line["path"] for line in lines] == [
+        "0/0.txt",
+        "0/2.txt",
+        "0/4.txt",
+        "1/1.txt",
+        "1/3.txt",
+        "bad.txt",
+    ]
+    assert [line["state"] for line in lines] == ["succeeded"] * 5 + ["failed"]
+    for line in lines[:5]:
+        text = (bench.folder / line["path"]).read_bytes()
+        assert line["summary"] == [right_answer(text, PROMPTS[0])]
+    with bench.db.session() as session:
+        made = session.scalar(select(func.count()).select_from(Job).where(Job.bulk_id == bulk_id))
+    assert made == 6  # five documents and the digest: nothing was done twice
+
+
+def test_two_conductors_at_once_do_nothing_twice(bench: Bench) -> None:
+    other = Conductor(bench.config, bench.db, bench.files, bench.conductor._sources)
+    bulk_id = bench.begin()
+    threads = [
+        threading.Thread(target=lambda one=one: [one.round() for _ in range(20)])
+        for one in (bench.conductor, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = bench.run(bulk_id)
+    with bench.db.session() as session:
+        made = session.scalar(select(func.count()).select_from(Job).where(Job.bulk_id == bulk_id))
+    assert (found.state, made) == ("succeeded", 6)
+
+
+def test_templates_of_a_tenant_are_versions(bench: Bench) -> None:
+    with bench.db.session() as session:
+        one = prompt_templates.add(session, bench.owner.tenant_id, "mine", "First {number}:", each_point=True)
+        two = prompt_templates.add(
+            session, bench.owner.tenant_id, "mine", "In {words} words.", each_point=False
+        )
+    assert (one.label, two.label) == ("mine@1", "mine@2")
+    found = bench.run(bench.begin(replace(ASK, template="mine", words=30)))
+    with bench.db.session() as session:
+        job = session.get_one(Job, bench.lines(found)[0]["job_id"])
+    assert (job.template, job.prompts) == ("mine@2", ["In 30 words.", "Who?"])

@@ -1,0 +1,307 @@
+"""The conductor: takes bulk jobs from their source to their bundle. `python -m worker.conductor`
+
+Any number may run. What each does is written at once, so one that is killed is taken over where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from sqlalchemy.orm import Session
+
+from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
+from store.blobs import Blobs
+from store.bulk_results import Line
+from store.bulk_tables import Bulk, BulkItem, Collection
+from store.database import Database, connect
+from store.errors import Refused
+from store.models import Document
+from store.settings import Settings, settings
+from store.sources import SourceAway, Sources
+from store.states import TERMINAL
+from worker import bundle, parts
+from worker.bundle import Digest, Facts
+from worker.ingest import Ingest
+from worker.loop import forever
+
+_log = log.get("worker.conductor")
+_ENDED = {*TERMINAL, "failed", "cancelled"}
+
+
+class Conductor:
+    """One process's view of all bulk jobs."""
+
+    def __init__(self, config: Settings, database: Database, files: Blobs, allowed: Sources) -> None:
+        self._config = config
+        self._database = database
+        self._blobs = files
+        self._sources = allowed
+        self._ingest = Ingest(database, files, config.max_upload_bytes)
+
+    def round(self) -> bool:
+        """One step for every collection and bulk job that wants one; True if any went on."""
+        with self._database.session() as session:
+            stale = collections.to_refresh(session)
+            active = bulk_steps.active(session)
+        went_on = False
+        for collection_id in stale:
+            went_on |= self._in_turn(collection_id, self._refresh_asked)
+        for bulk_id in active:
+            went_on |= self._in_turn(bulk_id, self.step)
+        return went_on
+
+    def _in_turn(self, what: str, act: Callable[[str], bool]) -> bool:
+        """Does it unless another conductor is at it; a defect of one must not hold up the others."""
+        with bulk_steps.turn(self._database.engine, what) as mine:
+            return mine and act(what)
+
+    def step(self, bulk_id: str) -> bool:
+        """Takes a bulk job a little further; True if there may be more to do at once."""
+        with self._database.session() as session:
+            state = session.get_one(Bulk, bulk_id).state
+        steps = {
+            "listing": self._list,
+            "running": self._run,
+            "digesting": self._digest,
+            "bundling": self._bundle,
+            "cancelling": self._cancel,
+        }
+        return steps[state](bulk_id) if state in steps else False
+
+    # Listing --------------------------------------------------------------------------------------------
+
+    def _refresh_asked(self, collection_id: str) -> bool:
+        self._refresh(collection_id)
+        return True
+
+    def _refresh(self, collection_id: str) -> str | None:
+        """Looks at a collection's source; gives why it could not."""
+        with self._database.session() as session:
+            collection = session.get(Collection, collection_id)
+        if collection is None or collection.source is None:
+            return None
+        error = None
+        try:
+            folder = self._sources.folder(collection.tenant_id, collection.source)
+            entries = folder.entries(collection.glob)
+            with self._database.session() as session:
+                fresh = collections.unread(session, collection, entries)
+            for entry in fresh:
+                self._ingest.file(collection, folder, entry)
+        except (Refused, SourceAway) as away:
+            error = str(away)
+        with self._database.session() as session:
+            collections.refreshed(session, collection_id, collection.refresh_requested_at, error)
+        _log.info("collection_refreshed", collection=collection_id, error=error)
+        return error
+
+    def _list(self, bulk_id: str) -> bool:
+        with self._database.session() as session:
+            collection_id = session.get_one(Bulk, bulk_id).collection_id
+        error = self._refresh(collection_id) if collection_id else None
+        with self._database.session() as session:
+            if error is not None:
+                bulk_steps.fail(session, bulk_id, "source_away", error)
+            else:
+                bulk_steps.list_items(session, bulk_id)
+        return True
+
+    # Running --------------------------------------------------------------------------------------------
+
+    def _run(self, bulk_id: str) -> bool:
+        went_on = self._submit(bulk_id) | self._reduce(bulk_id)
+        if went_on:
+            return True
+        with self._database.session() as session:
+            if bulk_steps.count(session, bulk_id).keys() <= _ENDED:
+                return bulk_steps.move(session, bulk_id, "running", "digesting")
+        return False
+
+    def _submit(self, bulk_id: str) -> bool:
+        try:
+            with self._database.session() as session:
+                bulk = session.get_one(Bulk, bulk_id)
+                items = bulk_steps.pending(session, bulk_id, self._config.bulk_window)
+                if not items:
+                    return False
+                using = bulk_steps.terms(session, self._config, bulk)
+                for item in items:
+                    self._submit_item(session, bulk, using, item)
+                if bulk.error_code is not None:
+                    bulk_steps.wait_for(session, bulk_id, None)
+        except Refused as refused:
+            return self._refused(bulk_id, refused)
+        return True
+
+    def _submit_item(self, session: Session, bulk: Bulk, using: bulk_steps.Terms, item: BulkItem) -> None:
+        assert item.document_id is not None
+        pieces = self._pieces(session, bulk, item.document_id)
+        if len(pieces) < 2:
+            item.job_id = bulk_steps.submit(session, self._config, bulk, using, item.document_id)
+            item.state = "submitted"
+            return
+        for number, text in enumerate(pieces):
+            name = f"{item.path} (part {number + 1} of {len(pieces)})"
+            document = self._ingest.text(session, bulk.tenant_id, text, name)
+            job_id = bulk_steps.submit(session, self._config, bulk, using, document.id)
+            bulk_steps.add_part(session, item, number, job_id)
+        item.state = "mapped"
+
+    def _pieces(self, session: Session, bulk: Bulk, document_id: str) -> list[str]:
+        """The document's parts, where it is to be read in parts and has more than one."""
+        if bulk.strategy != "map_reduce":
+            return []
+        document = session.get_one(Document, document_id)
+        if document.bytes <= self._config.bulk_part_characters:
+            return []
+        return parts.split(self._ingest.read(document), self._config.bulk_part_characters)
+
+    def _reduce(self, bulk_id: str) -> bool:
+        """For documents whose parts have been read: the job that makes one answer of theirs."""
+        with self._database.session() as session:
+            ready = bulk_steps.mapped(session, bulk_id)
+        for found in ready:
+            try:
+                with self._database.session() as session:
+                    item = bulk_steps.item(session, bulk_id, found.seq, "mapped")
+                    if item is None:
+                        continue
+                    failed = found.states.count("succeeded") < len(found.states)
+                    if failed:
+                        item.state, item.error_code = "failed", "part_failed"
+                        bad = sum(state != "succeeded" for state in found.states)
+                        item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
+                        continue
+                    bulk = session.get_one(Bulk, bulk_id)
+                    using = bulk_steps.terms(session, self._config, bulk)
+                    text = parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
+                    document = self._ingest.text(session, bulk.tenant_id, text, f"{found.path} (parts)")
+                    item.job_id = bulk_steps.submit(session, self._config, bulk, using, document.id)
+                    item.state = "submitted"
+            except Refused as refused:
+                return self._refused(bulk_id, refused)
+        return bool(ready)
+
+    def _refused(self, bulk_id: str, refused: Refused) -> bool:
+        """No job can be made: for want of a worker it waits, else what waits for a job has failed."""
+        with self._database.session() as session:
+            if refused.code == "no_worker":
+                bulk_steps.wait_for(session, bulk_id, refused)
+                return False
+            bulk_steps.refuse_pending(session, bulk_id, refused)
+        _log.warning("bulk_refused", bulk=bulk_id, code=refused.code)
+        return True
+
+    # The end --------------------------------------------------------------------------------------------
+
+    def _digest(self, bulk_id: str) -> bool:
+        with self._database.session() as session:
+            bulk = bulk_steps.lock(session, bulk_id)
+            found = bulk_results.digest(session, bulk)
+            if found is not None and found[0].state not in TERMINAL:
+                return False
+            if found is None and bulk.digest and bulk.digest_error is None:
+                self._begin_digest(session, bulk)
+                return True
+            bulk.state = "bundling"
+        return True
+
+    def _begin_digest(self, session: Session, bulk: Bulk) -> None:
+        done = [line for line in self._lines(session, bulk) if line.state == "succeeded"]
+        if len(done) < 2:
+            bulk.digest_error = "It takes two documents or more."
+            return
+        try:
+            using = bulk_steps.terms(session, self._config, bulk)
+        except Refused as refused:
+            bulk.digest_error = refused.message
+            return
+        summary = using.admitted.summary_prompts
+        text = parts.joined([(line.path, line.answers[:summary]) for line in done])
+        document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
+        bulk.digest_document_id = document.id
+        bulk.digest_job_id = bulk_steps.submit(
+            session, self._config, bulk, bulk_steps.without_questions(using), document.id
+        )
+
+    def _bundle(self, bulk_id: str) -> bool:
+        with self._database.session() as session:
+            bulk = session.get_one(Bulk, bulk_id)
+            facts = Facts(
+                bulk=bulk,
+                counts=bulk_steps.count(session, bulk_id),
+                spent=bulk_results.all_spent(session, bulk.tenant_id, bulk_id),
+                digest=self._digest_of(session, bulk),
+                gone=bulk_results.gone(session, bulk),
+                summary_prompts=bulk_steps.summary_prompts(session, bulk_id),
+            )
+
+        def pages() -> Iterator[Line]:
+            with self._database.session() as session:
+                yield from self._lines(session, bulk)
+
+        folder = bundle.write(self._blobs, facts, pages)
+        error = self._deliver(bulk, folder)
+        with self._database.session() as session:
+            bulk_steps.end(session, bulk_id, folder, error)
+        _log.info("bulk_ended", bulk=bulk_id, counts=facts.counts, delivery_error=error)
+        return True
+
+    def _lines(self, session: Session, bulk: Bulk) -> Iterator[Line]:
+        after = -1
+        while page := bulk_results.lines(session, bulk.tenant_id, bulk.id, after=after):
+            yield from page
+            after = page[-1].seq
+
+    def _digest_of(self, session: Session, bulk: Bulk) -> Digest | None:
+        if not bulk.digest:
+            return None
+        found = bulk_results.digest(session, bulk)
+        if found is None:
+            return Digest(missing=bulk.digest_error or "The bulk job ended before it.")
+        job, result = found
+        if result is None or not result.complete:
+            return Digest(missing=job.error_message or f"Its job is {job.state}.")
+        return Digest(answers=result.answers)
+
+    def _deliver(self, bulk: Bulk, folder: str) -> str | None:
+        """Copies the bundle to where it is wanted; gives why it could not."""
+        if bulk.destination is None:
+            return None
+        try:
+            target = self._sources.folder(bulk.tenant_id, bulk.destination, write=True)
+            for name in bundle.FILES:
+                with self._blobs.local(f"{folder}/{name}") as path:
+                    target.put(f"{bulk.id}/{name}", path)
+        except (Refused, SourceAway) as error:
+            return str(error)
+        return None
+
+    def _cancel(self, bulk_id: str) -> bool:
+        with self._database.session() as session:
+            if not bulk_steps.cancel_rest(session, bulk_id):
+                return False
+            return bulk_steps.move(session, bulk_id, "cancelling", "bundling")
+
+
+def main() -> None:
+    """Conducts until SIGTERM."""
+    config = settings()
+    log.configure(config)
+    database = connect(config)
+    conductor = Conductor(config, database, blobs.connect(config), sources.connect(config))
+
+    def step() -> None:
+        with bulks.listen(database.engine) as heard:
+            while True:
+                begun = time.monotonic()
+                went_on = conductor.round()
+                if not went_on:
+                    bulks.wait(heard, max(0.05, config.conductor_seconds - (time.monotonic() - begun)))
+
+    forever("conductor", step)
+
+
+if __name__ == "__main__":
+    main()
