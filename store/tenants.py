@@ -12,10 +12,24 @@ from store.errors import NotFound
 from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
 from store.money import Bill, Budget, UsageLine
 from store.scorer_tables import ShadowRun
+from store.webhook_tables import Delivery, Webhook
 
 DEFAULT_TENANT = "ten_default"
 
-Row = TypeVar("Row", ApiKey, Attempt, Bill, Budget, Document, Job, Result, ShadowRun, UsageLine)
+Row = TypeVar(
+    "Row",
+    ApiKey,
+    Attempt,
+    Bill,
+    Budget,
+    Delivery,
+    Document,
+    Job,
+    Result,
+    ShadowRun,
+    UsageLine,
+    Webhook,
+)
 
 
 def scoped(row: type[Row], tenant_id: str) -> Select[Row]:
