@@ -25,6 +25,7 @@ from api.routes import (
     reports,
     rollout,
     scorers,
+    webhooks,
 )
 from store import blobs, database, log
 from store.activations import NotUsable, NoWayBack
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rollout,
         reports,
         exports,
+        webhooks,
         health,
     ):
         app.include_router(one.router)

@@ -1,5 +1,7 @@
-"""The network as a webhook may use it: a name is looked up once, every address behind it has to be public, and
-the connection goes to an address that was looked at. A name that leads elsewhere a moment later gains nothing.
+"""The network as a webhook may use it: public addresses, vetted before each connection.
+
+A name is looked up once, every address behind it has to be public, and the connection goes to an address that
+was looked at. So a name that leads elsewhere a moment later (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -72,13 +74,16 @@ class Guard(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         error: Exception = httpcore.ConnectError("the host has no address")
-        for address in self._vetted(host, port):
+        addresses = self._vetted(host, port)
+        for tried, address in enumerate(addresses):
+            # A fair share of the time: behind an address that does not answer may be one that does.
+            share = self._deadline.left() / (len(addresses) - tried)
             try:
                 # An address instead of a name: nothing is looked up again. TLS goes by the name all the same.
-                stream = self._plain.connect_tcp(address, port, self._deadline.left(), None, socket_options)
+                stream = self._plain.connect_tcp(address, port, share, None, socket_options)
                 return _Timed(stream, self._deadline)
-            except httpcore.ConnectError as refused:
-                error = refused
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:
+                error = failed
         raise error
 
     def _vetted(self, host: str, port: int) -> list[str]:

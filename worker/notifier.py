@@ -31,9 +31,8 @@ class Notifier:
 
     def step(self) -> int:
         """Fans events out and begins to send what is due, as far as senders are free; gives how many."""
-        with self._database.session() as session:
-            while deliveries.fan_out(session):
-                session.commit()
+        while self._fan_out():
+            pass
         with self._changed:
             free = self._free
         if not free:
@@ -45,6 +44,10 @@ class Notifier:
         for due in taken:
             self._threads.submit(self._deliver, due)
         return len(taken)
+
+    def _fan_out(self) -> int:
+        with self._database.session() as session:
+            return deliveries.fan_out(session)
 
     def _deliver(self, due: Due) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ SHOWN_CHARACTERS = 300  # of an answer that is an error, in the delivery's log
 
 
 @cache
-def _tls() -> object:
+def _tls() -> ssl.SSLContext:
     return httpcore.default_ssl_context()  # reading the certificates takes tens of milliseconds
 
 
@@ -70,10 +71,11 @@ class Sender:
         )
         headers = {"Host": target.authority, "Content-Type": "application/json", "User-Agent": "palimpsest"}
         headers |= self._signed(due, body)
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         # A pool of httpcore follows no redirects and reads no proxies from the environment.
         with (
             httpcore.ConnectionPool(ssl_context=_tls(), network_backend=guard, max_connections=1) as pool,
-            pool.stream("POST", url, headers=headers, content=body.encode()) as response,
+            pool.stream("POST", url, headers=encoded, content=body.encode()) as response,
         ):
             return response.status, response.headers, _beginning(response.iter_stream())
 
