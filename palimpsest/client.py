@@ -104,7 +104,7 @@ class Client:
         return self._ask("GET", "/v1/webhooks")
 
     def create_webhook(self, url: str, events: Sequence[str] = (), description: str = "") -> dict[str, Any]:
-        """Have an address told of events; the answer has its `secret`. Raises ApiError webhook_url_refused."""
+        """Have an address told of events; the answer has its `secret`. ApiError: webhook_url_refused."""
         body = {"url": url, "events": list(events), "description": description}
         return self._ask("POST", "/v1/webhooks", json=body)
 

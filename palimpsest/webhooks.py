@@ -84,7 +84,7 @@ def enable(webhook_id: WebhookId, data: Data = None) -> None:
 
 
 @app.command("test")
-def test(webhook_id: WebhookId, data: Data = None) -> None:
+def send_test(webhook_id: WebhookId, data: Data = None) -> None:
     """Send the event webhook.test; prints the delivery's id, which `palimpsest webhook log` then shows."""
     with connected(data) as client:
         out.print(client.test_webhook(webhook_id)["id"], markup=False)

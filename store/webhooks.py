@@ -116,7 +116,7 @@ def _locked(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
     return row
 
 
-def test(session: Session, tenant_id: str, webhook_id: str) -> Delivery:
+def send_test(session: Session, tenant_id: str, webhook_id: str) -> Delivery:
     """Sends the event `webhook.test`, whatever types the webhook chose. Raises NotFound, WebhookDisabled."""
     row = _enabled(session, tenant_id, webhook_id)
     now = session.scalars(func.now().select()).one()

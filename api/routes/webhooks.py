@@ -96,7 +96,7 @@ def delete(webhook_id: str, context: ContextDep, caller: CallerDep) -> None:
 
 @router.post("/{webhook_id}/rotate", responses=documented(401, 404))
 def rotate(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookWithSecret:
-    """Get a new secret. For a day messages carry the signatures of both, so that receivers can change over."""
+    """Get a new secret. For a day messages carry both signatures, so that receivers can change over."""
     with context.database.session() as session:
         row = webhooks.rotate(session, caller.tenant_id, webhook_id)
         return _with_secret(row, context.settings.pepper)
@@ -110,11 +110,11 @@ def enable(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookOu
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(401, 404, 409))
-def test(webhook_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
+def send_test(webhook_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
     """Send the event `webhook.test`; look at the deliveries to see what came of it."""
     with context.database.session() as session:
         try:
-            return _delivery_out(webhooks.test(session, caller.tenant_id, webhook_id))
+            return _delivery_out(webhooks.send_test(session, caller.tenant_id, webhook_id))
         except webhooks.WebhookDisabled as error:
             raise Problem(409, "webhook_disabled", str(error)) from None
 
