@@ -106,7 +106,7 @@ def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
     query = query.where(Delivery.id.in_(fair), _DUE).with_for_update(of=Delivery, skip_locked=True)
     now: datetime = session.scalars(func.now().select()).one()
     taken = []
-    for delivery, webhook in session.execute(query).tuples():
+    for delivery, webhook in session.execute(query):
         delivery.lease_until = now + timedelta(seconds=lease_seconds)
         both = webhook.rotated_at is not None and webhook.rotated_at > now - OVERLAP
         generations = (webhook.generation, webhook.generation - 1) if both else (webhook.generation,)

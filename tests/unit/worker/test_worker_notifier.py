@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from store import deliveries, outbox, tenants, webhooks
+from store import deliveries, outbox, webhooks
 from store.database import Database
 from store.settings import Settings
 from store.webhook_tables import Delivery, Webhook
@@ -16,12 +16,6 @@ from worker.notifier import Notifier, notify_once
 from worker.sender import Sender
 
 SETTINGS = Settings.model_validate({"api_key_pepper": "p" * 32, "webhook_allow_loopback": True})
-
-
-@pytest.fixture
-def tenant(db: Database) -> str:
-    with db.session() as session:
-        return tenants.ensure(session)
 
 
 @pytest.fixture
