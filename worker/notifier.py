@@ -54,7 +54,9 @@ class Notifier:
             outcome = self._sender.send(due)
             with self._database.session() as session:
                 mine = deliveries.record(session, due, outcome)
-            _log.info("sent", delivery=due.id, status=outcome.status, error=outcome.error, recorded=mine)
+            # Not the error: it may quote what the receiver answered. The delivery's log has it.
+            delivered = outcome.error is None
+            _log.info("sent", delivery=due.id, status=outcome.status, delivered=delivered, recorded=mine)
         except AWAY as error:
             # Once the lease has run out the message is sent again.
             _log.warning("not_recorded", delivery=due.id, error=str(error))

@@ -18,10 +18,10 @@ def test_a_message_in_flight_survives_its_notifier(service: Service) -> None:
     with receiver() as found:
         with service.database.session() as session:
             webhooks.create(session, service.tenant, found.url, allow_loopback=True)
+        found.hold.clear()
         first = service.start("notifier", "worker.notifier", **development)
         with service.database.session() as session:
             outbox.add_event(session, service.tenant, "job_1", "job.succeeded", {})
-        found.hold.clear()
         wait_for("the message to arrive", lambda: found.came)
         first.kill()
         first.wait()
