@@ -1,12 +1,17 @@
 """Webhooks: who is told of what, and what happens to a message until it is delivered or given up."""
 
+import ast
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
+import api
+import store
+import worker
 from store import deliveries, events, jobs, leases, outbox, reaper, tenants, webhooks
 from store.database import Database
 from store.deliveries import AT_ONCE, RETRY_SECONDS, Due, Outcome
@@ -139,6 +144,19 @@ def test_every_end_of_a_job_is_a_known_event(db: Database, tenant: str, submit: 
         seen = set(session.scalars(text("SELECT payload->>'type' FROM outbox WHERE kind = 'event'")))
     assert seen == {f"job.{state.value}" for state in TERMINAL}
     assert seen <= events.TYPES
+
+
+def test_every_event_that_is_written_out_in_the_source_is_known() -> None:
+    found = set()
+    for room in (store, worker, api):
+        for file in Path(room.__path__[0]).rglob("*.py"):
+            for call in (
+                node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)
+            ):
+                if ast.unparse(call.func).endswith("add_event"):
+                    found |= {arg.value for arg in call.args if isinstance(arg, ast.Constant) and arg.value}
+    assert "budget.crossed" in found
+    assert found <= events.TYPES
 
 
 def test_a_message_is_taken_by_one_notifier_until_its_lease_is_over(
