@@ -16,6 +16,8 @@ from api.problems import Problem
 from api.routes import (
     activations,
     budgets,
+    bulk,
+    collections,
     documents,
     exports,
     health,
@@ -25,8 +27,10 @@ from api.routes import (
     reports,
     rollout,
     scorers,
+    templates,
+    webhooks,
 )
-from store import blobs, database, log
+from store import blobs, database, log, sources
 from store.activations import NotUsable, NoWayBack
 from store.errors import IdempotencyMismatch, NotFound, Refused, StoreError
 from store.scorers import VersionExists
@@ -49,7 +53,7 @@ REFUSED = {"budget_exceeded": 402, "no_worker": 503}
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API with connections of its own; `settings` default to the environment's."""
     config = settings or Settings()
-    context = Context(config, database.connect(config), blobs.connect(config))
+    context = Context(config, database.connect(config), blobs.connect(config), sources.connect(config))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -70,6 +74,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for one in (
         documents,
         jobs,
+        templates,
+        collections,
+        bulk,
         budgets,
         models,
         scorers,
@@ -78,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rollout,
         reports,
         exports,
+        webhooks,
         health,
     ):
         app.include_router(one.router)

@@ -11,6 +11,7 @@ from store import keys
 from store.blobs import Blobs
 from store.database import Database
 from store.settings import Settings
+from store.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Context:
     settings: Settings
     database: Database
     blobs: Blobs
+    sources: Sources
 
 
 @dataclass(frozen=True)

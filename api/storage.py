@@ -12,7 +12,15 @@ from fastapi.concurrency import run_in_threadpool
 from api.problems import Problem
 from store.blobs import Blobs
 
+_PIECE = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def pieces(blobs: Blobs, key: str) -> Iterator[bytes]:
+    """A blob, a piece at a time."""
+    with blobs.open(key) as source:
+        while piece := source.read(_PIECE):
+            yield piece
 
 
 @contextmanager

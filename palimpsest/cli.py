@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest import access, budgets, scorers
+from palimpsest import access, budgets, scorers, webhooks
 from palimpsest.demo import demo
 from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
@@ -35,6 +35,7 @@ keys = typer.Typer(help="API keys, made on the machine that has the database.", 
 app.add_typer(keys, name="keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(scorers.app, name="scorer")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(prices, name="prices")
 app.add_typer(ledger, name="ledger")
 

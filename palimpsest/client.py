@@ -99,6 +99,40 @@ class Client:
         """Delete a budget. Raises ApiError not_found."""
         self._ask("DELETE", f"/v1/budgets/{budget_id}")
 
+    def webhooks(self) -> dict[str, Any]:
+        """The webhooks, newest first."""
+        return self._ask("GET", "/v1/webhooks")
+
+    def create_webhook(self, url: str, events: Sequence[str] = (), description: str = "") -> dict[str, Any]:
+        """Have an address told of events; the answer has its `secret`. ApiError: webhook_url_refused."""
+        body = {"url": url, "events": list(events), "description": description}
+        return self._ask("POST", "/v1/webhooks", json=body)
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        """Delete a webhook and its log. Raises ApiError not_found."""
+        self._ask("DELETE", f"/v1/webhooks/{webhook_id}")
+
+    def rotate_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """The webhook with its new `secret`."""
+        return self._ask("POST", f"/v1/webhooks/{webhook_id}/rotate")
+
+    def enable_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Send to a disabled webhook again."""
+        return self._ask("POST", f"/v1/webhooks/{webhook_id}/enable")
+
+    def test_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Send `webhook.test`; the delivery. Raises ApiError webhook_disabled."""
+        return self._ask("POST", f"/v1/webhooks/{webhook_id}/test")
+
+    def webhook_deliveries(self, webhook_id: str, **filters: Any) -> dict[str, Any]:
+        """A page of what was sent to a webhook, newest first."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        return self._ask("GET", f"/v1/webhooks/{webhook_id}/deliveries", params=params)
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> dict[str, Any]:
+        """Send a message again. Raises ApiError webhook_disabled."""
+        return self._ask("POST", f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
+
     def scorers(self) -> dict[str, Any]:
         """The scorers of the registry and their versions."""
         return self._ask("GET", "/v1/scorers")

@@ -306,5 +306,5 @@ def _close(session: Session, bulk: Bulk, state: str, code: str | None, message: 
     bulk.state, bulk.error_code, bulk.error_message = state, code, message
     bulk.ended_at = func.now()
     counts = count(session, bulk.id)
-    payload = {"bulk_id": bulk.id, "counts": counts, "error": code, "metadata": bulk.tags}
+    payload = {"bulk": bulk.id, "state": state, "counts": counts, "error": code, "metadata": bulk.tags}
     outbox.add_event(session, bulk.tenant_id, None, f"bulk.{state}", payload)

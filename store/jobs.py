@@ -129,7 +129,8 @@ def close(session: Session, job: Job, state: State, code: str | None, message: s
     job.error_code, job.error_message = code, message
     job.held_by_budget = None
     job.lease_owner = job.lease_token = job.lease_expires_at = None
-    outbox.add_event(session, job.tenant_id, job.id, f"job.{state.value}", {"attempt": job.attempt})
+    told = {"state": state.value, "attempt": job.attempt, "error": code}
+    outbox.add_event(session, job.tenant_id, job.id, f"job.{state.value}", told)
 
 
 def requeue(session: Session, job: Job, held_by: str | None = None) -> None:

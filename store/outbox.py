@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from store.models import OutboxRow
 
 CHANNEL = "palimpsest_outbox"
+EVENTS = "palimpsest_events"  # the channel of what concerns notifiers
 SCORERS = "scorers"  # the queue that every worker listens to: there is a scorer to verify
 
 
@@ -45,12 +46,18 @@ def add_scorer_hint(session: Session) -> None:
 def add_event(
     session: Session, tenant_id: str, job_id: str | None, kind: str, payload: dict[str, Any]
 ) -> None:
-    """Records what happened, to a job if there is one, for a notifier to tell the tenant.
+    """Records what happened, to a job if there is one, for a notifier to tell the tenant's webhooks.
 
-    The reaper drops old ones.
+    `kind` is one of `store.events.TYPES`; `payload` becomes the `data` of the message, beside the job's id.
     """
     values = {"kind": "event", "tenant_id": tenant_id, "job_id": job_id, "payload": {"type": kind, **payload}}
     session.execute(insert(OutboxRow).values(values))
+    wake_notifiers(session)
+
+
+def wake_notifiers(session: Session) -> None:
+    """Tells notifiers, once this transaction has committed, that there may be something to send."""
+    session.execute(text(f"NOTIFY {EVENTS}"))
 
 
 def lock_hints(session: Session, limit: int = 100) -> list[Hint]:
@@ -79,5 +86,5 @@ def listen(engine: Engine, channel: str = CHANNEL) -> psycopg.Connection[Any]:
 
 
 def wait(connection: psycopg.Connection[Any], seconds: float) -> bool:
-    """Waits until something was added to the outbox or the time is over; True if something was."""
+    """Waits until something was heard or the time is over; True if something was."""
     return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from store import holds, jobs, leases, outbox, scorers
+from store import deliveries, holds, jobs, leases, outbox, scorers
 from store.models import IdempotencyKey, Job, OutboxRow, Worker
 from store.states import LEASED, State
 
@@ -93,12 +93,14 @@ def _hint_again(session: Session, hint_seconds: float) -> int:
 
 
 def forget(session: Session) -> None:
-    """Drops what has no more use: idempotency keys past their time, workers silent for a day, old events.
+    """Drops what has no more use: idempotency keys past their time, workers silent for a day, old messages.
 
-    Events wait a week in the outbox. No notifier reads them yet; the jobs themselves tell how they ended.
+    A notifier takes events out of the outbox within seconds. Where none has run for a week they are dropped:
+    so late a message helps nobody, and the jobs themselves tell how they ended.
     """
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now()))
     silent = Worker.heartbeat_at < func.now() - text("interval '1 day'")
     session.execute(delete(Worker).where(silent))
     old = OutboxRow.created_at < func.now() - text("interval '7 days'")
     session.execute(delete(OutboxRow).where(OutboxRow.kind == "event", old))
+    deliveries.forget(session)

@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     idempotency_hours: PositiveInt = 24
     worker_live_seconds: PositiveFloat = 60.0  # a worker silent for longer counts as gone
 
+    # Webhooks ---------------------------------------------------------------------------------------
+    webhook_allow_loopback: bool = False  # for development: receivers on this machine, also over plain http
+    notifier_seconds: PositiveFloat = 5.0  # the notifier looks this often even if no NOTIFY wakes it
+
     # The model this worker serves -------------------------------------------------------------------
     engine: str = "worker.engine:load"  # import string of the function that loads the engine
     model: str = "bundled"  # a directory, a hub id, or `bundled` for the small model in the package

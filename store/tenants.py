@@ -13,6 +13,7 @@ from store.errors import NotFound
 from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
 from store.money import Bill, Budget, UsageLine
 from store.scorer_tables import ShadowRun
+from store.webhook_tables import Delivery, Webhook
 
 DEFAULT_TENANT = "ten_default"
 
@@ -27,12 +28,14 @@ Row = TypeVar(
     BulkPart,
     Collection,
     CollectionItem,
+    Delivery,
     Document,
     Job,
     PromptTemplate,
     Result,
     ShadowRun,
     UsageLine,
+    Webhook,
 )
 
 

@@ -1,7 +1,6 @@
 """Scorers: versions are uploaded, verified by a worker, looked at and compared. They never change."""
 
 import hashlib
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,6 +13,7 @@ from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
 from api.problems import Problem, documented
 from api.scorer_schemas import DiffOut, EvaluationIn, Name, ScorerList, Version, VersionList, VersionOut
 from api.scorer_uploads import ScorerUpload, receive_scorer
+from api.storage import pieces
 from api.submission import RawBody
 from store import activations, scorers, workers
 from store.activations import NotUsable
@@ -24,7 +24,6 @@ from store.scorers import USABLE, VersionExists
 router = APIRouter(prefix="/v1/scorers", tags=["scorers"])
 
 MAX_EVALUATION_BYTES = 2 << 20
-PIECE = 1 << 20
 _BINARY = {"type": "string", "format": "binary"}
 _UPLOAD = {
     "requestBody": {
@@ -176,18 +175,12 @@ def download(
     media_type = "application/json" if file == "manifest.json" else "application/octet-stream"
     if not context.blobs.exists(key):
         raise NotFound(f"The blob {key} is gone.")
-    return StreamingResponse(_pieces(context, key), media_type=media_type, headers=headers)
-
-
-def _pieces(context: Context, key: str) -> Iterator[bytes]:
-    with context.blobs.open(key) as source:
-        while piece := source.read(PIECE):
-            yield piece
+    return StreamingResponse(pieces(context.blobs, key), media_type=media_type, headers=headers)
 
 
 def _digest(context: Context, key: str) -> str:
     digest = hashlib.sha256()
-    for piece in _pieces(context, key):
+    for piece in pieces(context.blobs, key):
         digest.update(piece)
     return digest.hexdigest()
 

@@ -10,14 +10,25 @@ TENANT_TABLES = {
     "Attempt",
     "Bill",
     "Budget",
+    "Delivery",
     "Document",
     "Job",
     "Result",
     "ShadowRun",
     "UsageLine",
+    "Webhook",
 }
-# Those who act for no tenant: the holder of a lease, the reaper, and what finds out whose a key is.
-SYSTEM = {"bills.py", "guardrails.py", "holds.py", "leases.py", "reaper.py", "storage.py", "tenants.py"}
+# Those who act for no tenant: the holder of a lease, the loops, and what finds out whose a key is.
+SYSTEM = {
+    "bills.py",
+    "deliveries.py",
+    "guardrails.py",
+    "holds.py",
+    "leases.py",
+    "reaper.py",
+    "storage.py",
+    "tenants.py",
+}
 ALLOWED = {
     ("keys.py", "authenticate"),
     ("documents.py", "of_job"),

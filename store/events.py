@@ -1,0 +1,30 @@
+"""The types of events a tenant can be told of; docs/how-to/receive-webhooks.md describes each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+TEST = "webhook.test"  # goes to the webhook that is tested only
+
+TYPES = frozenset(
+    {
+        "job.succeeded",
+        "job.failed",
+        "job.expired",
+        "job.cancelled",
+        "bulk.succeeded",
+        "bulk.failed",
+        "bulk.cancelled",
+        "budget.crossed",
+        "scorer.load_failed",
+        "scorer.rolled_back",
+        "scorer.canary_ended",
+        "scorer.bound_crossed",
+    }
+)
+FAMILIES = frozenset(name.split(".")[0] + ".*" for name in TYPES)
+
+
+def wanted(event: str, chosen: Sequence[str]) -> bool:
+    """Whether a webhook that chose these types or families is told of an event; no choice means all."""
+    return not chosen or event in chosen or event.split(".")[0] + ".*" in chosen
