@@ -1,12 +1,17 @@
 """Documents in slots: admit, step, release. Reading and answering are loops over these.
 
 A step advances every admitted document by one unit (a chunk of tokens read, a few tokens answered), so that a
-caller can watch deadlines and hand out slots in between. Each document is computed on its own, in shapes that
-depend on it alone: what it answers never depends on its company.
+caller can watch deadlines and hand out slots in between. Each document is computed on its own, in shapes and
+with a number of cores that do not depend on the others: what it answers never depends on its company.
 """
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from namm_runtime.answering import Answer
 from namm_runtime.errors import Refusal
@@ -21,11 +26,16 @@ class Engine:
 
     Args:
         slots: documents in flight at once.
+        threads: how many of these are computed side by side, each in a thread of its own with one core for
+            its arithmetic. With one thread they take turns, and each has all the cores that torch may use.
     """
 
-    def __init__(self, model: LoadedModel, slots: int = 1) -> None:
+    def __init__(self, model: LoadedModel, slots: int = 1, threads: int = 1) -> None:
         self.model, self.slots = model, slots
-        self._active: list[tuple[Run, Iterator[None]]] = []
+        # A run stays in its lane, so what a thread keeps for itself is the run's own.
+        count = threads if threads > 1 and slots > 1 else 0
+        self._lanes = [_lane(number) for number in range(count)]
+        self._active: list[_Admitted] = []
 
     @property
     def free_slots(self) -> int:
@@ -44,25 +54,49 @@ class Engine:
         if not self.free_slots:
             raise RuntimeError("no free slot")
         run = Run(request, self.model, snapshot)
-        self._active.append((run, run.steps()))
+        taken = [entry.lane for entry in self._active]
+        lane = min(range(len(self._lanes)), key=taken.count, default=None)
+        self._active.append(_Admitted(run, run.steps(), lane))
         return run
 
     def step(self) -> list[Run]:
         """Advance every run by one unit. Returns those now done; those that failed carry `error`."""
-        finished = []
-        for run, steps in list(self._active):
-            try:
-                next(steps, None)
-            except Exception as error:  # a Refusal, or a defect that must not take the other slots along
-                run.error, run.phase = error, "done"
-            if run.phase == "done":
-                self.release(run)
-                finished.append(run)
+        entries = list(self._active)
+        if self._lanes:
+            self._side_by_side(entries)
+        else:
+            for entry in entries:
+                entry.advance()
+        finished = [entry.run for entry in entries if entry.run.phase == "done"]
+        for run in finished:
+            self.release(run)
         return finished
+
+    def _side_by_side(self, entries: list["_Admitted"]) -> None:
+        """One unit of each run, those of different lanes at once; they share the time that this took."""
+        before = [(entry.run.usage, dict(entry.run.usage.seconds)) for entry in entries]
+        begun = time.perf_counter()
+        units = [self._lanes[entry.lane].submit(entry.advance) for entry in entries if entry.lane is not None]
+        for unit in units:
+            unit.result()
+        elapsed = time.perf_counter() - begun
+        # A run that went on from a snapshot has another account now, with what was used before.
+        same = [
+            (usage.seconds, was)
+            for entry, (usage, was) in zip(entries, before, strict=True)
+            if entry.run.usage is usage
+        ]
+        spent = sum(sum(now.values()) - sum(was.values()) for now, was in same)
+        if spent <= elapsed:
+            return
+        # The device was busy for `elapsed` seconds, whoever was computed: no second is paid for twice.
+        for now, was in same:
+            for phase in now:
+                now[phase] = was[phase] + (now[phase] - was[phase]) * elapsed / spent
 
     def release(self, run: Run) -> None:
         """Free the run's slot at once, whatever it is doing. Runs that are done have freed theirs."""
-        self._active = [entry for entry in self._active if entry[0] is not run]
+        self._active = [entry for entry in self._active if entry.run is not run]
 
     def complete(self, request: Request, snapshot: Path | None = None) -> Run:
         """Read and answer one request to the end.
@@ -76,3 +110,22 @@ class Engine:
         if run.error:
             raise run.error
         return run
+
+
+@dataclass
+class _Admitted:
+    run: Run
+    steps: Iterator[None]
+    lane: int | None
+
+    def advance(self) -> None:
+        try:
+            next(self.steps, None)
+        except Exception as error:  # a Refusal, or a defect that must not take the other slots along
+            self.run.error, self.run.phase = error, "done"
+
+
+def _lane(number: int) -> ThreadPoolExecutor:
+    """A thread that computes on one core; torch keeps the number of cores for each thread apart."""
+    name = f"slot-{number}"
+    return ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))

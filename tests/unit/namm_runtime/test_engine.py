@@ -1,5 +1,6 @@
 """Requests in, answers out, with the bundled model: alone, in company, interrupted, and refused."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -181,3 +182,58 @@ def test_a_defect_in_one_run_leaves_the_others_alone(bundled, file, document, mo
         engine.step()
     assert good.error is None
     assert len(good.answers) == len(document.facts)
+
+
+def _three(tmp_path) -> list[Request]:
+    """Documents of different lengths, which end at different times."""
+    made = []
+    for number, characters in enumerate((6_000, 2_000, 9_000)):
+        document = make_document(characters, 4, seed=number, split="test", filler="business")
+        path = tmp_path / f"{number}.txt"
+        path.write_text(document.text)
+        made.append(request(path, document, policy="namm-key", budget=64))
+    return made
+
+
+def _together(engine: Engine, requests: list[Request]) -> list:
+    runs, waiting = [], list(requests)
+    while waiting or any(run.phase != "done" for run in runs):
+        while waiting and engine.free_slots:
+            runs.append(engine.admit(waiting.pop(0)))
+        engine.step()
+    return runs
+
+
+def _bits(run) -> list[bytes]:
+    layers = run.memory.cache.layers
+    return [layer.keys[:, :, : layer.used].contiguous().numpy().tobytes() for layer in layers]
+
+
+@pytest.mark.parametrize(("slots", "threads"), [(2, 2), (3, 2)])
+def test_side_by_side_every_bit_is_the_same_as_alone(bundled, tmp_path, slots, threads):
+    requests = _three(tmp_path)
+    alone = [Engine(bundled, 2, 2).complete(one) for one in requests]
+    runs = _together(Engine(bundled, slots, threads), requests)
+    for one, other in zip(alone, runs, strict=True):
+        assert texts(one) == texts(other)
+        assert _bits(one) == _bits(other)
+        assert replace(one.usage, seconds={}, kv_byte_seconds=0, dense_byte_seconds=0) == replace(
+            other.usage, seconds={}, kv_byte_seconds=0, dense_byte_seconds=0
+        )
+
+
+def test_side_by_side_no_second_is_paid_for_twice(bundled, tmp_path):
+    engine = Engine(bundled, 3, 3)
+    begun = time.perf_counter()
+    runs = _together(engine, _three(tmp_path))
+    elapsed = time.perf_counter() - begun
+    assert all(run.usage.seconds["read"] > 0 for run in runs)
+    assert sum(sum(run.usage.seconds.values()) for run in runs) <= elapsed
+
+
+def test_side_by_side_a_run_that_fails_takes_no_other_along(bundled, tmp_path):
+    first, second, third = _three(tmp_path)
+    second.document.write_bytes(b"\xff\xfe\x00")
+    runs = _together(Engine(bundled, 3, 3), [first, second, third])
+    assert [run.error is None for run in runs] == [True, False, True]
+    assert all(len(run.answers) == 4 for run in (runs[0], runs[2]))
