@@ -220,7 +220,7 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
 def stables(session: Session, name: str, scope: str) -> Sequence[Activation]:
     """All activations as stable in a scope, the newest first."""
     here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
-    return session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
+    return session.scalars(select(Activation).where(*here).order_by(Activation.number.desc())).all()
 
 
 def usable_of(
@@ -246,7 +246,7 @@ def rolled_back(past: Sequence[Activation]) -> set[str]:
 
 def history(session: Session, *, name: str | None = None, scope: str | None = None) -> list[Activation]:
     """Activations, the newest first."""
-    query = select(Activation).order_by(Activation.id.desc())
+    query = select(Activation).order_by(Activation.number.desc())
     if name is not None:
         query = query.where(Activation.name == name)
     if scope is not None:

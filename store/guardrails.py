@@ -112,7 +112,7 @@ def _watched() -> Select[Activation]:
         select(Activation)
         .join(ScorerVersion, ScorerVersion.id == Activation.version_id)
         .where(Activation.ended_at.is_(None), Activation.bounds != {}, ~told)
-        .order_by(Activation.id)
+        .order_by(Activation.number)
     )
 
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Sequence,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.base import Base
+
+# Drawn while activations take turns, so a later one always has a larger number, whatever hosts' clocks say.
+ACTIVATION_NUMBERS = Sequence("activation_numbers", metadata=Base.metadata, data_type=BigInteger)
 
 
 class ScorerVersion(Base):
@@ -61,6 +73,9 @@ class Activation(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(
+        unique=True, server_default=ACTIVATION_NUMBERS.next_value()
+    )  # their order
     name: Mapped[str]  # of the scorer
     scope: Mapped[str]  # global, model:<name>, tenant:<id> or schedule:<id>
     alias: Mapped[str]

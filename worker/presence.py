@@ -37,7 +37,7 @@ class Presence:
         self.worker_id = new_id("wrk")
         self._config = config
         self._warm = warm
-        self._newest: str | None = None  # activation that the worker was warmed up for
+        self._newest: int | None = None  # activation that the worker was warmed up for
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._wake = threading.Event()

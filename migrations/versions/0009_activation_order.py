@@ -1,0 +1,39 @@
+"""Activations are numbered by the database, in the order in which they came to serve."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+# Older rows keep the order in which they were shown until now.
+NUMBER_OLDER = """
+UPDATE scorer_activations AS one SET number = counted.number
+FROM (SELECT id, row_number() OVER (ORDER BY id) AS number FROM scorer_activations) AS counted
+WHERE one.id = counted.id
+"""
+GO_ON = """
+SELECT setval('activation_numbers', (SELECT coalesce(max(number), 0) + 1 FROM scorer_activations), false)
+"""
+
+
+def upgrade() -> None:
+    op.execute("CREATE SEQUENCE activation_numbers AS BIGINT")
+    op.add_column("scorer_activations", sa.Column("number", sa.BigInteger(), nullable=True))
+    op.execute(NUMBER_OLDER)
+    op.execute(GO_ON)
+    op.alter_column(
+        "scorer_activations",
+        "number",
+        nullable=False,
+        server_default=sa.text("nextval('activation_numbers')"),
+    )
+    op.create_unique_constraint(op.f("uq_scorer_activations_number"), "scorer_activations", ["number"])
+
+
+def downgrade() -> None:
+    op.drop_constraint(op.f("uq_scorer_activations_number"), "scorer_activations")
+    op.drop_column("scorer_activations", "number")
+    op.execute("DROP SEQUENCE activation_numbers")
