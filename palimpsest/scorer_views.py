@@ -114,6 +114,7 @@ def outcomes(found: Sequence[Answer]) -> Table:
         ("known quality", lambda one: _share(one.get("scorer_quality"))),
         ("shadow runs", lambda one: _part(one, "shadow", "runs")),
         ("shadow runs that broke", lambda one: _part(one, "shadow", "failed")),
+        ("shadow runs not made", lambda one: _part(one, "shadow", "not_made")),
         ("agreement", lambda one: _rate((one.get("shadow") or {}).get("agreement"))),
     ]
     for heading, cell in rows:

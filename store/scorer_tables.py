@@ -95,11 +95,13 @@ class ShadowRun(Base):
     """A job that a canary read beside the version that answered it."""
 
     __tablename__ = "scorer_shadow_runs"
+    __table_args__ = (CheckConstraint("outcome IN ('answered', 'broke', 'not_made')", name="outcome"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     version_id: Mapped[str] = mapped_column(ForeignKey("scorer_versions.id"), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     stable: Mapped[str]  # name@version that answered
+    outcome: Mapped[str]
     answers: Mapped[int]
     agreed: Mapped[int]  # answers that were the same, character for character
     error: Mapped[str | None]

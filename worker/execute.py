@@ -69,8 +69,9 @@ class Execution:
         """The engine is done with the run: write how it ended."""
         self._guard(self._done)
 
-    def broke(self, error: BaseException, *, guilty: bool) -> None:
-        """The engine raised; without proof that it was this job, it may be tried again."""
+    def broke(self, error: BaseException, *, guilty: bool, counted: bool = True) -> None:
+        """The engine raised; without proof that it was this job, it may be tried again. Whether that is
+        `counted` decides if it may be tried so often only."""
         if self.run is not None and self._snapshots.suspect(self.run):
             guilty = False
             self._guard(self._snapshots.distrust)
@@ -79,7 +80,7 @@ class Execution:
         if guilty:
             self._guard(lambda: self._finish(State.FAILED, "internal_error", INTERNAL))
         else:
-            self._guard(lambda: self._release(lost=True))
+            self._guard(lambda: self._release(lost=counted))
 
     def give_back(self) -> None:
         """The worker stops: keep what was read and let another worker go on."""

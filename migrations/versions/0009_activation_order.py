@@ -1,4 +1,4 @@
-"""Activations are numbered by the database, in the order in which they came to serve."""
+"""Activations are numbered by the database; shadow runs say how they ended."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,6 +18,12 @@ GO_ON = """
 SELECT setval('activation_numbers', (SELECT coalesce(max(number), 0) + 1 FROM scorer_activations), false)
 """
 
+# Of older shadow runs, those that took no time never began.
+SAY_HOW = """
+UPDATE scorer_shadow_runs SET outcome = CASE
+    WHEN error IS NULL THEN 'answered' WHEN device_seconds = 0 THEN 'not_made' ELSE 'broke' END
+"""
+
 
 def upgrade() -> None:
     op.execute("CREATE SEQUENCE activation_numbers AS BIGINT")
@@ -31,9 +37,19 @@ def upgrade() -> None:
         server_default=sa.text("nextval('activation_numbers')"),
     )
     op.create_unique_constraint(op.f("uq_scorer_activations_number"), "scorer_activations", ["number"])
+    op.add_column("scorer_shadow_runs", sa.Column("outcome", sa.Text(), nullable=True))
+    op.execute(SAY_HOW)
+    op.alter_column("scorer_shadow_runs", "outcome", nullable=False)
+    op.create_check_constraint(
+        op.f("ck_scorer_shadow_runs_outcome"),
+        "scorer_shadow_runs",
+        "outcome IN ('answered', 'broke', 'not_made')",
+    )
 
 
 def downgrade() -> None:
+    op.drop_constraint(op.f("ck_scorer_shadow_runs_outcome"), "scorer_shadow_runs")
+    op.drop_column("scorer_shadow_runs", "outcome")
     op.drop_constraint(op.f("uq_scorer_activations_number"), "scorer_activations")
     op.drop_column("scorer_activations", "number")
     op.execute("DROP SEQUENCE activation_numbers")

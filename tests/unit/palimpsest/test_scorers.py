@@ -51,7 +51,14 @@ OUTCOME = {
         {"currency": "EUR", "cost": None, "saving_allocated": None, "saving_realised": None},
         {"currency": "USD", "cost": "2.5", "saving_allocated": "1.75", "saving_realised": "-0.5"},
     ],
-    "shadow": {"runs": 40, "failed": 1, "answers": 120, "agreed": 90, "agreement": {**RATE, "value": 0.75}},
+    "shadow": {
+        "runs": 40,
+        "failed": 1,
+        "not_made": 7,
+        "answers": 120,
+        "agreed": 90,
+        "agreement": {**RATE, "value": 0.75},
+    },
     "evaluation": None,
 }
 IDLE = {"scorer": "namm@1", "version": "1", "state": "retired", "jobs": {}, "money": [], "shadow": {}}
@@ -262,6 +269,7 @@ def test_versions_stand_side_by_side(service: Service, palimpsest: Palimpsest) -
     assert "namm@1" not in ended.output, "nothing came of it"
     assert line(ended, "failure rate").split(maxsplit=2)[2] == "25.0% [10.0%, 50.0%]"
     assert line(ended, "agreement").endswith("75.0% [10.0%, 50.0%]")
+    assert line(ended, "shadow runs not made").endswith("7")
     assert line(ended, "kept").endswith("12.50%")
     assert line(ended, "cost a job, USD").endswith("0.250000")
     assert line(ended, "cost a job, EUR").strip() == "cost a job, EUR"
