@@ -182,7 +182,7 @@ class VersionOut(Answered):
     name: str = Field(examples=["namm-key"])
     version: str = Field(examples=["3"])
     state: VersionState
-    reason: str | None = Field(description="Why it was rejected.")
+    reason: str | None = Field(description="Why it was rejected, or why its verification was put off.")
     kind: Literal["safetensors", "reference"]
     sha256: str | None = Field(description="Of scorer.safetensors; null until it is verified.")
     upload_sha256: str = Field(description="Of the names and hashes of what was uploaded.")

@@ -42,7 +42,7 @@ def version(label: str, found: Answer) -> Table:
     manifest = found.get("manifest") or {}
     for name, value in (
         ("state", found.get("state")),
-        ("rejected because", found.get("reason")),
+        ("rejected because" if found.get("state") == "rejected" else "put off because", found.get("reason")),
         ("kind", found.get("kind")),
         ("sha256", found.get("sha256")),
         ("uploaded", f"{_when(found.get('created_at'))} by {found.get('created_by')}"),

@@ -45,9 +45,9 @@ class ScorerVersion(Base):
     sha256: Mapped[str | None]  # of scorer.safetensors
     manifest: Mapped[dict[str, Any] | None]
     evaluation: Mapped[dict[str, Any] | None]  # what `namm evaluate` wrote, if it was attached
-    reason: Mapped[str | None]  # why it was rejected
+    reason: Mapped[str | None]  # why it was rejected, or why its verification was put off
     attempts: Mapped[int] = mapped_column(server_default="0")  # verifications begun
-    checking_until: Mapped[datetime | None]  # a worker verifies it, and may be taken for dead then
+    checking_until: Mapped[datetime | None]  # until then a worker verifies it, or it was put off
     hinted_at: Mapped[datetime] = mapped_column(server_default=func.now())  # workers were told to verify it
     created_by: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -170,11 +170,25 @@ def hint_again(session: Session, hint_seconds: float) -> int:
     return 1
 
 
+def postpone(session: Session, row: ScorerVersion, reason: str, seconds: float) -> None:
+    """Gives an attempt back that was nobody's fault but the service's: it is made again after a while."""
+    statement = (
+        update(ScorerVersion)
+        .where(ScorerVersion.id == row.id, ScorerVersion.state == VersionState.UPLOADED)
+        .values(
+            attempts=func.greatest(ScorerVersion.attempts - 1, 0),
+            checking_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+            reason=reason,
+        )
+    )
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
 def verified(
     session: Session, row: ScorerVersion, *, blob_key: str, sha256: str, manifest: dict[str, Any]
 ) -> None:
     """The verdict for an uploaded version: it may be activated and asked for."""
-    values = {"blob_key": blob_key, "sha256": sha256, "manifest": manifest}
+    values = {"blob_key": blob_key, "sha256": sha256, "manifest": manifest, "reason": None}
     _decide(session, row, VersionState.VERIFIED, values)
     audit.note(session, audit.SYSTEM, "scorer.verified", label(row), sha256=sha256)
 

@@ -72,7 +72,7 @@ class Shadows:
             self._end(Outcome.ANSWERED if run.error is None else Outcome.BROKE, run.error)
 
     def broke(self, error: BaseException, *, guilty: bool) -> None:
-        """The engine raised while the run was in it; without proof that it was this run, that says nothing."""
+        """The engine raised while the run was in it; without proof that it did it, that says nothing."""
         if self._task is not None:
             self._end(Outcome.BROKE if guilty else Outcome.NOT_MADE, error)
 
