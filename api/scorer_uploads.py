@@ -16,6 +16,7 @@ from api.storage import storing
 from api.uploads import batches
 from store.blobs import Blobs
 from store.ids import new_id
+from store.scorers import UPLOADS
 
 MIB = 1 << 20
 # Parts of the form: the blob's name and how many bytes it may have. The trainer's checkpoint has 200 MB of
@@ -32,7 +33,7 @@ class ScorerUpload:
     """What came with a form. Its blobs lie under `prefix` until `discard`; all methods may block."""
 
     def __init__(self, blobs: Blobs, name: str) -> None:
-        self.prefix = f"uploads/{new_id('upl')}"
+        self.prefix = f"{UPLOADS}/{new_id('upl')}"
         self.version: str | None = None
         self.kind = ""
         self.hashes: dict[str, str] = {}  # by part

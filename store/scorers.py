@@ -17,6 +17,7 @@ from store.errors import NotFound, StoreError
 from store.ids import new_id
 from store.scorer_tables import ScorerVersion
 
+UPLOADS = "uploads"  # the folder of the blob store where what was uploaded waits for its verification
 MOST_ATTEMPTS = 3  # verifications that may die without a word before the version is rejected
 _LOCK = 7_041_966_318  # any fixed number: those who look for the next version take turns
 
@@ -142,6 +143,12 @@ def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
         reason = f"Its verification was begun {row.attempts} times and never came to an end."
         rejected(session, row, "verification_died", reason)
     return None
+
+
+def upload_keys(session: Session) -> set[str]:
+    """Where the uploads lie that are still to be verified."""
+    query = select(ScorerVersion.upload_key).where(ScorerVersion.state == VersionState.UPLOADED)
+    return set(session.scalars(query))
 
 
 _WAITING = (
