@@ -66,13 +66,11 @@ def scopes_of(job: Job) -> list[str]:
 
 
 def choose(session: Session, job: Job, scorer: str) -> Choice:
-    """The version for a job that names a scorer, or that a policy does.
+    """The version for a job that names a scorer, or that a policy does. Raises NotUsable.
 
-    A job pinned to `name@version` before keeps it. Raises NotUsable.
+    Not for a job that was claimed before: that keeps its version, see `pinned`.
     """
     name, version = scorers.split(scorer)
-    if job.scorer is not None and scorers.split(job.scorer)[0] == name:
-        version = scorers.split(job.scorer)[1]
     if version is not None:
         return Choice(usable(session, name, version))
     stable, canary = open_of(session, name, scopes_of(job))
@@ -97,6 +95,13 @@ def usable(session: Session, name: str, version: str) -> ScorerVersion | None:
     if row.state not in USABLE:
         raise NotUsable(f"{scorers.label(row)} is {row.state}; jobs run with verified versions only.")
     return row
+
+
+def pinned(session: Session, label: str, sha256: str | None) -> ScorerVersion | None:
+    """The version that a job began with; None where the registry has none of this `name@version` and hash."""
+    name, _, version = label.partition("@")
+    same = (ScorerVersion.name == name, ScorerVersion.version == version, ScorerVersion.sha256 == sha256)
+    return session.scalars(select(ScorerVersion).where(*same, ScorerVersion.state.in_(USABLE))).one_or_none()
 
 
 def _drawn(job_id: str, salt: str) -> int:

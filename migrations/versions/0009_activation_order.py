@@ -1,4 +1,4 @@
-"""Activations are numbered by the database; shadow runs say how they ended."""
+"""Activations are numbered by the database; shadow runs say how they ended; jobs rest after a refusal."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,9 +45,14 @@ def upgrade() -> None:
         "scorer_shadow_runs",
         "outcome IN ('answered', 'broke', 'not_made')",
     )
+    op.add_column("jobs", sa.Column("refusals", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column("jobs", sa.Column("refused_by", sa.Text(), nullable=True))
+    op.add_column("jobs", sa.Column("claimable_at", sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
+    for name in ("claimable_at", "refused_by", "refusals"):
+        op.drop_column("jobs", name)
     op.drop_constraint(op.f("ck_scorer_shadow_runs_outcome"), "scorer_shadow_runs")
     op.drop_column("scorer_shadow_runs", "outcome")
     op.drop_constraint(op.f("uq_scorer_activations_number"), "scorer_activations")

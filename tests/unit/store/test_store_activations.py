@@ -138,10 +138,13 @@ def test_a_shadow_is_drawn_among_the_stables_jobs(db: Database) -> None:
 
 def test_a_pinned_job_keeps_its_version(db: Database) -> None:
     with db.session() as session:
-        activations.activate(session, make(session, "1"), "global", "k")
-        assert chosen(session, scorer="namm@1") == "1"
+        one = make(session, "1")
+        activations.activate(session, one, "global", "k")
         activations.activate(session, make(session, "2"), "global", "k")
-        assert chosen(session, scorer="namm@1") == "1"
+        assert activations.pinned(session, "namm@1", "sha-1") is one
+        assert activations.pinned(session, "namm@1", "sha-of-another-file") is None
+        make(session, "3", verify=False)
+        assert activations.pinned(session, "namm@3", None) is None
         assert chosen(session, "namm@1") == "1", "asked for by version"
         assert chosen(session, "namm-key") is None
         assert chosen(session, "namm@99") is None, "perhaps one of the runtime's own"
