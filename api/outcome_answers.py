@@ -60,6 +60,7 @@ class OutcomeOut(Answered):
     state: str | None = Field(
         description="Of the version in the registry; null for one that is not there.", examples=["active"]
     )
+    sha256: str | None = Field(description="Of its scorer.safetensors, where the registry has it.")
     jobs: EndsOut
     failure_rate: RateOut | None = Field(description="Of the jobs that failed or succeeded.")
     kept: float | None = Field(

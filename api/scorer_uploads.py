@@ -42,6 +42,7 @@ class ScorerUpload:
         self._stack = ExitStack()
         self._manifest = bytearray()
         self._version = bytearray()
+        self._versioned = False
 
     @property
     def sha256(self) -> str:
@@ -52,13 +53,14 @@ class ScorerUpload:
     def begin(self, part: Part) -> Take | None:
         """Where the bytes of a part go. Raises Problem: too_many_files, storage_full."""
         self._close()
-        if part.name == "version":
-            return self._take_version
-        if part.name not in FILES:
+        if part.name != "version" and part.name not in FILES:
             return None
-        if part.name in self.hashes:
+        if part.name in self.hashes or (part.name == "version" and self._versioned):
             detail = f"The form has more than one part named '{part.name}'."
             raise Problem(422, "too_many_files", detail, field=part.name)
+        if part.name == "version":
+            self._versioned = True
+            return self._take_version
         file_name, limit = FILES[part.name]
         self.hashes[part.name] = hashlib.sha256().hexdigest()
         with storing():

@@ -249,13 +249,30 @@ def rolled_back(past: Sequence[Activation]) -> set[str]:
     return {version_id for version_id, row in latest.items() if row.rolled_back}
 
 
-def history(session: Session, *, name: str | None = None, scope: str | None = None) -> list[Activation]:
-    """Activations, the newest first."""
-    query = select(Activation).order_by(Activation.number.desc())
+def history(
+    session: Session,
+    *,
+    name: str | None = None,
+    seen_by: str | None = None,
+    still_open: bool | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+) -> list[Activation]:
+    """Activations, the newest first; `before` is the number of the last one of the page before.
+
+    `seen_by` is a tenant, who is shown those for everybody and its own; None for all.
+    """
+    query = select(Activation).order_by(Activation.number.desc()).limit(limit)
     if name is not None:
         query = query.where(Activation.name == name)
-    if scope is not None:
-        query = query.where(Activation.scope == scope)
+    if seen_by is not None:
+        query = query.where(
+            Activation.scope.in_((GLOBAL, f"tenant:{seen_by}")) | Activation.scope.startswith("model:")
+        )
+    if still_open is not None:
+        query = query.where(Activation.ended_at.is_(None) == still_open)
+    if before is not None:
+        query = query.where(Activation.number < before)
     return list(session.scalars(query))
 
 

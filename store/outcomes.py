@@ -86,7 +86,7 @@ class Outcome:
     """What came of a version in an interval.
 
     Attributes:
-        state: None for a version that is not in the registry, such as a bundled one.
+        state, sha256: None for a version that is not in the registry, such as a bundled one.
         failure_rate: of the jobs that succeeded or failed; None without any.
         kept: share of their documents' tokens that jobs that succeeded kept in the end.
         score_share: of the device time, what the scorer took.
@@ -97,6 +97,7 @@ class Outcome:
     scorer: str
     version: str
     state: str | None
+    sha256: str | None
     jobs: Ends
     failure_rate: Rate | None
     kept: float | None
@@ -257,6 +258,7 @@ def _outcome(
         scorer=f"{name}@{version}",
         version=version,
         state=row.state if row else None,
+        sha256=row.sha256 if row else None,
         jobs=ends,
         failure_rate=wilson(ends.failed, ends.succeeded + ends.failed),
         kept=_share(total("kept"), total("read")),

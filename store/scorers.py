@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -112,13 +112,21 @@ def by_id(session: Session, version_id: str) -> ScorerVersion:
 
 
 def versions(
-    session: Session, *, name: str | None = None, states: tuple[VersionState, ...] = tuple(VersionState)
+    session: Session,
+    *,
+    name: str | None = None,
+    states: tuple[VersionState, ...] = tuple(VersionState),
+    after: tuple[str, str] | None = None,
+    limit: int | None = None,
 ) -> list[ScorerVersion]:
-    """By name, the newest version first."""
+    """By name, the newest version first; `after` is name and id of the last one of the page before."""
     query = select(ScorerVersion).where(ScorerVersion.state.in_(states))
     if name is not None:
         query = query.where(ScorerVersion.name == name)
-    return list(session.scalars(query.order_by(ScorerVersion.name, ScorerVersion.id.desc())))
+    if after is not None:
+        same = and_(ScorerVersion.name == after[0], ScorerVersion.id < after[1])
+        query = query.where(or_(ScorerVersion.name > after[0], same))
+    return list(session.scalars(query.order_by(ScorerVersion.name, ScorerVersion.id.desc()).limit(limit)))
 
 
 def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:

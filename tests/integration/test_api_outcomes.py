@@ -79,6 +79,7 @@ def test_an_answer_has_every_version_with_its_figures(client: httpx.Client) -> N
         "scorer": "namm@1",
         "version": "1",
         "state": "verified",
+        "sha256": "sha-1",
         "jobs": {"succeeded": 1, "failed": 1, "cancelled": 0, "expired": 0},
         "kept": 0.125,
         "device_seconds": "73",

@@ -195,6 +195,7 @@ def test_what_cannot_be_pushed_is_told_and_nothing_is_sent(
     failed(palimpsest("push", str(tmp_path / "none")), "There is no file or folder")
     failed(palimpsest("push", str(folder / "scorer.safetensors")), "neither a folder")
     failed(palimpsest("push", str(checkpoint), "--name", "ref"), "--name and --version")
+    failed(palimpsest("push", str(folder), "--name", "other"), "is of the scorer 'namm'")
     manifest.write_text("{")
     failed(palimpsest("push", str(folder)), "manifest.json is not JSON")
     manifest.write_text("[]")
@@ -221,6 +222,31 @@ def test_versions_are_listed_and_shown(service: Service, palimpsest: Palimpsest)
     assert "48.0% score, 96.0% of the full cache, budget 25%" in line(ended, "evaluation")
     service.answers["GET /v1/scorers/namm/versions/3"] = {"state": "uploaded"}
     assert "uploaded" in line(palimpsest("show", "namm@3"), "state")
+
+
+def test_a_list_is_followed_to_its_last_page(service: Service, palimpsest: Palimpsest) -> None:
+    first = {"data": [{"name": "namm", "data": [{"version": "2"}]}], "has_more": True, "next_cursor": "c1"}
+    last = {"data": [{"name": "namm", "data": [{"version": "1"}]}], "has_more": False, "next_cursor": None}
+    service.answers["GET /v1/scorers"] = [first, last]
+    ended = palimpsest("list")
+    assert line(ended, "namm@2")
+    assert line(ended, "namm@1")
+    assert [dict(asked.url.params) for asked in service.asked] == [{}, {"cursor": "c1"}]
+    service.answers["GET /v1/scorers"] = [first, last]
+    whole = json.loads(palimpsest("list", "--json").output)
+    assert whole == {**last, "data": first["data"] + last["data"]}  # type: ignore[operator]
+
+
+def test_rows_of_another_file_are_not_the_versions(service: Service, palimpsest: Palimpsest) -> None:
+    row = {"scorer": "namm@3", "score": 0.48, "of_full": 0.96, "budget": "25%"}
+    answer = {**VERSION, "evaluation": {"rows": [{**row, "scorer_sha256": "cd" * 32}]}}
+    service.answers["GET /v1/scorers/namm/versions/3"] = answer
+    assert "of another file" in line(palimpsest("show", "namm@3"), "evaluation")
+    answer["evaluation"] = {"rows": [{**row, "scorer_sha256": "ab" * 32}]}
+    assert "48.0% score" in line(palimpsest("show", "namm@3"), "evaluation")
+    outcome = {**OUTCOME, "sha256": "ab" * 32, "evaluation": {"rows": [{**row, "scorer_sha256": "cd" * 32}]}}
+    service.answers["GET /v1/scorers/namm/outcomes"] = {"data": [outcome]}
+    assert "of another file" in line(palimpsest("compare", "namm"), "evaluation")
 
 
 def test_an_evaluation_is_attached(service: Service, palimpsest: Palimpsest, tmp_path: Path) -> None:
