@@ -5,9 +5,26 @@ import binascii
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
+
+from fastapi import Query
 
 from api.problems import Problem
+
+Row = TypeVar("Row")
+Cursor = Annotated[
+    str | None, Query(max_length=400, description="`next_cursor` of the page before, with the same query.")
+]
+Limit = Annotated[int, Query(ge=1, le=100, description="Rows a page.")]
+
+
+def cut(
+    secret: bytes, query: str, rows: list[Row], limit: int, place: Callable[[Row], Sequence[str]]
+) -> tuple[list[Row], str | None]:
+    """The page that begins rows of which one more than `limit` was looked for, and the cursor after it."""
+    page = rows[:limit]
+    return page, seal(secret, query, place(page[-1])) if len(rows) > limit else None
 
 
 def seal(secret: bytes, query: str, values: Sequence[str]) -> str:
@@ -24,7 +41,7 @@ def unseal(secret: bytes, query: str, cursor: str, field: str) -> list[str]:
         sealed = b""
     digest, body = sealed[:16], sealed[16:]
     if not hmac.compare_digest(digest, _digest(secret, query, body)):
-        detail = "This cursor does not belong to this query; repeat it with the page before's `next_page`."
+        detail = "This cursor does not belong to this query; repeat it with what the page before gave."
         raise Problem(422, "invalid_cursor", detail, field=field)
     values: list[str] = json.loads(body)
     return values

@@ -42,8 +42,11 @@ class MoneyOut(Answered):
 class ShadowsOut(Answered):
     """Jobs that the version read beside the one that answered."""
 
-    runs: int = Field(examples=[40])
-    failed: int = Field(description="They agree with nothing.")
+    runs: int = Field(description="Those that were made.", examples=[40])
+    failed: int = Field(description="Of these, those that broke: they agree with nothing.")
+    not_made: int = Field(
+        description="Beside these: the version or the document was not at hand. They count for nothing."
+    )
     answers: int = Field(examples=[120])
     agreed: int = Field(description="Answers that were the same, character for character.", examples=[114])
     agreement: RateOut | None = Field(description="Null without answers.")
@@ -57,6 +60,7 @@ class OutcomeOut(Answered):
     state: str | None = Field(
         description="Of the version in the registry; null for one that is not there.", examples=["active"]
     )
+    sha256: str | None = Field(description="Of its scorer.safetensors, where the registry has it.")
     jobs: EndsOut
     failure_rate: RateOut | None = Field(description="Of the jobs that failed or succeeded.")
     kept: float | None = Field(

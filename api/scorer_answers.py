@@ -10,7 +10,6 @@ from api.context import Caller
 from api.scorer_schemas import (
     ActivationOut,
     DiffOut,
-    ScorerList,
     VersionBrief,
     VersionList,
     VersionOut,
@@ -49,15 +48,15 @@ def version_out(session: Session, row: ScorerVersion, serving: list[Activation])
     return VersionOut.model_validate(values)
 
 
-def version_list(name: str, rows: list[ScorerVersion]) -> VersionList:
-    """The versions of one scorer."""
-    return VersionList(name=name, data=[VersionBrief.model_validate(row) for row in rows])
+def briefs(rows: list[ScorerVersion]) -> list[VersionBrief]:
+    """Versions and where they stand."""
+    return [VersionBrief.model_validate(row) for row in rows]
 
 
-def scorer_list(rows: list[ScorerVersion]) -> ScorerList:
+def by_name(rows: list[ScorerVersion]) -> list[VersionList]:
     """Versions, which come sorted by name, under their names."""
     grouped = groupby(rows, key=lambda row: row.name)
-    return ScorerList(data=[version_list(name, list(found)) for name, found in grouped])
+    return [VersionList(name=name, data=briefs(list(found))) for name, found in grouped]
 
 
 def diff(one: ScorerVersion, other: ScorerVersion) -> DiffOut:

@@ -147,11 +147,17 @@ class ActivationOut(Answered):
     ended_reason: str | None
 
 
-class ActivationList(Answered):
-    """What serves now, and what did before, the newest first."""
+class Page(Answered):
+    """Some of a list."""
 
-    open: list[ActivationOut]
-    history: list[ActivationOut]
+    has_more: bool
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
+
+
+class ActivationPage(Page):
+    """What serves and what did, the newest first; `ended_at` is null for what serves."""
+
+    data: list[ActivationOut]
 
 
 class VersionBrief(Answered):
@@ -170,8 +176,12 @@ class VersionList(Answered):
     data: list[VersionBrief]
 
 
-class ScorerList(Answered):
-    """The scorers of the registry by name."""
+class VersionPage(Page, VersionList):
+    """A page of the versions of a scorer, newest first."""
+
+
+class ScorerPage(Page):
+    """Versions under the scorers' names; where a page ends amid a scorer, the next one goes on with it."""
 
     data: list[VersionList]
 
@@ -182,7 +192,7 @@ class VersionOut(Answered):
     name: str = Field(examples=["namm-key"])
     version: str = Field(examples=["3"])
     state: VersionState
-    reason: str | None = Field(description="Why it was rejected.")
+    reason: str | None = Field(description="Why it was rejected, or why its verification was put off.")
     kind: Literal["safetensors", "reference"]
     sha256: str | None = Field(description="Of scorer.safetensors; null until it is verified.")
     upload_sha256: str = Field(description="Of the names and hashes of what was uploaded.")
@@ -223,9 +233,7 @@ class AuditOut(Answered):
     detail: dict[str, Any]
 
 
-class AuditPage(Answered):
+class AuditPage(Page):
     """A page of the audit log, newest first."""
 
     data: list[AuditOut]
-    has_more: bool
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")

@@ -16,6 +16,7 @@ from api.storage import storing
 from api.uploads import batches
 from store.blobs import Blobs
 from store.ids import new_id
+from store.scorers import UPLOADS
 
 MIB = 1 << 20
 # Parts of the form: the blob's name and how many bytes it may have. The trainer's checkpoint has 200 MB of
@@ -32,7 +33,7 @@ class ScorerUpload:
     """What came with a form. Its blobs lie under `prefix` until `discard`; all methods may block."""
 
     def __init__(self, blobs: Blobs, name: str) -> None:
-        self.prefix = f"uploads/{new_id('upl')}"
+        self.prefix = f"{UPLOADS}/{new_id('upl')}"
         self.version: str | None = None
         self.kind = ""
         self.hashes: dict[str, str] = {}  # by part
@@ -41,6 +42,7 @@ class ScorerUpload:
         self._stack = ExitStack()
         self._manifest = bytearray()
         self._version = bytearray()
+        self._versioned = False
 
     @property
     def sha256(self) -> str:
@@ -51,13 +53,14 @@ class ScorerUpload:
     def begin(self, part: Part) -> Take | None:
         """Where the bytes of a part go. Raises Problem: too_many_files, storage_full."""
         self._close()
-        if part.name == "version":
-            return self._take_version
-        if part.name not in FILES:
+        if part.name != "version" and part.name not in FILES:
             return None
-        if part.name in self.hashes:
+        if part.name in self.hashes or (part.name == "version" and self._versioned):
             detail = f"The form has more than one part named '{part.name}'."
             raise Problem(422, "too_many_files", detail, field=part.name)
+        if part.name == "version":
+            self._versioned = True
+            return self._take_version
         file_name, limit = FILES[part.name]
         self.hashes[part.name] = hashlib.sha256().hexdigest()
         with storing():

@@ -134,8 +134,8 @@ class Client:
         return self._ask("POST", f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
 
     def scorers(self) -> dict[str, Any]:
-        """The scorers of the registry and their versions."""
-        return self._ask("GET", "/v1/scorers")
+        """The scorers of the registry and their versions, of all pages."""
+        return self._all("/v1/scorers")
 
     def scorer(self, name: str, version: str) -> dict[str, Any]:
         """A version of a scorer. Raises ApiError not_found."""
@@ -187,6 +187,15 @@ class Client:
         response = self._http.get("/readyz")
         found: dict[str, Any] = response.json()
         return found
+
+    def _all(self, path: str) -> dict[str, Any]:
+        """Every page of a list as one: the last page with the rows of all."""
+        page = self._ask("GET", path)
+        rows = list(page.get("data", []))
+        while cursor := page.get("next_cursor"):
+            page = self._ask("GET", path, params={"cursor": cursor})
+            rows += page.get("data", [])
+        return {**page, "data": rows}
 
     def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         response = self._http.request(method, path, **arguments)

@@ -42,7 +42,7 @@ def version(label: str, found: Answer) -> Table:
     manifest = found.get("manifest") or {}
     for name, value in (
         ("state", found.get("state")),
-        ("rejected because", found.get("reason")),
+        ("rejected because" if found.get("state") == "rejected" else "put off because", found.get("reason")),
         ("kind", found.get("kind")),
         ("sha256", found.get("sha256")),
         ("uploaded", f"{_when(found.get('created_at'))} by {found.get('created_by')}"),
@@ -50,7 +50,7 @@ def version(label: str, found: Answer) -> Table:
         *(("serves", _serving(one)) for one in found.get("activations") or []),
         ("evolved in", _words(manifest.get("regime"))),
         ("serves with", _words(manifest.get("serving"))),
-        *(("evaluation", line) for line in _scores(label, found.get("evaluation"))),
+        *(("evaluation", line) for line in _scores(label, found.get("sha256"), found.get("evaluation"))),
     ):
         if value:
             _add(table, name, value)
@@ -70,13 +70,19 @@ def _words(entries: Answer | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in (entries or {}).items() if value is not None)
 
 
-def _scores(label: str, evaluation: Answer | None) -> list[str]:
-    """A line a budget that the version was evaluated with; one that says so if it is not in the report."""
+def _scores(label: str, sha256: str | None, evaluation: Answer | None) -> list[str]:
+    """A line a budget that the version was evaluated with; one that says so if it is not in the report.
+
+    Rows of another file of the same name and version, by the hash that they state, are not the version's.
+    """
     if not evaluation:
         return []
-    mine = [row for row in evaluation.get("rows", []) if row.get("scorer") == label]
-    if not mine:
+    named = [row for row in evaluation.get("rows", []) if row.get("scorer") == label]
+    if not named:
         return [f"attached; it has no row of {label}"]
+    mine = [row for row in named if sha256 is None or row.get("scorer_sha256") in (None, sha256)]
+    if not mine:
+        return [f"attached; its rows of {label} are of another file of that name and version"]
     return [
         f"{_percent(row.get('score'))} score, {_percent(row.get('of_full'))} of the full cache, "
         f"budget {row.get('budget')}"
@@ -114,6 +120,7 @@ def outcomes(found: Sequence[Answer]) -> Table:
         ("known quality", lambda one: _share(one.get("scorer_quality"))),
         ("shadow runs", lambda one: _part(one, "shadow", "runs")),
         ("shadow runs that broke", lambda one: _part(one, "shadow", "failed")),
+        ("shadow runs not made", lambda one: _part(one, "shadow", "not_made")),
         ("agreement", lambda one: _rate((one.get("shadow") or {}).get("agreement"))),
     ]
     for heading, cell in rows:
@@ -121,7 +128,9 @@ def outcomes(found: Sequence[Answer]) -> Table:
     for currency in sorted({money["currency"] for one in found for money in one.get("money") or []}):
         for heading, cell in _money_rows(currency):
             _add(table, heading, *map(cell, found))
-    scores = ["\n".join(_scores(str(one.get("scorer")), one.get("evaluation"))) for one in found]
+    scores = [
+        "\n".join(_scores(str(one.get("scorer")), one.get("sha256"), one.get("evaluation"))) for one in found
+    ]
     if any(scores):
         _add(table, "evaluation", *scores)
     return table

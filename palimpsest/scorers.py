@@ -49,7 +49,9 @@ def push(
         Path,
         typer.Argument(help="A folder that `namm evolve` wrote, or a .pt file.", metavar="FILE_OR_FOLDER"),
     ],
-    name: Annotated[str | None, typer.Option(help="The manifest's if left out.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of a .pt file, or of a folder whose manifest has none.")
+    ] = None,
     version: Annotated[str | None, typer.Option(help="The manifest's if left out.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is verified or rejected.")] = False,
     as_json: AsJson = False,
@@ -84,7 +86,10 @@ def _contents(path: Path, name: str | None, version: str | None) -> tuple[dict[s
         manifest = _json(files["manifest"])
         if not isinstance(manifest, dict):
             raise LocalError(f"{files['manifest']} is no JSON object.")
-        named, numbered = name or manifest.get("name"), version or manifest.get("version")
+        said = manifest.get("name")
+        if name is not None and said is not None and name != said:
+            raise LocalError(f"{files['manifest']} is of the scorer '{said}': only --version can be another.")
+        named, numbered = name or said, version or manifest.get("version")
         if not named or not numbered:
             raise LocalError(f"{files['manifest']} has no name or version: give --name and --version.")
         return files, str(named), str(numbered)

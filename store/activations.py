@@ -66,13 +66,11 @@ def scopes_of(job: Job) -> list[str]:
 
 
 def choose(session: Session, job: Job, scorer: str) -> Choice:
-    """The version for a job that names a scorer, or that a policy does.
+    """The version for a job that names a scorer, or that a policy does. Raises NotUsable.
 
-    A job pinned to `name@version` before keeps it. Raises NotUsable.
+    Not for a job that was claimed before: that keeps its version, see `pinned`.
     """
     name, version = scorers.split(scorer)
-    if job.scorer is not None and scorers.split(job.scorer)[0] == name:
-        version = scorers.split(job.scorer)[1]
     if version is not None:
         return Choice(usable(session, name, version))
     stable, canary = open_of(session, name, scopes_of(job))
@@ -97,6 +95,13 @@ def usable(session: Session, name: str, version: str) -> ScorerVersion | None:
     if row.state not in USABLE:
         raise NotUsable(f"{scorers.label(row)} is {row.state}; jobs run with verified versions only.")
     return row
+
+
+def pinned(session: Session, label: str, sha256: str | None) -> ScorerVersion | None:
+    """The version that a job began with; None where the registry has none of this `name@version` and hash."""
+    name, _, version = label.partition("@")
+    same = (ScorerVersion.name == name, ScorerVersion.version == version, ScorerVersion.sha256 == sha256)
+    return session.scalars(select(ScorerVersion).where(*same, ScorerVersion.state.in_(USABLE))).one_or_none()
 
 
 def _drawn(job_id: str, salt: str) -> int:
@@ -220,7 +225,7 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
 def stables(session: Session, name: str, scope: str) -> Sequence[Activation]:
     """All activations as stable in a scope, the newest first."""
     here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
-    return session.scalars(select(Activation).where(*here).order_by(Activation.id.desc())).all()
+    return session.scalars(select(Activation).where(*here).order_by(Activation.number.desc())).all()
 
 
 def usable_of(
@@ -244,13 +249,30 @@ def rolled_back(past: Sequence[Activation]) -> set[str]:
     return {version_id for version_id, row in latest.items() if row.rolled_back}
 
 
-def history(session: Session, *, name: str | None = None, scope: str | None = None) -> list[Activation]:
-    """Activations, the newest first."""
-    query = select(Activation).order_by(Activation.id.desc())
+def history(
+    session: Session,
+    *,
+    name: str | None = None,
+    seen_by: str | None = None,
+    still_open: bool | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+) -> list[Activation]:
+    """Activations, the newest first; `before` is the number of the last one of the page before.
+
+    `seen_by` is a tenant, who is shown those for everybody and its own; None for all.
+    """
+    query = select(Activation).order_by(Activation.number.desc()).limit(limit)
     if name is not None:
         query = query.where(Activation.name == name)
-    if scope is not None:
-        query = query.where(Activation.scope == scope)
+    if seen_by is not None:
+        query = query.where(
+            Activation.scope.in_((GLOBAL, f"tenant:{seen_by}")) | Activation.scope.startswith("model:")
+        )
+    if still_open is not None:
+        query = query.where(Activation.ended_at.is_(None) == still_open)
+    if before is not None:
+        query = query.where(Activation.number < before)
     return list(session.scalars(query))
 
 

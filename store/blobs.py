@@ -108,6 +108,23 @@ class Blobs:
         found = [str(path) for path in self._files.find(folder)]
         return sorted(path[path.index(folder) + len(folder) + 1 :] for path in found)
 
+    def folders_unwritten(self, prefix: str, for_seconds: float) -> list[str]:
+        """The keys of the folders directly under `prefix` that nothing was written to for so long."""
+        folder = self._path(prefix)
+        if not self._files.exists(folder):
+            return []
+        newest: dict[str, float] = {}
+        for path in self._files.find(folder):
+            path = str(path)
+            name = path[path.index(folder) + len(folder) + 1 :].partition("/")[0]
+            try:
+                written = self._files.modified(path).timestamp()
+            except FileNotFoundError:
+                continue  # just removed
+            newest[name] = max(written, newest.get(name, 0.0))
+        limit = time.time() - for_seconds
+        return sorted(f"{prefix}/{name}" for name, written in newest.items() if written < limit)
+
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """Removes local files that killed processes left, half-written or passing; gives how many there were.
 

@@ -20,7 +20,7 @@ def fallbacks(session: Session, job: Job, broken: ScorerVersion) -> list[ScorerV
         return []
     past = stables(session, broken.name, stable.scope)
     left = {broken.id, *rolled_back(past)}
-    before = [row for row in past if row.id <= stable.id]
+    before = [row for row in past if row.number <= stable.number]
     return [version for _, version in usable_of(session, before, left)]
 
 

@@ -17,7 +17,7 @@ from store import activations, audit, log, outbox, scorers
 from store.activations import Alias
 from store.models import ApiKey, Job
 from store.money import Bill
-from store.outcomes import AGREED, ANSWERS, ended_as
+from store.outcomes import AGREED, ANSWERS, MADE, ended_as
 from store.scorer_tables import Activation, AuditEntry, ScorerVersion, ShadowRun
 from store.states import State
 from store.tenants import DEFAULT_TENANT
@@ -112,7 +112,7 @@ def _watched() -> Select[Activation]:
         select(Activation)
         .join(ScorerVersion, ScorerVersion.id == Activation.version_id)
         .where(Activation.ended_at.is_(None), Activation.bounds != {}, ~told)
-        .order_by(Activation.id)
+        .order_by(Activation.number)
     )
 
 
@@ -155,9 +155,9 @@ def _failures(session: Session, activation: Activation) -> tuple[int, int]:
 
 
 def _agreement(session: Session, activation: Activation) -> tuple[int, int, int]:
-    """Answers that agreed, answers, shadow runs."""
+    """Answers that agreed, answers, shadow runs that were made."""
     statement = (
-        select(func.coalesce(AGREED, 0), func.coalesce(ANSWERS, 0), func.count())
+        select(AGREED, ANSWERS, func.count().filter(MADE))
         .select_from(ShadowRun)
         .join(Job, Job.id == ShadowRun.job_id)
         .where(

@@ -133,14 +133,17 @@ def close(session: Session, job: Job, state: State, code: str | None, message: s
     outbox.add_event(session, job.tenant_id, job.id, f"job.{state.value}", told)
 
 
-def requeue(session: Session, job: Job, held_by: str | None = None) -> None:
-    """Puts a job, locked by the caller, back into the queue; asks for a worker unless a budget holds it."""
+def requeue(session: Session, job: Job, held_by: str | None = None, *, rests: bool = False) -> None:
+    """Puts a job, locked by the caller, back into the queue; asks for a worker unless a budget holds it.
+
+    For one that rests, the reaper asks later.
+    """
     job.state = State.QUEUED
     job.queued_at = func.now()
     job.hinted_at = None
     job.held_by_budget = held_by
     job.lease_owner = job.lease_token = job.lease_expires_at = None
-    if held_by is None:
+    if held_by is None and not rests:
         outbox.add_hint(session, job.model, job.id)
 
 

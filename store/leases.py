@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, insert, literal,
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from store import budgets, jobs, ledger, prices
+from store import budgets, jobs, ledger, prices, refusals
 from store.errors import LeaseLost
 from store.models import LEASE_TOKENS, Attempt, Job, Result
 from store.states import LEASED, State, sources
@@ -41,14 +41,15 @@ def _after(seconds: float) -> ColumnElement[datetime]:
     return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def _claimable(models: Sequence[str]) -> ColumnElement[bool]:
+def _claimable(models: Sequence[str], worker: str) -> ColumnElement[bool]:
     in_time = or_(Job.deadline_at.is_(None), Job.deadline_at > func.now())
-    return and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), Job.model.in_(models), in_time)
+    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), refusals.rested(worker))
+    return and_(free, Job.model.in_(models), in_time)
 
 
-def any_waiting(session: Session, models: Sequence[str]) -> bool:
-    """Whether there is a job to claim."""
-    return bool(session.scalar(select(exists().where(_claimable(models)))))
+def any_waiting(session: Session, models: Sequence[str], worker: str) -> bool:
+    """Whether there is a job for this worker to claim."""
+    return bool(session.scalar(select(exists().where(_claimable(models, worker)))))
 
 
 def claim(
@@ -61,7 +62,7 @@ def claim(
     """
     chosen = (
         select(Job.id)
-        .where(_claimable(models))
+        .where(_claimable(models, holder.worker))
         .order_by(Job.priority.desc(), Job.deadline_at, Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -133,7 +134,7 @@ def pin(
     `scorer_quality` is the share of the full cache's score that the scorer is known to keep.
     """
     pinned = {"model_revision": model_revision, "scorer": scorer, "scorer_sha256": scorer_sha256}
-    signal = _fenced(session, job_id, token, dict(pinned))
+    signal = _fenced(session, job_id, token, {**pinned, **refusals.NONE})
     values = {**pinned, "scorer_quality": scorer_quality}
     session.execute(update(Attempt).where(Attempt.token == token).values(**values))
     return signal
@@ -243,15 +244,19 @@ def release(
     lost: bool,
     message: str | None = None,
     held_by: str | None = None,
+    refused: str | None = None,
 ) -> None:
     """Gives a job back to the queue: its worker stops, or (`lost`) cannot go on; the latter is counted.
 
-    With `held_by` it waits there until that budget is no longer crossed.
+    With `held_by` it waits there until that budget is no longer crossed. With `refused`, a code, this worker
+    cannot do it but another one may: it rests, and fails with the code after as many refusals in a row.
     A job being cancelled is cancelled; one that has used up its attempts fails with `internal_error`.
     """
     job = _lock(session, job_id, token, tuple(LEASED))
     job.attempts_lost += int(lost)
     cancelled, spent = job.state == State.CANCELLING, job.attempts_lost >= job.max_attempts
+    if refused is not None:
+        spent = refusals.note(job, job.lease_owner) or spent
     outcome = "lost" if lost else "released"
     # Nobody goes on from the snapshot of a job that fails here.
     wasted = spent and not cancelled
@@ -259,9 +264,9 @@ def release(
     if cancelled:
         jobs.close(session, job, State.CANCELLED, "cancelled", "The job was cancelled.")
     elif spent:
-        jobs.close(session, job, State.FAILED, "internal_error", message)
+        jobs.close(session, job, State.FAILED, refused or "internal_error", message)
     else:
-        jobs.requeue(session, job, held_by)
+        jobs.requeue(session, job, held_by, rests=refused is not None)
 
 
 def _lock(session: Session, job_id: str, token: int, states: Sequence[str]) -> Job:

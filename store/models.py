@@ -140,6 +140,11 @@ class Job(Base):
     # Who holds it
     attempt: Mapped[int] = mapped_column(server_default="0")
     attempts_lost: Mapped[int] = mapped_column(server_default="0")  # those that ended without a word
+    refusals: Mapped[int] = mapped_column(
+        server_default="0"
+    )  # claims in a row by workers that could not do it
+    refused_by: Mapped[str | None]  # the latest of them
+    claimable_at: Mapped[datetime | None]  # not before, after a refusal
     lease_owner: Mapped[str | None]
     lease_token: Mapped[int | None]
     lease_expires_at: Mapped[datetime | None]

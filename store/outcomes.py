@@ -21,6 +21,7 @@ from store.errors import NotFound
 from store.models import Job
 from store.money import Bill
 from store.scorer_tables import ScorerVersion, ShadowRun
+from store.shadow_runs import Outcome as Shadow
 from store.states import State
 
 Z = 1.959964  # of a 95 % interval
@@ -29,11 +30,14 @@ _ENDS = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED)
 ENDED = Bill.jobs > 0
 # An attempt whose worker vanished says nothing of the job's end: the job does.
 _END = case((Bill.outcome.in_(("lost", "released")), Job.state), else_=Bill.outcome)
-# A shadow run that broke agrees with nothing, were it only one answer.
-ANSWERS = func.sum(
-    case((ShadowRun.error.is_(None), ShadowRun.answers), else_=func.greatest(ShadowRun.answers, 1))
+# What shadow runs say of a version: one that broke agrees with nothing, were it only one answer, and one that
+# was not made says nothing.
+MADE = ShadowRun.outcome != Shadow.NOT_MADE
+_ANSWERED = ShadowRun.outcome == Shadow.ANSWERED
+ANSWERS = func.coalesce(
+    func.sum(case((_ANSWERED, ShadowRun.answers), else_=func.greatest(ShadowRun.answers, 1))).filter(MADE), 0
 )
-AGREED = func.sum(case((ShadowRun.error.is_(None), ShadowRun.agreed), else_=0))
+AGREED = func.coalesce(func.sum(ShadowRun.agreed).filter(_ANSWERED), 0)
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ class Ends:
 
 @dataclass(frozen=True)
 class Shadows:
-    """Jobs that the version read beside the one that answered."""
+    """Jobs that the version read beside the one that answered, or was to read."""
 
     runs: int = 0
-    failed: int = 0
+    failed: int = 0  # of these
+    not_made: int = 0  # beside these
     answers: int = 0
     agreed: int = 0
     agreement: Rate | None = None
@@ -81,7 +86,7 @@ class Outcome:
     """What came of a version in an interval.
 
     Attributes:
-        state: None for a version that is not in the registry, such as a bundled one.
+        state, sha256: None for a version that is not in the registry, such as a bundled one.
         failure_rate: of the jobs that succeeded or failed; None without any.
         kept: share of their documents' tokens that jobs that succeeded kept in the end.
         score_share: of the device time, what the scorer took.
@@ -92,6 +97,7 @@ class Outcome:
     scorer: str
     version: str
     state: str | None
+    sha256: str | None
     jobs: Ends
     failure_rate: Rate | None
     kept: float | None
@@ -221,8 +227,9 @@ def _shadows(
     statement = (
         select(
             ScorerVersion.version,
-            func.count(),
-            func.count(ShadowRun.error),
+            func.count().filter(MADE),
+            func.count().filter(ShadowRun.outcome == Shadow.BROKE),
+            func.count().filter(~MADE),
             ANSWERS,
             AGREED,
         )
@@ -233,9 +240,9 @@ def _shadows(
     if tenant_id is not None:
         statement = statement.where(ShadowRun.tenant_id == tenant_id)
     found = {}
-    for version, runs, failed, answers, agreed in session.execute(statement):
+    for version, runs, failed, not_made, answers, agreed in session.execute(statement):
         answers, agreed = int(answers), int(agreed)
-        found[version] = Shadows(runs, failed, answers, agreed, wilson(agreed, answers))
+        found[version] = Shadows(runs, failed, not_made, answers, agreed, wilson(agreed, answers))
     return found
 
 
@@ -251,6 +258,7 @@ def _outcome(
         scorer=f"{name}@{version}",
         version=version,
         state=row.state if row else None,
+        sha256=row.sha256 if row else None,
         jobs=ends,
         failure_rate=wilson(ends.failed, ends.succeeded + ends.failed),
         kept=_share(total("kept"), total("read")),

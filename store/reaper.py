@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from store import deliveries, holds, jobs, leases, outbox, scorers
+from store import deliveries, holds, jobs, leases, outbox, refusals, scorers
 from store.models import IdempotencyKey, Job, OutboxRow, Worker
 from store.states import LEASED, State
 
@@ -82,8 +82,9 @@ def _hint_again(session: Session, hint_seconds: float) -> int:
     """One hint for each model that has jobs waiting unheard of; hints are anonymous, so one is enough."""
     limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
     pending = exists().where(OutboxRow.kind == "hint", OutboxRow.job_id == Job.id)
-    unheard = or_(Job.hinted_at < limit, and_(Job.hinted_at.is_(None), Job.queued_at < limit, ~pending))
-    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None))
+    due = or_(Job.queued_at < limit, Job.claimable_at <= func.now())
+    unheard = or_(Job.hinted_at < limit, and_(Job.hinted_at.is_(None), due, ~pending))
+    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), refusals.rested())
     waiting = select(Job.id).where(free, unheard).with_for_update(skip_locked=True).cte()
     statement = update(Job).where(Job.id == waiting.c.id).values(hinted_at=func.now()).returning(Job.model)
     models = set(session.scalars(statement, execution_options={"synchronize_session": False}))

@@ -70,9 +70,9 @@ def forget(session: Session, worker_id: str, scorer: str | None = None) -> None:
     session.execute(query if scorer is None else query.where(WorkerScorer.scorer == scorer))
 
 
-def newest(session: Session) -> str | None:
-    """The id of the latest activation: it changes whenever another version begins to serve."""
-    return session.scalar(select(func.max(Activation.id)))
+def newest(session: Session) -> int | None:
+    """The number of the latest activation: it changes whenever another version begins to serve."""
+    return session.scalar(select(func.max(Activation.number)))
 
 
 def wanted(session: Session, models: Sequence[str]) -> list[ScorerVersion]:

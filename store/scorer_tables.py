@@ -5,10 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Sequence,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.base import Base
+
+# Drawn while activations take turns, so a later one always has a larger number, whatever hosts' clocks say.
+ACTIVATION_NUMBERS = Sequence("activation_numbers", metadata=Base.metadata, data_type=BigInteger)
 
 
 class ScorerVersion(Base):
@@ -33,9 +45,9 @@ class ScorerVersion(Base):
     sha256: Mapped[str | None]  # of scorer.safetensors
     manifest: Mapped[dict[str, Any] | None]
     evaluation: Mapped[dict[str, Any] | None]  # what `namm evaluate` wrote, if it was attached
-    reason: Mapped[str | None]  # why it was rejected
+    reason: Mapped[str | None]  # why it was rejected, or why its verification was put off
     attempts: Mapped[int] = mapped_column(server_default="0")  # verifications begun
-    checking_until: Mapped[datetime | None]  # a worker verifies it, and may be taken for dead then
+    checking_until: Mapped[datetime | None]  # until then a worker verifies it, or it was put off
     hinted_at: Mapped[datetime] = mapped_column(server_default=func.now())  # workers were told to verify it
     created_by: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -61,6 +73,9 @@ class Activation(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(
+        unique=True, server_default=ACTIVATION_NUMBERS.next_value()
+    )  # their order
     name: Mapped[str]  # of the scorer
     scope: Mapped[str]  # global, model:<name>, tenant:<id> or schedule:<id>
     alias: Mapped[str]
@@ -80,11 +95,13 @@ class ShadowRun(Base):
     """A job that a canary read beside the version that answered it."""
 
     __tablename__ = "scorer_shadow_runs"
+    __table_args__ = (CheckConstraint("outcome IN ('answered', 'broke', 'not_made')", name="outcome"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     version_id: Mapped[str] = mapped_column(ForeignKey("scorer_versions.id"), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     stable: Mapped[str]  # name@version that answered
+    outcome: Mapped[str]
     answers: Mapped[int]
     agreed: Mapped[int]  # answers that were the same, character for character
     error: Mapped[str | None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,7 @@ from store.errors import NotFound, StoreError
 from store.ids import new_id
 from store.scorer_tables import ScorerVersion
 
+UPLOADS = "uploads"  # the folder of the blob store where what was uploaded waits for its verification
 MOST_ATTEMPTS = 3  # verifications that may die without a word before the version is rejected
 _LOCK = 7_041_966_318  # any fixed number: those who look for the next version take turns
 
@@ -111,13 +112,21 @@ def by_id(session: Session, version_id: str) -> ScorerVersion:
 
 
 def versions(
-    session: Session, *, name: str | None = None, states: tuple[VersionState, ...] = tuple(VersionState)
+    session: Session,
+    *,
+    name: str | None = None,
+    states: tuple[VersionState, ...] = tuple(VersionState),
+    after: tuple[str, str] | None = None,
+    limit: int | None = None,
 ) -> list[ScorerVersion]:
-    """By name, the newest version first."""
+    """By name, the newest version first; `after` is name and id of the last one of the page before."""
     query = select(ScorerVersion).where(ScorerVersion.state.in_(states))
     if name is not None:
         query = query.where(ScorerVersion.name == name)
-    return list(session.scalars(query.order_by(ScorerVersion.name, ScorerVersion.id.desc())))
+    if after is not None:
+        same = and_(ScorerVersion.name == after[0], ScorerVersion.id < after[1])
+        query = query.where(or_(ScorerVersion.name > after[0], same))
+    return list(session.scalars(query.order_by(ScorerVersion.name, ScorerVersion.id.desc()).limit(limit)))
 
 
 def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
@@ -142,6 +151,12 @@ def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
         reason = f"Its verification was begun {row.attempts} times and never came to an end."
         rejected(session, row, "verification_died", reason)
     return None
+
+
+def upload_keys(session: Session) -> set[str]:
+    """Where the uploads lie that are still to be verified."""
+    query = select(ScorerVersion.upload_key).where(ScorerVersion.state == VersionState.UPLOADED)
+    return set(session.scalars(query))
 
 
 _WAITING = (
@@ -170,11 +185,25 @@ def hint_again(session: Session, hint_seconds: float) -> int:
     return 1
 
 
+def postpone(session: Session, row: ScorerVersion, reason: str, seconds: float) -> None:
+    """Gives an attempt back that was nobody's fault but the service's: it is made again after a while."""
+    statement = (
+        update(ScorerVersion)
+        .where(ScorerVersion.id == row.id, ScorerVersion.state == VersionState.UPLOADED)
+        .values(
+            attempts=func.greatest(ScorerVersion.attempts - 1, 0),
+            checking_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+            reason=reason,
+        )
+    )
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
 def verified(
     session: Session, row: ScorerVersion, *, blob_key: str, sha256: str, manifest: dict[str, Any]
 ) -> None:
     """The verdict for an uploaded version: it may be activated and asked for."""
-    values = {"blob_key": blob_key, "sha256": sha256, "manifest": manifest}
+    values = {"blob_key": blob_key, "sha256": sha256, "manifest": manifest, "reason": None}
     _decide(session, row, VersionState.VERIFIED, values)
     audit.note(session, audit.SYSTEM, "scorer.verified", label(row), sha256=sha256)
 

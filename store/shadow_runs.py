@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -9,10 +11,19 @@ from store.models import Job
 from store.scorer_tables import ShadowRun
 
 
+class Outcome(StrEnum):
+    """How a shadow run ended. Agreement is counted over those that were made, so not over the last kind."""
+
+    ANSWERED = "answered"
+    BROKE = "broke"  # in the engine, and nothing else can be to blame: it agrees with nothing
+    NOT_MADE = "not_made"  # the version or the document was not at hand, or something beside it broke
+
+
 def record(
     session: Session,
     job: Job,
     version_id: str,
+    outcome: Outcome,
     *,
     stable: str,
     answers: int,
@@ -26,6 +37,7 @@ def record(
         "version_id": version_id,
         "tenant_id": job.tenant_id,
         "stable": stable,
+        "outcome": outcome.value,
         "answers": answers,
         "agreed": agreed,
         "device_seconds": device_seconds,

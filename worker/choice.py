@@ -28,10 +28,17 @@ class Chosen:
     shadow: ScorerVersion | None = None
 
 
+class NotAtHand(Exception):
+    """The job began with a scorer that this worker cannot load; another one perhaps can."""
+
+    code = "scorer_unreadable"
+
+
 def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
     """The version that serves the job now, loaded; the one it was pinned to before, if it was.
 
-    When that cannot be loaded, the one before it in its scope serves, and so on down to the bundled one.
+    When what serves now cannot be loaded, the one before it in its scope serves, and so on down to the
+    bundled one. A job that was pinned runs with the very same file or not at all: raises NotAtHand.
 
     Raises the engine's refusal: `scorer_not_used` for a policy without one, `unknown_scorer`,
     `scorer_not_verified`; `scorer_unreadable` where the job asks for exactly a version and that cannot be
@@ -40,6 +47,8 @@ def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
     own = served.scorer_of(job.policy)
     if own is None:
         return Chosen(served.resolve_scorer(job.policy, job.scorer_requested))
+    if job.scorer is not None:
+        return Chosen(_pinned(process, served, job, job.scorer))
     asked = job.scorer_requested or own
     exact = scorers.split(asked)[1] is not None
     try:
@@ -47,7 +56,7 @@ def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
     except NotUsable as error:
         raise served.refusal(error.code, str(error)) from None
     if choice.version is None:
-        return Chosen(_bundled(served, job, asked), choice.shadow)
+        return Chosen(served.resolve_scorer(job.policy, asked), choice.shadow)
     try:
         return Chosen(take(process, served, choice.version, job, insist=exact), choice.shadow)
     except Unreadable:
@@ -103,15 +112,29 @@ def _note(process: WorkerProcess, version: ScorerVersion, job: Job | None, error
         _log.warning("failure_not_noted", scorer=scorers.label(version), error=str(trouble))
 
 
-def _bundled(served: Served, job: Job, asked: str) -> ScorerPin | None:
-    """The runtime's own: that of an earlier attempt, unless the runtime has been replaced since."""
-    pinned = job.scorer if job.scorer and scorers.split(job.scorer)[0] == scorers.split(asked)[0] else None
-    if pinned is not None:
+def _pinned(process: WorkerProcess, served: Served, job: Job, label: str) -> ScorerPin:
+    """Of the registry or the runtime's own; a name and version of both are told apart by the hash."""
+    sha256 = job.scorer_sha256
+    version = process.transaction(lambda session: activations.pinned(session, label, sha256))
+    if version is not None:
         try:
-            return served.resolve_scorer(job.policy, pinned)
-        except served.refusal:
-            pass
-    return served.resolve_scorer(job.policy, asked)
+            return take(process, served, version, job, insist=True)
+        except Unreadable as error:
+            raise NotAtHand(_kept(label)) from error
+    try:
+        own = served.resolve_scorer(job.policy, label)
+    except served.refusal as refusal:
+        raise NotAtHand(_kept(label)) from refusal
+    if own is None or (own.label, own.sha256) != (label, sha256):
+        raise NotAtHand(_kept(label))
+    return own
+
+
+def _kept(label: str) -> str:
+    return (
+        f"The job began with the scorer {label}, and no worker that took it again could load that very file. "
+        "Submit it anew to run it with what serves now."
+    )
 
 
 def _refusal(served: Served, version: ScorerVersion) -> Exception:

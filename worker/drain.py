@@ -103,11 +103,12 @@ class _Drain:
             finished = self._served.engine.step()
         except Exception as error:
             _log.exception("engine_broke", jobs=[execution.job.id for execution in self._active])
-            guilty = len(self._active) == 1 and not self._shadows.running
+            alone, shadowed = len(self._active) == 1, self._shadows.running
             for execution in self._active:
-                execution.broke(error, guilty=guilty)
+                # No job depends on a shadow, so none pays for one: it is not read a second time.
+                execution.broke(error, guilty=alone and not shadowed, counted=not shadowed)
+            self._shadows.broke(error, guilty=not self._active)
             self._active = []
-            self._shadows.broke(error)
             self._process.forget_engine()
             self._load_again()
             return

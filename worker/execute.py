@@ -72,8 +72,9 @@ class Execution:
         """The engine is done with the run: write how it ended."""
         self._guard(self._done)
 
-    def broke(self, error: BaseException, *, guilty: bool) -> None:
-        """The engine raised; without proof that it was this job, it may be tried again."""
+    def broke(self, error: BaseException, *, guilty: bool, counted: bool = True) -> None:
+        """The engine raised; without proof that it was this job, it may be tried again. Whether that is
+        `counted` decides if it may be tried so often only."""
         if self.run is not None and self._snapshots.suspect(self.run):
             guilty = False
             self._guard(self._snapshots.distrust)
@@ -82,7 +83,7 @@ class Execution:
         if guilty:
             self._guard(lambda: self._finish(State.FAILED, "internal_error", INTERNAL))
         else:
-            self._guard(lambda: self._release(lost=True))
+            self._guard(lambda: self._release(lost=counted))
 
     def give_back(self) -> None:
         """The worker stops: keep what was read and let another worker go on."""
@@ -103,6 +104,8 @@ class Execution:
         except LeaseLost:
             self._log.warning("lease_lost")
             self._leave()
+        except choice.NotAtHand as error:
+            self._refuse(error.code, str(error))
         except self._served.refusal as refusal:
             code, message = getattr(refusal, "code", "refused"), getattr(refusal, "message", str(refusal))
             self._last_write(code, message)
@@ -114,6 +117,11 @@ class Execution:
         except Exception:
             self._log.exception("job_broke")
             self._last_write("internal_error", INTERNAL)
+
+    def _refuse(self, code: str, message: str) -> None:
+        """Leaves the job to a worker that can do it."""
+        self._log.warning("job_refused", code=code, cause=message)
+        self._guard(lambda: self._release(lost=False, refused=code, message=message))
 
     def _last_write(self, code: str, message: str) -> None:
         try:
@@ -245,9 +253,17 @@ class Execution:
             self._snapshots.take(run, self._share)
         self._release(lost=False)
 
-    def _release(self, *, lost: bool, held_by: str | None = None) -> None:
+    def _release(
+        self,
+        *,
+        lost: bool,
+        held_by: str | None = None,
+        refused: str | None = None,
+        message: str = INTERNAL,
+    ) -> None:
         usage = self._share()
-        terms: dict[str, Any] = {"usage": usage, "lost": lost, "message": INTERNAL, "held_by": held_by}
+        terms: dict[str, Any] = {"usage": usage, "lost": lost, "message": message, "held_by": held_by}
+        terms["refused"] = refused
         self._write(lambda session: leases.release(session, self.job.id, self._token, **terms))
         self._log.info("job_released", lost=lost, held_by=held_by)
         self._leave()

@@ -37,7 +37,8 @@ class Presence:
         self.worker_id = new_id("wrk")
         self._config = config
         self._warm = warm
-        self._newest: str | None = None  # activation that the worker was warmed up for
+        self._newest: int | None = None  # activation that the worker was warmed up for
+        self._cold = True  # until it was asked to warm up
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._wake = threading.Event()
@@ -83,12 +84,13 @@ class Presence:
             if not known:
                 workers.register(session, self.worker_id, socket.gethostname(), self._config.device_type)
                 self._advertise(session)
+                self._cold = True
             if self._stopping.is_set():
                 workers.request_stop(session, self.worker_id)
             newest = rollout.newest(session)
-        if not known or newest != self._newest:
-            self._warm()
-            self._newest = newest
+        if self._cold or newest != self._newest:
+            self._warm()  # the broker may be away: then the next heartbeat asks again
+            self._cold, self._newest = False, newest
 
     def _advertise(self, session: Session) -> None:
         try:
@@ -99,8 +101,21 @@ class Presence:
         workers.advertise(session, self.worker_id, card, loaded=False)
 
 
+def replaced(config: Settings) -> None:
+    """In a new child: what the one before it had loaded is loaded no more, whatever that has said."""
+    database = connect(config)
+    try:
+        with database.session() as session:
+            rollout.forget(session, os.environ[WORKER_ID])
+    except SQLAlchemyError as error:
+        _log.warning("loaded_not_forgotten", error=str(error))  # the shelf does it before its first load
+    finally:
+        database.close()
+
+
 def watch(app: Celery, config: Settings) -> None:
-    """Ties a Presence to the life of the worker's parent process; others get none of these signals."""
+    """Ties a Presence to the life of the worker's parent process. A child gets the last signal alone, others
+    none."""
     presences: list[Presence] = []
 
     def begin(sender: Any, **_: Any) -> None:
@@ -120,7 +135,11 @@ def watch(app: Celery, config: Settings) -> None:
         for presence in presences:
             presence.end()
 
+    def begun(**_: Any) -> None:
+        replaced(config)
+
     signals.worker_init.connect(begin, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
     signals.worker_shutdown.connect(gone, weak=False)
+    signals.worker_process_init.connect(begun, weak=False)

@@ -113,7 +113,7 @@ class WorkerProcess:
 
     def any_waiting(self) -> bool:
         """Whether there is a job to claim."""
-        return self.transaction(lambda session: leases.any_waiting(session, self.models))
+        return self.transaction(lambda session: leases.any_waiting(session, self.models, self.holder.worker))
 
     def is_stopping(self) -> bool:
         """Whether the worker was told to stop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from store import blobs, guardrails, jobs, log, reaper, storage
+from store import blobs, guardrails, jobs, log, reaper, scorers, storage
 from store.blobs import Blobs
 from store.database import Database, connect
 from store.settings import Settings, settings
@@ -38,11 +38,18 @@ def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reap
     return reaped
 
 
-def remove_leftovers(files: Blobs) -> None:
-    """Removes the half-written files of killed processes."""
+def remove_leftovers(database: Database, files: Blobs) -> None:
+    """Removes the half-written files of killed processes, and uploads of scorers that nothing will look at:
+    their transaction failed, or they were looked at and could not be removed then."""
     removed = files.remove_leftovers(LEFTOVER_SECONDS)
-    if removed:
-        _log.info("leftovers_removed", files=removed)
+    old = files.folders_unwritten(scorers.UPLOADS, LEFTOVER_SECONDS)
+    with database.session() as session:
+        waiting = scorers.upload_keys(session)
+    unnamed = [key for key in old if key not in waiting]
+    for key in unnamed:
+        files.delete_folder(key)
+    if removed or unnamed:
+        _log.info("leftovers_removed", files=removed, uploads=len(unnamed))
 
 
 def main() -> None:
@@ -58,7 +65,7 @@ def main() -> None:
         reap_once(database, files, config)
         if time.monotonic() >= leftovers_due:
             leftovers_due = time.monotonic() + LEFTOVERS_EVERY_SECONDS
-            remove_leftovers(files)
+            remove_leftovers(database, files)
         time.sleep(config.reaper_seconds)
 
     forever("reaper", step)

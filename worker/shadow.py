@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from store import documents, log, scorers, shadow_runs
 from store.models import Job
 from store.scorer_tables import ScorerVersion
+from store.shadow_runs import Outcome
 from worker import choice
 from worker.engine import RunLike, Served, answers_of
 from worker.process import WorkerProcess
@@ -62,19 +63,18 @@ class Shadows:
                 self._run = self._admit(served, self._task)
                 self._served = served
             except Exception as error:
-                self._end(f"{getattr(error, 'code', type(error).__name__)}: {error}")
+                self._end(Outcome.NOT_MADE, error)
 
     def stepped(self, finished: list[object]) -> None:
         """After a step of the engine: compares and writes, if the run under way is among the finished."""
         run = self._run
         if run is not None and any(run is done for done in finished):
-            error = run.error
-            self._end(None if error is None else f"{getattr(error, 'code', type(error).__name__)}: {error}")
+            self._end(Outcome.ANSWERED if run.error is None else Outcome.BROKE, run.error)
 
-    def broke(self, error: BaseException) -> None:
-        """The engine raised while the run was in it."""
+    def broke(self, error: BaseException, *, guilty: bool) -> None:
+        """The engine raised while the run was in it; without proof that it did it, that says nothing."""
         if self._task is not None:
-            self._end(f"{type(error).__name__}: {error}")
+            self._end(Outcome.BROKE if guilty else Outcome.NOT_MADE, error)
 
     def abandon(self) -> None:
         """Leaves everything as if it had never been drawn."""
@@ -92,10 +92,11 @@ class Shadows:
         run: RunLike = served.engine.admit(served.make_request(task.job, path, pin))
         return run
 
-    def _end(self, error: str | None) -> None:
+    def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         task, run = self._task, self._run
         assert task is not None
         self._clear()
+        said = None if error is None else f"{getattr(error, 'code', type(error).__name__)}: {error}"
         texts = [answer["text"] for answer in answers_of(run)] if run is not None else []
         same = sum(text == before for text, before in zip(texts, task.answers, strict=False))
         seconds = sum(run.usage.to_dict()["seconds"].values()) if run is not None else 0.0
@@ -105,15 +106,17 @@ class Shadows:
                     session,
                     task.job,
                     task.version.id,
+                    outcome,
                     stable=task.stable,
                     answers=len(texts),
                     agreed=same,
                     device_seconds=seconds,
-                    error=error,
+                    error=said,
                 )
         except SQLAlchemyError as trouble:
             _log.warning("shadow_not_written", job=task.job.id, error=str(trouble))
-        _log.info("shadow_ended", job=task.job.id, scorer=scorers.label(task.version), error=error)
+        label = scorers.label(task.version)
+        _log.info("shadow_ended", job=task.job.id, scorer=label, outcome=outcome.value, error=said)
 
     def _clear(self) -> None:
         self._files.close()

@@ -6,6 +6,7 @@ Which of them a job runs with is `worker.choice`.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -24,8 +25,9 @@ from worker.engine import ScorerPin
 
 _log = log.get("worker.shelf")
 
-MOST = 8  # versions kept, if unused for long
+MOST = 8  # versions kept, if unused for long: in memory, and as many again on disk
 UNUSED_SECONDS = 600.0
+UNUSED_ON_DISK_SECONDS = 24 * 3600.0
 LONGEST_PAUSE = 300.0  # seconds between two tries to load a version
 SAY_SECONDS = 60.0  # how often a version's use is reported
 STALE_SECONDS = 3600.0  # a half-fetched folder of this age is nobody's
@@ -92,6 +94,8 @@ class Shelf:
             if now - found.said_at >= SAY_SECONDS:
                 found.said_at = now
                 self._say(version, None)
+                with suppress(OSError):
+                    os.utime(found.pin.path)  # for `_clear_disk`, perhaps another worker's
             return found.pin
         failed = self._failed.get(version.id)
         if failed is not None and now < failed.retry_at and not insist:
@@ -109,6 +113,7 @@ class Shelf:
         _log.info("scorer_loaded", scorer=pin.label, sha256=pin.sha256)
         self._say(version, None)
         self._drop_unused(now)
+        self._clear_disk()
         return pin
 
     def _rest(self, before: _Failed | None, error: str, now: float) -> _Failed:
@@ -132,6 +137,7 @@ class Shelf:
             except Exception:
                 shutil.rmtree(kept, ignore_errors=True)
                 raise
+        os.utime(kept)
         return replace(pin, name=version.name, version=version.version, sha256=version.sha256)
 
     def _checked(self, folder: Path, version: ScorerVersion, read: Read) -> ScorerPin:
@@ -176,6 +182,19 @@ class Shelf:
             self._tell(
                 lambda session, label=loaded.pin.label: rollout.forget(session, self._worker_id, label)
             )
+
+    def _clear_disk(self) -> None:
+        """Removes what workers of this machine that have ended left, but for what was used last."""
+        mine = {loaded.pin.path for loaded in self._loaded.values()}
+        others: list[tuple[float, Path]] = []
+        for folder in self._folder.glob("[!.]*"):
+            with suppress(OSError):  # another worker was quicker
+                others.append((folder.stat().st_mtime, folder))
+        others = sorted((entry for entry in others if entry[1] not in mine), reverse=True)
+        for used_at, folder in others[MOST:]:
+            if time.time() - used_at > UNUSED_ON_DISK_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+                _log.info("scorer_cleared", folder=folder.name)
 
     def _say(self, version: ScorerVersion, error: str | None) -> None:
         label = scorers.label(version)

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from worker.process import WorkerProcess
 SECONDS = 120.0
 MEMORY_BYTES = 8 << 30  # of addresses: torch alone takes some
 LEASE_SECONDS = 600.0  # after it, a worker that has said nothing counts as dead; longer than all below
+PUT_OFF_SECONDS = 30.0  # by a blob store that fails
 FILES = ("scorer.safetensors", "manifest.json")
 CHILD = "namm_runtime.verify"
 # All that the child sees of the environment: no URL of a database, no secret.
@@ -42,6 +45,10 @@ class Verdict(NamedTuple):
     sha256: str = ""
 
 
+class StorageAway(Exception):
+    """The blob store failed, which says nothing about what was uploaded."""
+
+
 def folder_of(row: ScorerVersion) -> str:
     """Where the blobs of a verified version lie."""
     return f"scorers/{row.name}/{row.version}"
@@ -54,17 +61,40 @@ def verify_uploads(process: WorkerProcess) -> int:
         row = process.transaction(lambda session: scorers.next_to_verify(session, LEASE_SECONDS))
         if row is None:
             break
-        verdicts += _verify(process, row)
+        try:
+            verdicts += _verify(process, row)
+        except StorageAway as error:
+            _put_off(process, row, str(error))
     return verdicts
 
 
+def _put_off(process: WorkerProcess, row: ScorerVersion, reason: str) -> None:
+    process.transaction(lambda session: scorers.postpone(session, row, reason, PUT_OFF_SECONDS))
+
+
+@contextmanager
+def _storage(doing: str) -> Iterator[None]:
+    """Raises StorageAway for whatever a blob store may raise, but for a blob that is gone."""
+    try:
+        yield
+    except NotFound:
+        raise
+    except Exception as error:
+        _log.warning("storage_away", doing=doing, error=str(error))
+        # The error's own words may name the machine's folders.
+        said = f"storage_unavailable: The blob store failed ({type(error).__name__}) when {doing}. "
+        raise StorageAway(said + "It is tried again.") from error
+
+
 def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
+    """Raises StorageAway."""
     with tempfile.TemporaryDirectory(prefix="palimpsest-verify-") as name:
         folder, out = Path(name, "in"), Path(name, "out")
         for place in (folder, out):
             place.mkdir()
         try:
-            _fetch(process.blobs, row.upload_key, folder)
+            with _storage("what was uploaded was read"):
+                _fetch(process.blobs, row.upload_key, folder)
         except NotFound:
             verdict = Verdict("upload_missing", "What was uploaded is no longer in the blob store.")
         else:
@@ -72,7 +102,8 @@ def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
         manifest: dict[str, Any] = {}
         if verdict.code is None:
             manifest = json.loads((out / "manifest.json").read_bytes())
-            _store(process.blobs, out, folder_of(row))
+            with _storage("what was verified was written"):
+                _store(process.blobs, out, folder_of(row))
 
     def decide(session: Session) -> None:
         mine = scorers.by_id(session, row.id)
@@ -87,8 +118,9 @@ def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
     except StoreError as error:
         _log.warning("verdict_late", scorer=scorers.label(row), error=str(error))  # another worker's stands
         return False
-    process.blobs.delete_folder(row.upload_key)
     _log.info("verdict", scorer=scorers.label(row), code=verdict.code, reason=verdict.reason)
+    with suppress(StorageAway), _storage("what was uploaded was removed"):  # else the reaper does
+        process.blobs.delete_folder(row.upload_key)
     return True
 
 

@@ -1,18 +1,19 @@
 """Which version of a scorer serves whom, the way back, and the log of who changed it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api import cursors
 from api.context import AdminDep, CallerDep, ContextDep
+from api.cursors import Cursor, Limit
 from api.problems import Problem, documented
-from api.scorer_answers import activation_out, visible
+from api.scorer_answers import activation_out
 from api.scorer_schemas import (
     ActivationCreate,
-    ActivationList,
     ActivationOut,
+    ActivationPage,
     AuditOut,
     AuditPage,
     Name,
@@ -86,14 +87,26 @@ def rollback(name: Name, body: RollbackCreate, context: ContextDep, caller: Admi
 
 
 @router.get("/scorers/{name}/activations", responses=documented(401, 422))
-def index(name: Name, context: ContextDep, caller: CallerDep) -> ActivationList:
-    """What serves now and what did, newest first. Of scopes of others only an admin's key is told."""
+def index(
+    name: Name,
+    context: ContextDep,
+    caller: CallerDep,
+    still_open: Annotated[
+        bool | None, Query(alias="open", description="Only what serves now (`true`), or no more (`false`).")
+    ] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> ActivationPage:
+    """What serves and what did, newest first. Of scopes of others only an admin's key is told."""
+    mine, pepper = None if caller.admin else caller.tenant_id, context.settings.pepper
+    query = f"activations {name} {mine} {still_open}"
+    before = None if cursor is None else int(cursors.unseal(pepper, query, cursor, "cursor")[0])
+    terms: dict[str, Any] = {"name": name, "seen_by": mine, "still_open": still_open, "before": before}
     with context.database.session() as session:
-        rows = visible(activations.history(session, name=name), caller)
-        return ActivationList(
-            open=[activation_out(session, row) for row in rows if row.ended_at is None],
-            history=[activation_out(session, row) for row in rows if row.ended_at is not None],
-        )
+        rows = activations.history(session, **terms, limit=limit + 1)
+        page, after = cursors.cut(pepper, query, rows, limit, lambda row: [str(row.number)])
+        data = [activation_out(session, row) for row in page]
+    return ActivationPage(data=data, has_more=after is not None, next_cursor=after)
 
 
 @router.get("/audit", responses=documented(401, 403, 422))
@@ -103,19 +116,14 @@ def audit_log(
     subject: Annotated[
         str | None, Query(max_length=MAX_SUBJECT, description="`name@version`.", pattern="^[^\\x00]*$")
     ] = None,
-    cursor: Annotated[
-        str | None, Query(max_length=400, description="`next_cursor` of the page before.")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> AuditPage:
     """What was changed in the registry, by whom and when, newest first."""
     query, pepper = f"audit {subject}", context.settings.pepper
     before = None if cursor is None else int(cursors.unseal(pepper, query, cursor, "cursor")[0])
     with context.database.session() as session:
         rows = audit.entries(session, subject=subject, before=before, limit=limit + 1)
-    page, more = rows[:limit], len(rows) > limit
-    return AuditPage(
-        data=[AuditOut.model_validate(row) for row in page],
-        has_more=more,
-        next_cursor=cursors.seal(pepper, query, [str(page[-1].id)]) if more else None,
-    )
+    page, after = cursors.cut(pepper, query, rows, limit, lambda row: [str(row.id)])
+    data = [AuditOut.model_validate(row) for row in page]
+    return AuditPage(data=data, has_more=after is not None, next_cursor=after)

@@ -19,6 +19,7 @@ class WorkerRolloutOut(Answered):
     """What a live worker has of a scorer."""
 
     worker_id: str = Field(examples=["wrk_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    host: str = Field(examples=["gpu-7"])
     scorer: str | None = Field(
         description="The wanted version if it is loaded, else the one used last; null while it has none of "
         "the registry's and would run jobs with the bundled one.",

@@ -8,10 +8,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
-from api import scorer_answers
+from api import cursors, scorer_answers
 from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
+from api.cursors import Cursor, Limit
 from api.problems import Problem, documented
-from api.scorer_schemas import DiffOut, EvaluationIn, Name, ScorerList, Version, VersionList, VersionOut
+from api.scorer_schemas import DiffOut, EvaluationIn, Name, ScorerPage, Version, VersionOut, VersionPage
 from api.scorer_uploads import ScorerUpload, receive_scorer
 from api.storage import pieces
 from api.submission import RawBody
@@ -51,7 +52,7 @@ _UPLOAD = {
 }
 _UPLOADED: dict[int | str, dict[str, Any]] = {
     200: {"model": VersionOut, "description": "The same files were uploaded before."},
-    **documented(400, 401, 403, 408, 409, 413, 415, 422, 507),
+    **documented(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
 }
 _FILES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -73,6 +74,7 @@ async def upload(
     name: Name, request: Request, response: Response, context: ContextDep, caller: AdminDep
 ) -> VersionOut:
     """Upload a version. A worker verifies it within seconds; until then it serves nobody."""
+    await run_in_threadpool(_refuse_blindly, context, name)
     came = await receive_scorer(request, context.blobs, name)
     shown, new = await run_in_threadpool(_record, context, caller, name, came)
     if not new:
@@ -80,6 +82,12 @@ async def upload(
     place = request.url_for("show_scorer_version", name=name, version=shown.version)
     response.headers["location"] = place.path
     return shown
+
+
+def _refuse_blindly(context: Context, name: str) -> None:
+    """Before anything is stored. Raises Problem."""
+    with context.database.session() as session:
+        _bundled(context, session, name)
 
 
 def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> tuple[VersionOut, bool]:
@@ -108,27 +116,52 @@ def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> 
 
 
 def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
-    """sha256 by version of the scorers of this name that workers brought along."""
+    """sha256 by version of the scorers of this name that workers brought along.
+
+    Raises Problem while no worker has said which those are: a clash would go unseen.
+    """
     cards = [model.card for model in workers.models(session, context.settings.worker_live_seconds)]
-    found = [scorer for card in cards for scorer in card.scorers or ()]
+    loaded = [card.scorers for card in cards if card.scorers is not None]
+    if not loaded:
+        detail = (
+            "No worker has loaded its model yet, so nobody knows which versions workers have of their own. "
+            "Try again in a moment, or start a worker."
+        )
+        raise Problem(503, "no_worker", detail, headers={"retry-after": "5"})
+    found = [scorer for own in loaded for scorer in own]
     return {scorer["version"]: scorer["sha256"] for scorer in found if scorer["name"] == name}
 
 
-@router.get("", responses=documented(401))
-def index(context: ContextDep, caller: CallerDep) -> ScorerList:
+@router.get("", responses=documented(401, 422))
+def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> ScorerPage:
     """The scorers of the registry with their versions, newest first. Workers' own are in GET /v1/models."""
-    with context.database.session() as session:
-        return scorer_answers.scorer_list(scorers.versions(session))
+    rows, after = _page(context, None, cursor, limit)
+    return ScorerPage(data=scorer_answers.by_name(rows), has_more=after is not None, next_cursor=after)
 
 
 @router.get("/{name}/versions", responses=documented(401, 404, 422))
-def versions(name: Name, context: ContextDep, caller: CallerDep) -> VersionList:
+def versions(
+    name: Name, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 50
+) -> VersionPage:
     """The versions of a scorer, newest first."""
+    rows, after = _page(context, name, cursor, limit)
+    if not rows and cursor is None:
+        raise NotFound(f"There is no scorer {name} in the registry.")
+    data = scorer_answers.briefs(rows)
+    return VersionPage(name=name, data=data, has_more=after is not None, next_cursor=after)
+
+
+def _page(
+    context: Context, name: str | None, cursor: str | None, limit: int
+) -> tuple[list[ScorerVersion], str | None]:
+    query, pepper = f"versions {name}", context.settings.pepper
+    after = None
+    if cursor is not None:
+        last_name, last_id = cursors.unseal(pepper, query, cursor, "cursor")
+        after = (last_name, last_id)
     with context.database.session() as session:
-        rows = scorers.versions(session, name=name)
-        if not rows:
-            raise NotFound(f"There is no scorer {name} in the registry.")
-        return scorer_answers.version_list(name, rows)
+        rows = scorers.versions(session, name=name, after=after, limit=limit + 1)
+    return cursors.cut(pepper, query, rows, limit, lambda row: [row.name, row.id])
 
 
 @router.get("/{name}/versions/{version}", name="show_scorer_version", responses=documented(401, 404, 422))

@@ -43,10 +43,12 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
             for other, theirs in zip(cells, marks, strict=True)
             if other is not cell and not other.spec.learned and other.budget in (None, cell.budget)
         }
+        identity = cell.spec.identity()
         found.append(
             {
                 "policy": cell.spec.label,
-                "scorer": cell.spec.identity().get("scorer"),
+                "scorer": identity.get("scorer"),
+                "scorer_sha256": identity.get("sha256"),
                 "budget": cell.budget,
                 **_estimated("score", bootstrap.score(mine, strata)),
                 **_estimated("of_full", bootstrap.ratio(mine, full, strata) if full else None, counted=False),

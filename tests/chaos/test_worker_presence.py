@@ -4,10 +4,13 @@ import signal
 from pathlib import Path
 
 import psutil
+from sqlalchemy import select
 
 from store import workers
+from store.scorer_tables import WorkerScorer
 from store.workers import ServedModel
 from tests.chaos.conftest import Service, child_of, wait_for
+from tests.registry import activate, add_standin
 from tests.tiny import WINDOW, save_tiny_llama
 
 
@@ -26,6 +29,19 @@ def test_model_is_known_before_any_job_and_gone_with_its_worker(service: Service
     parent.send_signal(signal.SIGTERM)
     parent.wait(60)
     assert find(service, "small") is None
+
+
+def test_a_child_that_replaces_a_killed_one_has_no_scorer_loaded(service: Service) -> None:
+    activate(service.database, add_standin(service.database, service.files, "2"))
+
+    def loaded() -> list[str]:
+        with service.database.session() as session:
+            return list(session.scalars(select(WorkerScorer.scorer)))
+
+    parent = service.worker("one")
+    wait_for("the scorer to be loaded", loaded)
+    child_of(parent).kill()
+    wait_for("the new child to say what it has", lambda: not loaded())
 
 
 def test_model_that_cannot_be_loaded_says_so(service: Service) -> None:

@@ -37,7 +37,13 @@ def client(api: Api) -> Iterator[httpx.Client]:
             text = {"sha256": "", "size": 1, "media_type": "text/plain", "filename": None}
             documents.create(session, tenant, key, **text)
             job = jobs.create(session, tenant, NewJob(key, "ask", ["?"], "small", "window"))
-            run = {"answers": 4, "agreed": 3, "device_seconds": 1.0, "stable": "namm@1"}
+            run = {
+                "outcome": "answered",
+                "answers": 4,
+                "agreed": 3,
+                "device_seconds": 1.0,
+                "stable": "namm@1",
+            }
             keys = {"job_id": job.id, "version_id": two.id, "tenant_id": tenant, "created_at": DAY}
             session.execute(insert(ShadowRun).values(**run, **keys))
     hour = timedelta(hours=1)
@@ -73,6 +79,7 @@ def test_an_answer_has_every_version_with_its_figures(client: httpx.Client) -> N
         "scorer": "namm@1",
         "version": "1",
         "state": "verified",
+        "sha256": "sha-1",
         "jobs": {"succeeded": 1, "failed": 1, "cancelled": 0, "expired": 0},
         "kept": 0.125,
         "device_seconds": "73",
@@ -87,7 +94,7 @@ def test_an_answer_has_every_version_with_its_figures(client: httpx.Client) -> N
                 "saving_realised": "-0.25",
             }
         ],
-        "shadow": {"runs": 0, "failed": 0, "answers": 0, "agreed": 0, "agreement": None},
+        "shadow": {"runs": 0, "failed": 0, "not_made": 0, "answers": 0, "agreed": 0, "agreement": None},
         "evaluation": None,
     }
     assert (two["version"], two["evaluation"], two["scorer_quality"]) == ("2", {"score": 0.97}, 0.9)

@@ -80,6 +80,26 @@ def activate(client: httpx.Client, version: str, **body: Any) -> httpx.Response:
     return client.post("/v1/scorers/mine/activations", json={"version": version} | body)
 
 
+def served(client: httpx.Client, **query: Any) -> list[dict[str, Any]]:
+    """What serves or did, the newest first."""
+    found = client.get("/v1/scorers/mine/activations", params=query)
+    assert found.status_code == 200, found.text
+    rows: list[dict[str, Any]] = found.json()["data"]
+    return rows
+
+
+def pages(client: httpx.Client, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+    """Every page of a list, two rows each."""
+    cursor = None
+    while True:
+        page = client.get(path, params={"limit": 2} | query | ({"cursor": cursor} if cursor else {})).json()
+        yield page
+        cursor = page["next_cursor"]
+        assert page["has_more"] == (cursor is not None)
+        if cursor is None:
+            return
+
+
 # -- uploads -----------------------------------------------------------------------------------------------
 
 
@@ -143,6 +163,27 @@ def test_a_workers_own_version_is_not_replaced(admin: httpx.Client) -> None:
     assert send(admin, "namm-key", **unnamed).json()["version"] == "2"
 
 
+def test_until_a_worker_has_said_what_it_has_nothing_is_taken(api: Api, admin: httpx.Client) -> None:
+    """Or the label of a bundled scorer would be given away before anybody knows of it."""
+    with api.database.session() as session:
+        session.execute(text("UPDATE worker_models SET scorers = NULL"))
+    refused = send(admin, "namm-key")
+    problem(refused, 503, "no_worker")
+    assert refused.headers["retry-after"]
+    assert api.stored_files() == []
+    with api.database.session() as session:
+        session.execute(text("DELETE FROM workers"))
+    problem(send(admin), 503, "no_worker")
+
+
+def test_a_form_has_one_version(api: Api, admin: httpx.Client) -> None:
+    for first in ("1", ""):
+        twice = [("version", (None, first)), ("version", (None, "2")), ("checkpoint", ("f", b"x"))]
+        sent = admin.post("/v1/scorers/mine/versions", files=twice)
+        problem(sent, 422, "too_many_files", "version")
+    assert api.stored_files() == []
+
+
 @pytest.mark.parametrize(
     ("parts", "status", "code", "field"),
     [
@@ -176,7 +217,7 @@ def test_forms_that_are_no_upload(
 ) -> None:
     problem(send(admin, **parts), status, code, field)
     assert api.stored_files() == []
-    assert admin.get("/v1/scorers").json() == {"data": []}
+    assert admin.get("/v1/scorers").json() == {"data": [], "has_more": False, "next_cursor": None}
 
 
 @pytest.mark.parametrize("version", ["..", "-1", "a b", "x" * 100, "1\n", "a/b", "1@2"])
@@ -298,12 +339,13 @@ def test_activate_canary_end_and_roll_back(api: Api, admin: httpx.Client) -> Non
     canary = activate(admin, "3", alias="canary", percent=5, shadow_percent=10, bounds=bounds)
     assert canary.status_code == 201, canary.text
     assert (canary.json()["percent"], canary.json()["bounds"]) == (5, bounds)
-    found = admin.get("/v1/scorers/mine/activations").json()
-    assert {(one["scorer"], one["alias"]) for one in found["open"]} == {
-        ("mine@2", "stable"),
+    assert [(one["scorer"], one["alias"]) for one in served(admin)] == [
         ("mine@3", "canary"),
-    }
-    assert [one["scorer"] for one in found["history"]] == ["mine@1"]
+        ("mine@2", "stable"),
+        ("mine@1", "stable"),
+    ]
+    assert [one["scorer"] for one in served(admin, open=True)] == ["mine@3", "mine@2"]
+    assert [one["scorer"] for one in served(admin, open=False)] == ["mine@1"]
     shown = admin.get("/v1/scorers/mine/versions/3").json()
     assert (shown["state"], [one["alias"] for one in shown["activations"]]) == ("active", ["canary"])
 
@@ -314,17 +356,16 @@ def test_activate_canary_end_and_roll_back(api: Api, admin: httpx.Client) -> Non
     back = admin.post("/v1/scorers/mine/rollback", json={"reason": "worse"})
     assert (back.status_code, back.json()["scorer"]) == (200, "mine@1")
     problem(admin.post("/v1/scorers/mine/rollback", json={"reason": "worse"}), 409, "no_earlier_version")
-    [serving] = admin.get("/v1/scorers/mine/activations").json()["open"]
+    [serving] = served(admin, open=True)
     assert serving["scorer"] == "mine@1"
-    ended = {one["ended_reason"] for one in admin.get("/v1/scorers/mine/activations").json()["history"]}
-    assert "enough" in ended
+    assert "enough" in {one["ended_reason"] for one in served(admin, open=False)}
 
 
 def test_scopes_of_models_with_a_slash_are_ended_too(api: Api, admin: httpx.Client) -> None:
     verify(api, "1")
     assert activate(admin, "1", scope="model:meta/llama-3").status_code == 201
     assert admin.delete("/v1/scorers/mine/activations/model:meta/llama-3/stable").status_code == 204
-    assert admin.get("/v1/scorers/mine/activations").json()["open"] == []
+    assert served(admin, open=True) == []
 
 
 @pytest.mark.parametrize(
@@ -347,7 +388,7 @@ def test_activations_that_mean_nothing(
 ) -> None:
     verify(api, "1")
     problem(admin.post("/v1/scorers/mine/activations", json=body), 422, code)
-    assert admin.get("/v1/scorers/mine/activations").json() == {"open": [], "history": []}
+    assert served(admin) == []
 
 
 def test_a_tenant_is_not_told_of_others(api: Api, admin: httpx.Client) -> None:
@@ -358,12 +399,40 @@ def test_a_tenant_is_not_told_of_others(api: Api, admin: httpx.Client) -> None:
     seen = {}
     for key in (mine, other):
         with api.client(key) as client:
-            found = client.get("/v1/scorers/mine/activations").json()["open"]
+            found = served(client, open=True)
             shown = client.get("/v1/scorers/mine/versions/1").json()["activations"]
         assert {one["scope"] for one in found} == {one["scope"] for one in shown}
         seen[key] = {one["scope"] for one in found}
     assert seen == {mine: {"global", "model:small", "tenant:ten_mine"}, other: {"global", "model:small"}}
-    assert len(admin.get("/v1/scorers/mine/activations").json()["open"]) == 4
+    assert len(served(admin, open=True)) == 4
+
+
+def test_lists_have_pages(api: Api, admin: httpx.Client) -> None:
+    verify(api, "1", "2", "3")
+    verify(api, "1", "2", name="another")
+    found = list(pages(admin, "/v1/scorers"))
+    rows = [(one["name"], row["version"]) for page in found for one in page["data"] for row in one["data"]]
+    named = [("another", "2"), ("another", "1"), ("mine", "3"), ("mine", "2"), ("mine", "1")]
+    assert (len(found), rows) == (3, named)
+    found = list(pages(admin, "/v1/scorers/mine/versions"))
+    assert [[row["version"] for row in page["data"]] for page in found] == [["3", "2"], ["1"]]
+    assert {page["name"] for page in found} == {"mine"}
+
+    for version in "123":
+        activate(admin, version)
+    activate(admin, "1", scope="tenant:default")
+    path = "/v1/scorers/mine/activations"
+    shown = [row["scorer"] for page in pages(admin, path, open=False) for row in page["data"]]
+    assert shown == ["mine@2", "mine@1"]
+    with api.client(api.new_key("ten_other")) as stranger:
+        seen = list(pages(stranger, path))
+    assert [[row["scorer"] for row in page["data"]] for page in seen] == [["mine@3", "mine@2"], ["mine@1"]], (
+        "no gap where another tenant's is"
+    )
+    cursor = admin.get(path, params={"limit": 1}).json()["next_cursor"]
+    for borrowed in (f"{path}?open=true&cursor={cursor}", f"/v1/scorers?cursor={cursor}", f"{path}?cursor=x"):
+        problem(admin.get(borrowed), 422, "invalid_cursor", "cursor")
+    problem(admin.get(f"{path}?limit=0"), 422, "invalid_request", "limit")
 
 
 def test_the_audit_log_has_pages(api: Api, admin: httpx.Client) -> None:

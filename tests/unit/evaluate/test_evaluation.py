@@ -178,6 +178,7 @@ def test_a_scorer_of_ones_own_and_what_it_is_told_apart_by(tiny_model, questions
     settings = settings_for(tiny_model, tasks, f"mine={directory}", budgets=(Budget.parse("64"),))
     report, done = complete(settings, journal)
     assert (report["rows"][0]["policy"], report["rows"][0]["scorer"], done) == ("mine", "mine@1", 4)
+    assert len(report["rows"][0]["scorer_sha256"]) == 64
     scorer(directory, 1)
     assert complete(settings, journal)[1] == 4
     manifest = directory / "manifest.json"

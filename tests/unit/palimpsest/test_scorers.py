@@ -51,7 +51,14 @@ OUTCOME = {
         {"currency": "EUR", "cost": None, "saving_allocated": None, "saving_realised": None},
         {"currency": "USD", "cost": "2.5", "saving_allocated": "1.75", "saving_realised": "-0.5"},
     ],
-    "shadow": {"runs": 40, "failed": 1, "answers": 120, "agreed": 90, "agreement": {**RATE, "value": 0.75}},
+    "shadow": {
+        "runs": 40,
+        "failed": 1,
+        "not_made": 7,
+        "answers": 120,
+        "agreed": 90,
+        "agreement": {**RATE, "value": 0.75},
+    },
     "evaluation": None,
 }
 IDLE = {"scorer": "namm@1", "version": "1", "state": "retired", "jobs": {}, "money": [], "shadow": {}}
@@ -188,6 +195,7 @@ def test_what_cannot_be_pushed_is_told_and_nothing_is_sent(
     failed(palimpsest("push", str(tmp_path / "none")), "There is no file or folder")
     failed(palimpsest("push", str(folder / "scorer.safetensors")), "neither a folder")
     failed(palimpsest("push", str(checkpoint), "--name", "ref"), "--name and --version")
+    failed(palimpsest("push", str(folder), "--name", "other"), "is of the scorer 'namm'")
     manifest.write_text("{")
     failed(palimpsest("push", str(folder)), "manifest.json is not JSON")
     manifest.write_text("[]")
@@ -214,6 +222,31 @@ def test_versions_are_listed_and_shown(service: Service, palimpsest: Palimpsest)
     assert "48.0% score, 96.0% of the full cache, budget 25%" in line(ended, "evaluation")
     service.answers["GET /v1/scorers/namm/versions/3"] = {"state": "uploaded"}
     assert "uploaded" in line(palimpsest("show", "namm@3"), "state")
+
+
+def test_a_list_is_followed_to_its_last_page(service: Service, palimpsest: Palimpsest) -> None:
+    first = {"data": [{"name": "namm", "data": [{"version": "2"}]}], "has_more": True, "next_cursor": "c1"}
+    last = {"data": [{"name": "namm", "data": [{"version": "1"}]}], "has_more": False, "next_cursor": None}
+    service.answers["GET /v1/scorers"] = [first, last]
+    ended = palimpsest("list")
+    assert line(ended, "namm@2")
+    assert line(ended, "namm@1")
+    assert [dict(asked.url.params) for asked in service.asked] == [{}, {"cursor": "c1"}]
+    service.answers["GET /v1/scorers"] = [first, last]
+    whole = json.loads(palimpsest("list", "--json").output)
+    assert whole == {**last, "data": first["data"] + last["data"]}  # type: ignore[operator]
+
+
+def test_rows_of_another_file_are_not_the_versions(service: Service, palimpsest: Palimpsest) -> None:
+    row = {"scorer": "namm@3", "score": 0.48, "of_full": 0.96, "budget": "25%"}
+    answer = {**VERSION, "evaluation": {"rows": [{**row, "scorer_sha256": "cd" * 32}]}}
+    service.answers["GET /v1/scorers/namm/versions/3"] = answer
+    assert "of another file" in line(palimpsest("show", "namm@3"), "evaluation")
+    answer["evaluation"] = {"rows": [{**row, "scorer_sha256": "ab" * 32}]}
+    assert "48.0% score" in line(palimpsest("show", "namm@3"), "evaluation")
+    outcome = {**OUTCOME, "sha256": "ab" * 32, "evaluation": {"rows": [{**row, "scorer_sha256": "cd" * 32}]}}
+    service.answers["GET /v1/scorers/namm/outcomes"] = {"data": [outcome]}
+    assert "of another file" in line(palimpsest("compare", "namm"), "evaluation")
 
 
 def test_an_evaluation_is_attached(service: Service, palimpsest: Palimpsest, tmp_path: Path) -> None:
@@ -262,6 +295,7 @@ def test_versions_stand_side_by_side(service: Service, palimpsest: Palimpsest) -
     assert "namm@1" not in ended.output, "nothing came of it"
     assert line(ended, "failure rate").split(maxsplit=2)[2] == "25.0% [10.0%, 50.0%]"
     assert line(ended, "agreement").endswith("75.0% [10.0%, 50.0%]")
+    assert line(ended, "shadow runs not made").endswith("7")
     assert line(ended, "kept").endswith("12.50%")
     assert line(ended, "cost a job, USD").endswith("0.250000")
     assert line(ended, "cost a job, EUR").strip() == "cost a job, EUR"

@@ -73,3 +73,40 @@ def test_price_books_never_change(database_url: str) -> None:
         with pytest.raises(DBAPIError, match="never change"), database.session() as session:
             session.execute(text(change))
     database.close()
+
+
+def test_activations_and_shadow_runs_of_before_keep_their_meaning(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrations.upgrade(url, "0005")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO tenants (id, name) VALUES ('t', 't')",
+            "INSERT INTO documents (id, tenant_id, sha256, bytes, media_type, blob_key) "
+            "VALUES ('d', 't', '', 1, 'text/plain', 'k')",
+            "INSERT INTO scorer_versions (id, name, version, kind, upload_key, upload_sha256, created_by) "
+            "VALUES ('v', 'namm', '1', 'safetensors', 'k', 's', 'key')",
+            "INSERT INTO scorer_activations (id, name, scope, alias, version_id, activated_by, ended_at) "
+            "SELECT id, 'namm', 'global', 'stable', 'v', 'key', now() FROM unnest(ARRAY['b', 'c', 'a']) id",
+            "INSERT INTO jobs (id, tenant_id, document_id, task, prompts, model, policy, max_output_tokens) "
+            "SELECT id, 't', 'd', 'ask', '[]', 'm', 'p', 1 FROM unnest(ARRAY['1', '2', '3']) AS id",
+            "INSERT INTO scorer_shadow_runs "
+            "(job_id, version_id, tenant_id, stable, answers, agreed, error, device_seconds) VALUES "
+            "('1', 'v', 't', 'namm@0', 2, 1, NULL, 3), ('2', 'v', 't', 'namm@0', 0, 0, 'x', 1), "
+            "('3', 'v', 't', 'namm@0', 0, 0, 'gone', 0)",
+        ):
+            connection.execute(text(statement))
+    migrations.upgrade(url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO scorer_activations (id, name, scope, alias, version_id, activated_by) "
+                "VALUES ('A', 'namm', 'global', 'stable', 'v', 'key')"
+            )
+        )
+        order = connection.scalars(text("SELECT id FROM scorer_activations ORDER BY number")).all()
+        outcomes = connection.scalars(text("SELECT outcome FROM scorer_shadow_runs ORDER BY job_id")).all()
+    assert order == ["a", "b", "c", "A"]
+    assert outcomes == ["answered", "broke", "not_made"]
+    migrations.downgrade(url, "0005")
+    engine.dispose()

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from store import activations, audit, scorers
+from store import activations, audit, fallbacks, rollout, scorers
 from store.activations import Alias, choose
 from store.database import Database
 from store.errors import NotFound
@@ -138,10 +138,13 @@ def test_a_shadow_is_drawn_among_the_stables_jobs(db: Database) -> None:
 
 def test_a_pinned_job_keeps_its_version(db: Database) -> None:
     with db.session() as session:
-        activations.activate(session, make(session, "1"), "global", "k")
-        assert chosen(session, scorer="namm@1") == "1"
+        one = make(session, "1")
+        activations.activate(session, one, "global", "k")
         activations.activate(session, make(session, "2"), "global", "k")
-        assert chosen(session, scorer="namm@1") == "1"
+        assert activations.pinned(session, "namm@1", "sha-1") is one
+        assert activations.pinned(session, "namm@1", "sha-of-another-file") is None
+        make(session, "3", verify=False)
+        assert activations.pinned(session, "namm@3", None) is None
         assert chosen(session, "namm@1") == "1", "asked for by version"
         assert chosen(session, "namm-key") is None
         assert chosen(session, "namm@99") is None, "perhaps one of the runtime's own"
@@ -194,3 +197,22 @@ def test_the_audit_log_only_grows(db: Database) -> None:
     for statement in ("UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
         with pytest.raises(DBAPIError, match="append-only"), db.session() as session:
             session.execute(text(statement))
+
+
+def test_the_order_of_activations_is_the_databases(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids are made by hosts' clocks: here each activation's id sorts before the one made before it."""
+    ids = iter(f"act_{letter}" for letter in "zyxwvu")
+    monkeypatch.setattr(activations, "new_id", lambda prefix: next(ids))
+    with db.session() as session:
+        rows = [make(session, version) for version in "123"]
+        seen = [rollout.newest(session)]
+        for row in rows:
+            activations.activate(session, row, "global", "k")
+            seen.append(rollout.newest(session))
+        assert len(set(seen)) == 4, "a worker sees each one"
+        shown = [scorers.by_id(session, one.version_id).version for one in activations.history(session)]
+        assert shown == ["3", "2", "1"]
+        job: Any = FakeJob()
+        assert [row.version for row in fallbacks.fallbacks(session, job, rows[2])] == ["2", "1"]
+        back = activations.rollback(session, "namm", "global", "k", reason="bad")
+        assert back.version_id == rows[1].id

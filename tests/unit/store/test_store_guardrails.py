@@ -64,7 +64,14 @@ def shadow(session: Session, jobs: list[Any], agreed: int, **columns: Any) -> No
     version = scorers.get(session, "namm", "2").id
     for job in jobs:
         keys = {"job_id": job.id, "version_id": version, "tenant_id": job.tenant_id, "stable": "namm@1"}
-        figures = {"answers": 10, "agreed": agreed, "device_seconds": 1.0, "created_at": LATER, **columns}
+        figures = {
+            "outcome": "answered",
+            "answers": 10,
+            "agreed": agreed,
+            "device_seconds": 1.0,
+            "created_at": LATER,
+            **columns,
+        }
         session.execute(insert(ShadowRun).values(**keys, **figures))
 
 
@@ -218,8 +225,16 @@ def test_shadow_runs_of_other_scopes_do_not_count(session: Session, submit: Subm
 
 def test_shadow_runs_that_all_break_agree_with_nothing(session: Session, submit: Submit) -> None:
     bound(session, AGREEMENT)
-    shadow(session, [submit() for _ in range(3)], agreed=0, answers=0, error="out of memory")
+    shadow(session, [submit() for _ in range(3)], agreed=0, answers=0, outcome="broke", error="x")
     assert guardrails.sweep(session) == 1
+
+
+def test_shadow_runs_that_were_not_made_count_for_nothing(session: Session, submit: Submit) -> None:
+    bound(session, AGREEMENT)
+    jobs = [submit() for _ in range(5)]
+    shadow(session, jobs[:3], agreed=0, answers=0, outcome="not_made", error="no such blob")
+    shadow(session, jobs[3:], agreed=0)
+    assert guardrails.sweep(session) == 0, "two runs were made, and three are asked for"
 
 
 def test_a_stable_version_is_rolled_back(session: Session) -> None:

@@ -33,7 +33,7 @@ def test_a_held_job_is_neither_hinted_nor_claimed(db: Database, submit: Submit, 
     assert hints(db) == []
     with db.session() as session:
         session.execute(text("UPDATE jobs SET queued_at = now() - interval '1 hour'"))
-        assert not leases.any_waiting(session, ["small"])
+        assert not leases.any_waiting(session, ["small"], "wrk_one")
     assert take(db) == []
     assert sweep(db).hinted == 0
     free = submit()

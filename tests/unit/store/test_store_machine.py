@@ -194,15 +194,25 @@ class Life(RuleBasedStateMachine):
                 raise AssertionError(f"{name} with a token of the past went through")
 
     @precondition(lambda self: self.held())
-    @rule(index=st.integers(0, 20), lost=st.booleans())
-    def release(self, index: int, lost: bool) -> None:
+    @rule(index=st.integers(0, 20), why=st.sampled_from(["stops", "lost", "refused"]))
+    def release(self, index: int, why: str) -> None:
         job_id = self.pick_held(index)
         mine = self.known[job_id]
+        refused = "no_scorer" if why == "refused" else None
+        terms = {"usage": USAGE, "lost": why == "lost", "message": "Broke.", "refused": refused}
         with self.database.session() as session:
-            leases.release(session, job_id, mine.tokens[-1], usage=USAGE, lost=lost, message="Broke.")
+            leases.release(session, job_id, mine.tokens[-1], **terms)
         mine.held = False
         now = self.row(job_id)
         mine.ended = now.state if now.state in TERMINAL else None
+        if refused and now.state == "failed":
+            assert (now.refusals, now.error_code) == (now.max_attempts, refused)
+
+    @rule()
+    def rest(self) -> None:
+        """Time passes: what was refused may be claimed again."""
+        with self.database.session() as session:
+            session.execute(text("UPDATE jobs SET claimable_at = now() - interval '1 h'"))
 
     @precondition(lambda self: self.known)
     @rule(index=st.integers(0, 20))

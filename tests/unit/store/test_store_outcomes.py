@@ -105,7 +105,14 @@ def test_what_was_kept_is_of_jobs_that_succeeded(db: Database, tenant: str) -> N
 
 
 def shadow(session: Session, job: str, version: str, tenant_id: str, **values: Any) -> None:
-    row = {"stable": "namm@1", "answers": 4, "agreed": 3, "device_seconds": 1.0, "created_at": NOON}
+    row = {
+        "stable": "namm@1",
+        "outcome": "answered",
+        "answers": 4,
+        "agreed": 3,
+        "device_seconds": 1.0,
+        "created_at": NOON,
+    }
     version_id = scorers.get(session, "namm", version).id
     keys = {"job_id": job, "version_id": version_id, "tenant_id": tenant_id}
     session.execute(insert(ShadowRun).values(**{**row, **keys, **values}))
@@ -114,18 +121,19 @@ def shadow(session: Session, job: str, version: str, tenant_id: str, **values: A
 def test_shadow_runs_are_summed_and_a_broken_one_agrees_with_nothing(
     db: Database, tenant: str, submit: Submit
 ) -> None:
-    jobs = [submit().id for _ in range(4)]
+    jobs = [submit().id for _ in range(5)]
     with db.session() as session:
         tenants.ensure(session, "ten_other", "other")
         make(session, "2")
         make(session, "3")
         shadow(session, jobs[0], "2", tenant, answers=6, agreed=6)
         shadow(session, jobs[1], "2", tenant, answers=2, agreed=0)
-        shadow(session, jobs[2], "2", tenant, answers=0, agreed=0, error="out of memory")
+        shadow(session, jobs[2], "2", tenant, answers=0, agreed=0, outcome="broke", error="no memory")
         shadow(session, jobs[3], "2", "ten_other")
+        shadow(session, jobs[4], "2", tenant, answers=0, agreed=0, outcome="not_made", error="no such blob")
         shadow(session, jobs[0], "3", tenant, created_at=END)
         mine = found(session, tenant)["2"].shadow
-        assert (mine.runs, mine.failed, mine.answers, mine.agreed) == (3, 1, 9, 6)
+        assert (mine.runs, mine.failed, mine.not_made, mine.answers, mine.agreed) == (3, 1, 1, 9, 6)
         assert mine.agreement == wilson(6, 9)
         assert found(session)["2"].shadow.runs == 4
         assert found(session)["3"].shadow.runs == 0

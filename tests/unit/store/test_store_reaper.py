@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from store import idempotency, jobs, leases, outbox, reaper, workers
 from store.database import Database
+from store.leases import Holder
 from store.states import State
 from tests.unit.store.test_store_jobs import USAGE, Submit, hints, look, sweep, take, token_of
 
@@ -89,6 +90,25 @@ def test_lost_hint_is_sent_again_once_for_all_jobs_of_a_model(db: Database, subm
     assert sweep(db).hinted == 2
     assert sorted(hint.queue for hint in hints(db)) == ["jobs.large", "jobs.small"]
     assert sweep(db).hinted == 0
+
+
+def test_a_job_that_rests_is_hinted_once_it_has_rested(db: Database, submit: Submit) -> None:
+    job = submit()
+    [held] = take(db)
+    with db.session() as session:
+        outbox.drop(session, outbox.lock_hints(session))
+        leases.release(session, held.id, token_of(held), usage=USAGE, lost=False, refused="no_scorer")
+    assert (look(db, job).state, hints(db), sweep(db).hinted) == ("queued", [], 0)
+    assert take(db) == []
+    with db.session() as session:
+        session.execute(text("UPDATE jobs SET claimable_at = now()"))
+    assert sweep(db).hinted == 1
+    assert sweep(db).hinted == 0, "the next one after as long as any hint"
+    with db.session() as session:
+        [row] = leases.claim(session, ["small"], Holder("wrk_two", "cpu", 1), limit=9, lease_seconds=9)
+        pins = {"model_revision": "r", "scorer": "namm@1", "scorer_sha256": "s"}
+        leases.pin(session, row.id, token_of(row), **pins)
+    assert (look(db, job).refusals, look(db, job).claimable_at) == (0, None)
 
 
 def test_hint_still_in_the_outbox_is_not_doubled(db: Database, submit: Submit) -> None:

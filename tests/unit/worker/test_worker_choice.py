@@ -164,6 +164,85 @@ def test_a_job_claimed_again_goes_on_with_its_version_from_its_snapshot(
     assert used[0] is not None
 
 
+def pin(db: Database, job: Job, label: str, sha256: str | None) -> None:
+    """As an attempt before left it."""
+    change = text("UPDATE jobs SET scorer = :label, scorer_sha256 = :sha WHERE id = :id")
+    with db.session() as session:
+        session.execute(change, {"label": label, "sha": sha256, "id": job.id})
+
+
+def rest(db: Database, seconds: int = 0) -> None:
+    """The pause after a refusal has been over for so long."""
+    with db.session() as session:
+        session.execute(text(f"UPDATE jobs SET claimable_at = now() - interval '{seconds} s'"))
+
+
+def look(db: Database, job: Job) -> Job:
+    with db.session() as session:
+        return jobs.get(session, job.tenant_id, job.id)
+
+
+@pytest.fixture
+def elsewhere(config, db, tmp_path) -> WorkerProcess:
+    """A worker on another machine, that has loaded nothing."""
+    with db.session() as session:
+        workers.register(session, "wrk_else", "there", "cpu")
+    return WorkerProcess(config.model_copy(update={"scratch_dir": tmp_path / "else"}), db, "wrk_else")
+
+
+def test_a_pinned_job_is_left_to_a_worker_that_can_load_its_version(
+    process, db, run, submit, elsewhere
+) -> None:
+    row = add(process, "2")
+    activate(db, row)
+    assert run()[1] == "namm@2"
+    activate(db, add(process, "3"))
+    DAMAGES["gone"](process.blobs, row)
+    job = submit(policy="namm")
+    pin(db, job, "namm@2", row.sha256)
+    assert drain_jobs(elsewhere) == 1
+    refused = look(db, job)
+    assert (refused.state, refused.scorer, refused.attempts_lost) == ("queued", "namm@2", 0)
+    assert drain_jobs(process) == 0, "it rests"
+    rest(db)
+    assert drain_jobs(elsewhere) == 0, "for longer where it was refused"
+    assert drain_jobs(process) == 1
+    done = look(db, job)
+    assert (done.state, done.scorer, done.scorer_sha256) == ("succeeded", "namm@2", row.sha256)
+    assert (done.refusals, done.refused_by, done.claimable_at) == (0, None, None)
+
+
+def test_a_pinned_job_that_nobody_can_go_on_with_fails_and_says_why(process, db, submit) -> None:
+    activate(db, add(process, "3"))
+    row = add(process, "2", "gone")
+    job = submit(policy="namm", max_attempts=2)
+    pin(db, job, "namm@2", row.sha256)
+    assert drain_jobs(process) == 1
+    assert look(db, job).state == "queued"
+    rest(db, seconds=3600)
+    assert drain_jobs(process) == 1
+    done = look(db, job)
+    assert (done.state, done.error_code) == ("failed", "scorer_unreadable")
+    assert "namm@2" in done.error_message
+
+
+def test_a_pinned_job_never_runs_with_another_file_of_the_same_name(process, db, run, submit) -> None:
+    own = run()[0]
+    job = submit(policy="namm")
+    pin(db, job, own.scorer, own.scorer_sha256)
+    activate(db, add(process, "1"))
+    assert run()[1] == "namm@1", "the registry's"
+    done = look(db, job)
+    assert (done.state, done.scorer_sha256) == ("succeeded", own.scorer_sha256)
+    with db.session() as session:
+        result = jobs.result(session, job.tenant_id, job.id)
+    assert "namm@1" not in result.answers[0]["text"], "the runtime's own, as before"
+    replaced = submit(policy="namm")
+    pin(db, replaced, "namm@1", "of a runtime before")
+    drain_jobs(process)
+    assert look(db, replaced).state == "queued"
+
+
 def test_what_serves_is_loaded_before_a_job_comes(process, db, run) -> None:
     activate(db, add(process, "2"))
     activate(db, add(process, "3"), "model:other")

@@ -10,8 +10,9 @@ from store.activations import Alias
 from store.database import Database
 from store.models import Job
 from store.scorer_tables import ScorerVersion, ShadowRun
+from store.settings import Settings
 from tests.registry import DAMAGES, activate, add_standin
-from tests.standin import Engine
+from tests.standin import Engine, Run
 from tests.unit.worker.conftest import TEXT
 from worker.drain import drain_jobs
 from worker.process import WorkerProcess
@@ -55,7 +56,7 @@ def test_a_shadow_reads_what_was_answered_and_books_nothing(
     assert seen == [("namm@2", "running"), ("namm@3", "succeeded")]
     [found] = shadows(db)
     assert (found.job_id, found.version_id, found.stable) == (job.id, canary.id, "namm@2")
-    assert (found.answers, found.agreed, found.error) == (2, 0, None)
+    assert (found.outcome, found.answers, found.agreed, found.error) == ("answered", 2, 0, None)
     assert found.device_seconds > 0
     with db.session() as session:
         lines = ledger.lines(session, job.tenant_id, job.id)
@@ -97,6 +98,33 @@ def test_a_failing_shadow_touches_no_job(
     found = shadows(db)
     assert len(found) == 3
     assert all(run.error and run.agreed == 0 for run in found)
+    assert {run.outcome for run in found} == {"not_made" if damage in DAMAGES else "broke"}
+
+
+def test_a_shadow_that_breaks_the_engine_costs_the_jobs_beside_it_no_attempt(
+    config: Settings, db: Database, submit: Callable[..., Job], canary: ScorerVersion, monkeypatch
+) -> None:
+    with db.session() as session:
+        workers.register(session, "wrk_test", "here", "cpu")
+    crowded = WorkerProcess(config.model_copy(update={"slots": 2}), db, "wrk_test")
+    read = Run._read
+
+    def fail(self: Run, pause: float) -> None:
+        if self.request.scorer is not None and self.request.scorer.version == "3":
+            raise RuntimeError("broken on purpose")
+        read(self, pause)
+
+    monkeypatch.setattr(Run, "_read", fail)
+    quick, slow = submit(b"short", policy="namm"), submit(policy="namm", max_attempts=1)
+    drain_jobs(crowded)
+    assert (state(db, quick), state(db, slow)) == ("succeeded", "succeeded")
+    with db.session() as session:
+        done = jobs.get(session, slow.tenant_id, slow.id)
+    assert (done.attempt, done.attempts_lost) == (2, 0)
+    last = submit(b"short", policy="namm")
+    drain_jobs(crowded)
+    outcomes = {run.job_id: run.outcome for run in shadows(db)}
+    assert outcomes == {quick.id: "not_made", last.id: "broke"}, "alone in the engine, it was to blame"
 
 
 def test_a_worker_that_is_to_stop_leaves_its_shadow(

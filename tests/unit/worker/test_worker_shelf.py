@@ -1,5 +1,7 @@
 """The shelf: fetched once, checked, kept while used, tried again after a growing pause."""
 
+import os
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -135,6 +137,30 @@ def test_the_longest_unused_goes_and_none_that_was_used_lately(
     assert set(told(db)) == {"namm@0", *(f"namm@{n}" for n in range(4, shelves.MOST + 3))}
     assert first.path.exists()
     assert not (first.path.parent / f"{rows[1].sha256}-{rows[1].id}").exists()
+
+
+def test_what_ended_workers_left_on_disk_is_bounded(
+    shelf: Shelf, db: Database, files: Blobs, tmp_path: Path, clock: Clock
+) -> None:
+    rows = [add_standin(db, files, str(number)) for number in range(shelves.MOST + 4)]
+    folders = [shelf.take(row, read_scorer).path for row in rows]
+    day = shelves.UNUSED_ON_DISK_SECONDS
+
+    def age(folder: Path, days: float) -> None:
+        moment = time.time() - days * day
+        os.utime(folder, (moment, moment))
+
+    for number, folder in enumerate(folders[:-1]):
+        age(folder, 9 - number / 10)
+    age(folders[1], 0.5)
+    clock.now += shelves.SAY_SECONDS
+    shelf.take(rows[2], read_scorer)
+    after = Shelf(tmp_path / "shelf", files, db, "wrk_test")
+    after.take(rows[-1], read_scorer)
+    left = {folder for folder in folders if folder.exists()}
+    assert left == {folders[-1], folders[1], folders[2], *folders[-shelves.MOST + 1 : -1]}, (
+        "its own, those used since a day ago, and the latest of the others"
+    )
 
 
 def test_use_is_told_at_most_once_a_minute(shelf: Shelf, db: Database, files: Blobs, clock: Clock) -> None:

@@ -249,3 +249,50 @@ def test_an_upload_hints_and_the_reaper_hints_again(
             scorers.rejected(session, row, "code", "A reason.")
         session.execute(old)
     assert reap_once(db, process.blobs, config).hinted == 0
+
+
+@pytest.mark.parametrize("fails", ["open", "create", "names"])
+def test_a_blob_store_that_fails_is_no_fault_of_the_upload(
+    process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setattr(verify, "judge", _good)
+    upload("1")
+
+    def away(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "/srv/secret/place")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs.Blobs, fails, away)
+        for _ in range(scorers.MOST_ATTEMPTS + 1):
+            assert verify_uploads(process) == 0
+            row = look(db)
+            assert (row.state, row.attempts) == ("uploaded", 0)
+            assert (row.reason or "").startswith(
+                "storage_unavailable: The blob store failed (PermissionError)"
+            )
+            assert "/srv" not in (row.reason or "")
+            assert verify_uploads(process) == 0, "it rests"
+            _let_pass(db)
+    assert verify_uploads(process) == 1
+    row = look(db)
+    assert (row.state, row.reason, row.attempts) == ("verified", None, 1)
+
+
+def test_an_upload_that_cannot_be_removed_is_left_to_the_reaper(
+    process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "judge", _good)
+    upload("1")
+
+    def away(*_: Any) -> None:
+        raise OSError("away")
+
+    monkeypatch.setattr(blobs.Blobs, "delete_folder", away)
+    assert verify_uploads(process) == 1
+    assert look(db).state == "verified"
+
+
+def _good(folder: Any, out: Any, name: str, version: str) -> verify.Verdict:
+    for file in verify.FILES:
+        (out / file).write_bytes((folder / file).read_bytes())
+    return verify.Verdict(None, sha256=str(MANIFEST["sha256"]))
