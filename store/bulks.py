@@ -21,7 +21,7 @@ from store.ids import new_id
 from store.intake import Ask, Owner
 from store.models import Document, Job
 from store.states import TERMINAL, State
-from store.tenants import scoped
+from store.tenants import get_scoped, scoped
 
 CHANNEL = "palimpsest_bulks"
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -111,3 +111,18 @@ def ask_to_json(ask: Ask) -> dict[str, Any]:
 def ask_from_json(values: dict[str, Any], deadline_at: datetime | None = None) -> Ask:
     """The stored ask, with a deadline."""
     return Ask(**{**values, "questions": tuple(values["questions"]), "deadline_at": deadline_at})
+
+
+def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
+    """Cancels a bulk job: the conductor ends what it has begun. Raises NotFound.
+
+    Calling it again, or on one that has ended, changes nothing.
+    """
+    query = scoped(Bulk, tenant_id).where(Bulk.id == bulk_id).with_for_update()
+    row = session.scalars(query).one_or_none() or get_scoped(session, Bulk, tenant_id, id=bulk_id)
+    if row.state not in ENDED and row.state != "cancelling":
+        row.state, row.cancel_requested_at = "cancelling", func.now()
+        wake(session)
+    session.flush()
+    session.refresh(row)
+    return row

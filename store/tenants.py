@@ -12,6 +12,7 @@ from store.bulk_tables import Bulk, BulkItem, BulkPart, Collection, CollectionIt
 from store.errors import NotFound
 from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
 from store.money import Bill, Budget, UsageLine
+from store.schedule_tables import Schedule, ScheduleRun
 from store.scorer_tables import ShadowRun
 
 DEFAULT_TENANT = "ten_default"
@@ -31,6 +32,8 @@ Row = TypeVar(
     Job,
     PromptTemplate,
     Result,
+    Schedule,
+    ScheduleRun,
     ShadowRun,
     UsageLine,
 )
