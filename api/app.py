@@ -24,6 +24,7 @@ from api.routes import (
     outcomes,
     reports,
     rollout,
+    schedules,
     scorers,
 )
 from store import blobs, database, log
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         documents,
         jobs,
         budgets,
+        schedules,
         models,
         scorers,
         activations,

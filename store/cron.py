@@ -1,10 +1,10 @@
 """The times of a cron expression by the clock of a zone.
 
 What cronsim does is what Debian's cron does when clocks change. Where hour and minute are named, a time that
-the clock leaps over is run once, as the clock stands after the leap, and one that comes twice is run the first
-time. Where the hour or the minute is `*` or `*/n`, time passes as on a stopwatch: what is leapt over is not
-run, and what comes twice is run twice. (Where a clock changes by half an hour, on Lord Howe Island alone, `*/n`
-hours may leave out the first hour after the change.)
+the clock leaps over is run once, as the clock stands after the leap, and one that comes twice is run the
+first time. Where the hour or the minute is `*` or `*/n`, time passes as on a stopwatch: what is leapt over is
+not run, and what comes twice is run twice. (Where a clock changes by half an hour, on Lord Howe Island alone,
+`*/n` hours may leave out the first hour after the change.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the scheduler does with a schedule: ends the runs that are over, plans those that are due, begins them.
+"""What the scheduler does with a schedule: it ends runs that are over, plans those that are due, begins them.
 
 All of it happens under the lock of the schedule's row and in one transaction, by the database's clock: a
 scheduler that is killed has done everything or nothing, and of several alive one does it.
@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import takewhile
+from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -20,7 +21,7 @@ from store.bulk_tables import Bulk, Collection
 from store.bulks import NewBulk
 from store.errors import StoreError
 from store.ids import new_id
-from store.intake import Owner, Refused
+from store.intake import Owner
 from store.models import Job
 from store.schedule_tables import Schedule, ScheduleRun
 from store.schedules import NO_WORKER, Overlap, RunState, Template, labelled, stop
@@ -159,7 +160,7 @@ def plan(session: Session, schedule: Schedule, now: datetime) -> None:
         )
 
 
-def _planned(schedule: Schedule, moment: datetime) -> dict[str, object]:
+def _planned(schedule: Schedule, moment: datetime) -> dict[str, Any]:
     return {
         "id": new_id("run"),
         "schedule_id": schedule.id,

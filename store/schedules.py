@@ -112,13 +112,8 @@ def create(session: Session, settings: Settings, owner: Owner, new: NewSchedule)
     schedule_id = new_id("sch")
     values = _checked(session, settings, owner, schedule_id, new)
     values["next_at"] = cron.next_time(new.cron, new.timezone, _now(session))
-    row = Schedule(
-        id=schedule_id,
-        tenant_id=owner.tenant_id,
-        api_key_id=owner.key_id,
-        project=owner.project,
-        **values,
-    )
+    values |= {"tenant_id": owner.tenant_id, "api_key_id": owner.key_id, "project": owner.project}
+    row = Schedule(id=schedule_id, **values)
     _write(session, row, new.name)
     return row
 
@@ -232,7 +227,7 @@ def remove(session: Session, tenant_id: str, schedule_id: str) -> None:
 
 
 def pause(session: Session, tenant_id: str, schedule_id: str) -> Schedule:
-    """No run begins by itself any more, and those that wait are skipped. Again: no change. Raises NotFound."""
+    """No run begins by itself any more; those that wait are skipped. Again: no change. Raises NotFound."""
     row = _locked(session, tenant_id, schedule_id)
     if row.paused_at is None:
         row.paused_at, row.pause_reason = _now(session), "It was paused by hand."
@@ -301,5 +296,5 @@ def costs(session: Session, tenant_id: str, runs: Sequence[ScheduleRun]) -> dict
     summed = query.with_only_columns(part_of, Bill.currency, func.sum(Bill.cost))
     found: dict[str, dict[str, Decimal]] = {one.id: {} for one in runs}
     for whose, currency, cost in session.execute(summed.group_by(part_of, Bill.currency)):
-        found[run_of[whose]][currency] = cost
+        found[run_of[whose]][currency] = cost or Decimal(0)
     return found

@@ -7,7 +7,7 @@ import time
 from store import log, schedule_steps
 from store.database import Database, connect
 from store.settings import Settings, settings
-from worker.loop import AWAY, forever
+from worker.loop import forever
 
 _log = log.get("worker.scheduler")
 
@@ -21,10 +21,9 @@ def schedule_once(database: Database, config: Settings) -> int:
         try:
             with database.session() as session:
                 done += schedule_steps.advance(session, config, schedule_id)
-        except AWAY:
-            raise
         except Exception:
-            # One schedule that cannot be seen to must not keep the others from running.
+            # One schedule that cannot be seen to must not keep the others from running. If it is the database
+            # that is away, the next look at it says so.
             _log.exception("schedule_failed", schedule_id=schedule_id)
     return done
 

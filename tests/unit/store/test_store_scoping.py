@@ -13,11 +13,22 @@ TENANT_TABLES = {
     "Document",
     "Job",
     "Result",
+    "Schedule",
+    "ScheduleRun",
     "ShadowRun",
     "UsageLine",
 }
-# Those who act for no tenant: the holder of a lease, the reaper, and what finds out whose a key is.
-SYSTEM = {"bills.py", "guardrails.py", "holds.py", "leases.py", "reaper.py", "storage.py", "tenants.py"}
+# Those who act for no tenant: the holder of a lease, the loops, and what finds out whose a key is.
+SYSTEM = {
+    "bills.py",
+    "guardrails.py",
+    "holds.py",
+    "leases.py",
+    "reaper.py",
+    "schedule_steps.py",
+    "storage.py",
+    "tenants.py",
+}
 ALLOWED = {
     ("keys.py", "authenticate"),
     ("documents.py", "of_job"),
