@@ -8,15 +8,14 @@ from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy.orm import Session
 
 from api import cursors
 from api.answers import ErrorOut
-from api.context import Caller, CallerDep, Context, ContextDep
+from api.context import CallerDep, Context, ContextDep
 from api.problems import Problem, documented
 from api.schedule_schemas import (
-    RunCostOut,
     PreviewOut,
+    RunCostOut,
     RunOut,
     RunPage,
     ScheduleCreate,
