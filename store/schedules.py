@@ -113,9 +113,7 @@ def create(session: Session, settings: Settings, owner: Owner, new: NewSchedule)
     values = _checked(session, settings, owner, schedule_id, new)
     values["next_at"] = cron.next_time(new.cron, new.timezone, _now(session))
     values |= {"tenant_id": owner.tenant_id, "api_key_id": owner.key_id, "project": owner.project}
-    row = Schedule(id=schedule_id, **values)
-    _write(session, row, new.name)
-    return row
+    return _write(session, Schedule(id=schedule_id), values)
 
 
 def change(
@@ -127,26 +125,25 @@ def change(
     """
     row = _locked(session, owner.tenant_id, schedule_id)
     values = _checked(session, settings, owner, schedule_id, new)
+    values |= {"failures": 0, "updated_at": _now(session)}
     following = cron.next_time(new.cron, new.timezone, _now(session))
     # With the same times, one that has come but was not seen to yet is not lost.
     same_times = (row.cron, row.timezone) == (new.cron, new.timezone)
     if row.paused_at is None and not same_times:
-        row.next_at = following
-    for name, value in values.items():
-        setattr(row, name, value)
-    row.failures = 0
-    row.updated_at = _now(session)
-    _write(session, row, new.name)
-    return row
+        values["next_at"] = following
+    return _write(session, row, values)
 
 
-def _write(session: Session, row: Schedule, name: str) -> None:
+def _write(session: Session, row: Schedule, values: dict[str, Any]) -> Schedule:
     try:
         with session.begin_nested():
+            for name, value in values.items():
+                setattr(row, name, value)
             session.add(row)
             session.flush()
     except IntegrityError:
-        raise ScheduleExists(f"There is a schedule named '{name}' already.") from None
+        raise ScheduleExists(f"There is a schedule named '{values['name']}' already.") from None
+    return row
 
 
 def _checked(
