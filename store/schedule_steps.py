@@ -285,5 +285,6 @@ def _make(
 
 
 def _runs(session: Session, schedule: Schedule, state: RunState) -> list[ScheduleRun]:
+    """In the order in which they begin: with a long jitter it need not be that of their times."""
     query = select(ScheduleRun).where(ScheduleRun.schedule_id == schedule.id, ScheduleRun.state == state)
-    return list(session.scalars(query.order_by(ScheduleRun.scheduled_for)))
+    return list(session.scalars(query.order_by(ScheduleRun.fires_at, ScheduleRun.scheduled_for)))
