@@ -7,12 +7,13 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import Result
-from sqlalchemy import text
+from sqlalchemy import func, insert, text
 from typer.testing import CliRunner
 
 from api.schedule_schemas import ScheduleCreate
 from palimpsest.cli import app
 from store.bulk_tables import Collection
+from store.money import Bill
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem
 from worker.scheduler import schedule_once
@@ -162,11 +163,9 @@ def test_runs_are_told_with_reason_and_cost(api: Api, client: httpx.Client, aske
         True,
     )
     with api.database.session() as session:
-        statement = (
-            "INSERT INTO bills (job_id, attempt, tenant_id, booked_at, outcome, currency, price_book_id, jobs, "
-            "attempts, cost) VALUES (:job, 1, :tenant, now(), 'x', 'USD', 'prc_placeholder', 1, 1, 0.50)"
-        )
-        session.execute(text(statement), {"job": job["id"], "tenant": DEFAULT_TENANT})
+        terms = {"outcome": "succeeded", "currency": "USD", "price_book_id": "prc_placeholder"}
+        terms |= {"jobs": 1, "attempts": 1, "tenant_id": DEFAULT_TENANT, "booked_at": func.now()}
+        session.execute(insert(Bill).values(job_id=job["id"], attempt=1, cost="0.50", **terms))
     tick(api)
     page = client.get(f"{path}/runs", params={"limit": 1}).json()
     [skipped] = page["data"]

@@ -327,6 +327,20 @@ def test_cancel_previous_cancels_a_bulk_job(made: Schedules) -> None:
     assert made.states(one) == ["cancelled", "running"]
 
 
+def test_runs_take_turns_in_the_order_in_which_they_begin(made: Schedules) -> None:
+    one = made.make(overlap=Overlap.QUEUE)
+    made.plan(one, NOON, NOON)
+    made.plan(one, NOON + timedelta(days=1), NOON + timedelta(days=1))
+    begins = (
+        "UPDATE schedule_runs SET fires_at = now() - make_interval(secs => :ago) WHERE scheduled_for = :at"
+    )
+    with made.database.session() as session:  # as with a jitter of more than a day
+        for ago, at in ((1, NOON), (2, NOON + timedelta(days=1))):
+            session.execute(text(begins), {"ago": ago, "at": at})
+    made.tick()
+    assert made.states(one) == ["waiting", "running"]
+
+
 # Refusals and failures ------------------------------------------------------------------------------
 
 
