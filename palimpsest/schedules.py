@@ -119,7 +119,7 @@ def create_schedule(
     catch_up_seconds: Annotated[int | None, typer.Option(help="How late a run may begin.")] = None,
     jitter_seconds: Annotated[int | None, typer.Option(help="Begin up to so much later.")] = None,
     max_failures: Annotated[int | None, typer.Option(help="So many in a row pause it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it, but keep nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it, but make no schedule.")] = False,
     data: Data = None,
 ) -> None:
     """Make a schedule and print its id."""
@@ -159,7 +159,7 @@ def create_schedule(
             ),
         )
         if dry_run:
-            out.print(f"It would run next at {_moment(made['next_at'])}; nothing was kept.", markup=False)
+            out.print(f"It would run next at {_moment(made['next_at'])}; no schedule was made.", markup=False)
         else:
             out.print(made["id"], markup=False)
 
