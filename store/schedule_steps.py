@@ -30,6 +30,7 @@ from store.states import TERMINAL, State
 from store.tenants import get_scoped
 
 ON_TIME = timedelta(seconds=60)  # nobody calls a run late that begins within it, whatever its schedule says
+OVERLAP = "overlap"  # the reason of a run that had to do with one that still ran
 MISSED_ROWS = 100  # missed times are recorded one by one up to so many; of those before them only how many
 _OUTCOMES = {
     State.SUCCEEDED: RunState.SUCCEEDED,
@@ -84,11 +85,12 @@ def settle(session: Session, schedule: Schedule, now: datetime) -> None:
             continue
         _end(session, schedule, run, _OUTCOMES[State(begun.state)], begun.error_code, begun.error_message)
         # What waited for it is not late: its time is now.
-        session.execute(
-            update(ScheduleRun)
-            .where(ScheduleRun.schedule_id == schedule.id, ScheduleRun.state == RunState.WAITING)
-            .values(fires_at=func.greatest(ScheduleRun.fires_at, now))
+        waited = update(ScheduleRun).where(
+            ScheduleRun.schedule_id == schedule.id,
+            ScheduleRun.state == RunState.WAITING,
+            ScheduleRun.reason_code == OVERLAP,
         )
+        session.execute(waited.values(fires_at=now))
 
 
 def _end(
@@ -192,11 +194,11 @@ def start(session: Session, settings: Settings, schedule: Schedule, now: datetim
         return
     if schedule.overlap == Overlap.SKIP:
         for run in come:
-            _end(session, schedule, run, RunState.SKIPPED, "overlap", f"The run {current.id} was not over.")
+            _end(session, schedule, run, RunState.SKIPPED, OVERLAP, f"The run {current.id} was not over.")
         return
     _keep_newest(session, schedule, come)
     for run in come:
-        run.reason_code, run.reason = "overlap", f"It waits until the run {current.id} is over."
+        run.reason_code, run.reason = OVERLAP, f"It waits until the run {current.id} is over."
         if schedule.overlap == Overlap.CANCEL_PREVIOUS:
             _cancel(session, current)
 
