@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from api.answers import Answered, ErrorOut, Number
 from api.bulk_schemas import BulkWork
-from api.schemas import MAX_DEADLINE, Asked, DocumentId, Text, Work
+from api.schemas import MAX_DEADLINE, Asked, DocumentId, TaskKind, Text, Work
 from store.schedules import NewSchedule, Overlap, RunState, Template
 
 Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE.total_seconds())]
@@ -111,7 +111,7 @@ def _template(job: ScheduledJob | None, bulk: ScheduledBulk | None) -> Template:
         deadline_seconds=bulk.deadline_seconds,
         collection_id=bulk.collection,
         strategy=bulk.strategy.value,
-        digest=bulk.digest,
+        digest=bulk.digest and bulk.job.task is TaskKind.SUMMARIZE,  # only summaries have one
         only_changed=bulk.only_changed,
         destination=bulk.to,
     )

@@ -24,7 +24,7 @@ from store.ids import new_id
 from store.intake import Owner
 from store.models import Job
 from store.schedule_tables import Schedule, ScheduleRun
-from store.schedules import NO_WORKER, Overlap, RunState, Template, labelled, stop
+from store.schedules import NO_WORKER, Overlap, RunState, Template, labelled, labels, stop
 from store.settings import Settings
 from store.states import TERMINAL, State
 from store.tenants import get_scoped
@@ -264,7 +264,7 @@ def _make(
     template = Template.from_json(schedule.template)
     seconds = template.deadline_seconds
     deadline = None if seconds is None else now + timedelta(seconds=seconds)
-    ask = replace(labelled(template.ask, schedule.id, template.collection_id), deadline_at=deadline)
+    ask = replace(labelled(template.ask, schedule.id), deadline_at=deadline)
     admitted = intake.admit(session, settings, owner, ask)
     if template.document_id is not None:
         document = documents.get(session, owner.tenant_id, template.document_id)
@@ -273,7 +273,7 @@ def _make(
         return
     collection = get_scoped(session, Collection, owner.tenant_id, id=template.collection_id)
     bulk = NewBulk(
-        ask=ask,
+        ask=template.ask,  # without labels: `only_changed` looks for a bulk job that asked the same
         collection_id=collection.id,
         collection_name=collection.name,
         deadline_at=deadline,
@@ -281,7 +281,7 @@ def _make(
         only_changed=template.only_changed,
         digest=template.digest,
         destination=template.destination,
-        tags=dict(ask.metadata),
+        tags=labels(schedule.id, collection.id),  # of each of its jobs, too
     )
     run.bulk_id = bulks.create(session, owner, bulk).id
 

@@ -175,10 +175,14 @@ def _checked(
     }
 
 
-def labelled(ask: Ask, schedule_id: str, collection_id: str | None = None) -> Ask:
-    """The ask with the metadata by which reports group, and by which a schedule chooses its scorer."""
-    labels = {"schedule_id": schedule_id} | ({"collection_id": collection_id} if collection_id else {})
-    return replace(ask, metadata={**ask.metadata, **labels})
+def labels(schedule_id: str, collection_id: str | None = None) -> dict[str, str]:
+    """The metadata of a schedule's jobs: reports group by it, and a schedule may have a scorer of its own."""
+    return {"schedule_id": schedule_id} | ({"collection_id": collection_id} if collection_id else {})
+
+
+def labelled(ask: Ask, schedule_id: str) -> Ask:
+    """The ask of a schedule's job."""
+    return replace(ask, metadata={**ask.metadata, **labels(schedule_id)})
 
 
 def _collection(session: Session, tenant_id: str, named: str) -> Collection:

@@ -136,7 +136,7 @@ def test_a_run_begins_a_bulk_job_over_what_the_collection_holds_then(made: Sched
         False,
         "s3://b",
     )
-    assert bulk.ask["metadata"] == labels
+    assert bulk.ask["metadata"] == {}
     made.end_bulk(run, "failed")
     assert made.states(one) == ["failed"]
     assert made.get(one).failures == 1
