@@ -162,6 +162,13 @@ class BulkWork(Asked):
     to: Url | None = Field(None, description="A folder that the service may write the bundle to.")
 
     @model_validator(mode="after")
+    def _one_set(self) -> Self:
+        names = [name for name in ("collection", "source", "document_ids") if name in type(self).model_fields]
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise PydanticCustomError("documents_choice", "Give one of {names}", {"names": ", ".join(names)})
+        return self
+
+    @model_validator(mode="after")
     def _glob_of_source(self) -> Self:
         if self.glob is not None and self.source is None:
             raise PydanticCustomError("glob_choice", "Only a source has a glob")
@@ -182,13 +189,6 @@ class BulkCreate(BulkWork):
         max_length=10,
         description="Of the bulk job and, with the job's own, of every job.",
     )
-
-    @model_validator(mode="after")
-    def _one_set(self) -> Self:
-        given = [name for name in ("collection", "source", "document_ids") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise PydanticCustomError("documents_choice", "Give one of collection, source and document_ids")
-        return self
 
 
 class BulkProgress(Answered):

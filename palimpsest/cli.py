@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest import access, budgets, scorers, webhooks
+from palimpsest import access, budgets, schedules, scorers, webhooks
 from palimpsest.demo import demo
 from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
@@ -34,6 +34,7 @@ app = typer.Typer(
 keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(budgets.app, name="budgets")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(scorers.app, name="scorer")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(prices, name="prices")

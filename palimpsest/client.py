@@ -182,6 +182,42 @@ class Client:
         """A page of the audit log, newest first."""
         return self._ask("GET", "/v1/audit", params={k: v for k, v in filters.items() if v is not None})
 
+    def schedules(self, **filters: Any) -> dict[str, Any]:
+        """A page of schedules, newest first."""
+        return self._ask("GET", "/v1/schedules", params=given(filters))
+
+    def schedule(self, schedule_id: str) -> dict[str, Any]:
+        """A schedule and when it runs next."""
+        return self._ask("GET", f"/v1/schedules/{schedule_id}")
+
+    def create_schedule(self, *, dry_run: bool = False, **schedule: Any) -> dict[str, Any]:
+        """Make a schedule; the fields are those of POST /v1/schedules, those that are None are left out."""
+        return self._ask("POST", "/v1/schedules", json=given(schedule), params={"dry_run": dry_run})
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule."""
+        self._ask("DELETE", f"/v1/schedules/{schedule_id}")
+
+    def pause_schedule(self, schedule_id: str) -> dict[str, Any]:
+        """Begin no run by itself until it is resumed."""
+        return self._ask("POST", f"/v1/schedules/{schedule_id}/pause")
+
+    def resume_schedule(self, schedule_id: str) -> dict[str, Any]:
+        """Go on with the next time."""
+        return self._ask("POST", f"/v1/schedules/{schedule_id}/resume")
+
+    def run_schedule(self, schedule_id: str) -> dict[str, Any]:
+        """Run it now; the run that waits for the scheduler."""
+        return self._ask("POST", f"/v1/schedules/{schedule_id}/run")
+
+    def schedule_preview(self, schedule_id: str, count: int) -> dict[str, Any]:
+        """The next times of a schedule."""
+        return self._ask("GET", f"/v1/schedules/{schedule_id}/preview", params={"count": count})
+
+    def schedule_runs(self, schedule_id: str, **filters: Any) -> dict[str, Any]:
+        """A page of a schedule's runs, the latest time first."""
+        return self._ask("GET", f"/v1/schedules/{schedule_id}/runs", params=given(filters))
+
     def ready(self) -> dict[str, Any]:
         """The readiness checks; `ready` says the sum of them."""
         response = self._http.get("/readyz")
@@ -212,6 +248,11 @@ class Client:
             raise ApiError(response.status_code, body)
         found: dict[str, Any] = body
         return found
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not None: the service's defaults hold for the rest."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _path(name: str, *parts: str) -> str:

@@ -25,7 +25,7 @@ from store.settings import Settings
 API_START_SECONDS = 60.0
 WORKER_START_SECONDS = 30.0
 WORKER_STOP_SECONDS = 60.0
-STOP_ORDER = ("worker", "api", "conductor", "notifier", "relay", "reaper")
+STOP_ORDER = ("worker", "api", "scheduler", "conductor", "notifier", "relay", "reaper")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def commands(host: str, port: int) -> dict[str, list[str]]:
         "reaper": ["worker.reaper"],
         "notifier": ["worker.notifier"],
         "conductor": ["worker.conductor"],
+        "scheduler": ["worker.scheduler"],
         "api": [*api, "--timeout-graceful-shutdown", "5"],
         "worker": [*worker, "--hostname", "worker@%h", "--loglevel", "INFO"],
     }

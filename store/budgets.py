@@ -112,10 +112,15 @@ def _zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
+def refuse_unknown_zone(name: str) -> None:
+    """Raises UnknownZone."""
+    if name not in _zones():
+        raise UnknownZone(f"There is no time zone '{name}'; an IANA name is meant, as Europe/Berlin.")
+
+
 def create(session: Session, tenant_id: str, new: NewBudget) -> Budget:
     """Raises BudgetExists, UnknownCurrency, UnknownZone, and NotFound for a key that is not the tenant's."""
-    if new.timezone not in _zones():
-        raise UnknownZone(f"There is no time zone '{new.timezone}'; an IANA name is meant, as Europe/Berlin.")
+    refuse_unknown_zone(new.timezone)
     if new.api_key_id is not None:
         get_scoped(session, ApiKey, tenant_id, id=new.api_key_id)
     values = {**asdict(new), "id": new_id("bud"), "tenant_id": tenant_id}

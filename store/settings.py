@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     chunk_tokens: PositiveInt = 512
     max_attempts: PositiveInt = 3  # workers that may be lost on one job before it fails
     reaper_seconds: PositiveFloat = 10.0
+    scheduler_seconds: PositiveFloat = 5.0  # a schedule fires so much late at most, and what a look takes
     relay_seconds: PositiveFloat = 5.0  # the relay looks this often even if no NOTIFY wakes it
     hint_seconds: PositiveFloat = 60.0  # a job queued for so long without a hint gets another
     heartbeat_seconds: PositiveFloat = 10.0

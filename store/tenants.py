@@ -12,6 +12,7 @@ from store.bulk_tables import Bulk, BulkItem, BulkPart, Collection, CollectionIt
 from store.errors import NotFound
 from store.models import ApiKey, Attempt, Document, Job, Result, Tenant
 from store.money import Bill, Budget, UsageLine
+from store.schedule_tables import Schedule, ScheduleRun
 from store.scorer_tables import ShadowRun
 from store.webhook_tables import Delivery, Webhook
 
@@ -33,6 +34,8 @@ Row = TypeVar(
     Job,
     PromptTemplate,
     Result,
+    Schedule,
+    ScheduleRun,
     ShadowRun,
     UsageLine,
     Webhook,

@@ -65,6 +65,16 @@ def test_the_expected_routes_are_there() -> None:
         ("POST", "/v1/webhooks/{webhook_id}/test"),
         ("GET", "/v1/webhooks/{webhook_id}/deliveries"),
         ("POST", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"),
+        ("POST", "/v1/schedules"),
+        ("GET", "/v1/schedules"),
+        ("GET", "/v1/schedules/{schedule_id}"),
+        ("PUT", "/v1/schedules/{schedule_id}"),
+        ("DELETE", "/v1/schedules/{schedule_id}"),
+        ("POST", "/v1/schedules/{schedule_id}/pause"),
+        ("POST", "/v1/schedules/{schedule_id}/resume"),
+        ("POST", "/v1/schedules/{schedule_id}/run"),
+        ("GET", "/v1/schedules/{schedule_id}/preview"),
+        ("GET", "/v1/schedules/{schedule_id}/runs"),
         ("GET", "/v1/scorers"),
         ("GET", "/v1/scorers/{name}/versions"),
         ("POST", "/v1/scorers/{name}/versions"),
@@ -91,12 +101,15 @@ def test_a_second_tenant_sees_nothing_of_the_first(api: Api, client: httpx.Clien
     budget = client.post("/v1/budgets", json={"amount": "5", "period": "day", "action": "notify"}).json()
     webhook = client.post("/v1/webhooks", json={"url": "https://example.com/hook"}).json()
     delivery = client.post(f"/v1/webhooks/{webhook['id']}/test").json()
+    body = {"name": "a", "cron": "0 6 * * *", "job": {"document_id": document["id"], "questions": ["Q"]}}
+    schedule = client.post("/v1/schedules", json=body).json()
     known = {
         "document_id": document["id"],
         "job_id": job["id"],
         "budget_id": budget["id"],
         "webhook_id": webhook["id"],
         "delivery_id": delivery["id"],
+        "schedule_id": schedule["id"],
     }
     with api.database.session() as session:
         session.execute(
@@ -110,19 +123,21 @@ def test_a_second_tenant_sees_nothing_of_the_first(api: Api, client: httpx.Clien
         for method, path in sorted(OF_A_RESOURCE, key=lambda operation: operation[0] == "DELETE"):
             # KeyError here: a new kind of resource, which this test has to learn to make.
             address = re.sub(r"{(\w+)}", lambda found: known[found[1]], path)
-            theirs = stranger.request(method, address)
+            sent = body if method == "PUT" else None
+            theirs = stranger.request(method, address, json=sent)
             problem(theirs, 404, "not_found")
-            nothing = stranger.request(method, re.sub(r"_[0-9a-z]{26}", "_" + "0" * 26, address))
+            unknown = re.sub(r"_[0-9a-z]{26}", "_" + "0" * 26, address)
+            nothing = stranger.request(method, unknown, json=sent)
             # Not a hint that the first one exists: but for the address and the id, the answers are the same.
             assert _without_ids(theirs.text) == _without_ids(nothing.text)
-            assert client.request(method, address).is_success
+            assert client.request(method, address, json=sent).is_success
         assert stranger.get("/v1/jobs").json()["data"] == []
         theirs = stranger.post("/v1/jobs", json={"document_id": document["id"], "questions": ["Q"]})
         problem(theirs, 404, "not_found")
 
 
 def _without_ids(body: str) -> str:
-    return re.sub(r"(doc|job|bud|whk|dlv|req)_[0-9a-z]+", "", body)
+    return re.sub(r"(doc|job|bud|whk|dlv|sch|req)_[0-9a-z]+", "", body)
 
 
 @pytest.mark.parametrize(("method", "path"), WITH_A_KEY)

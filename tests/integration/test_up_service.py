@@ -210,7 +210,15 @@ def test_killed_children_come_back_and_lose_nothing(closed: Path) -> None:
     with Client(up.url(), up.key()) as client:
         job = client.submit(text=TEXT.decode() * 10, questions=["When?"], policy="window")
         eventually(lambda: (client.job(job["id"])["progress"] or {}).get("tokens_done"), "progress")
-        for words in ("celery", "worker.relay", "worker.reaper", "worker.notifier", "uvicorn"):
+        for words in (
+            "celery",
+            "worker.relay",
+            "worker.reaper",
+            "worker.notifier",
+            "worker.conductor",
+            "worker.scheduler",
+            "uvicorn",
+        ):
             child = up.child(words)
             assert child is not None
             workers = child.children(recursive=True)

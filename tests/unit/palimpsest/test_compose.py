@@ -26,13 +26,13 @@ IGNORED = (REPOSITORY / ".dockerignore").read_text().splitlines()
 
 def test_the_services_are_those_of_the_architecture() -> None:
     assert set(SERVICES) == {
-        "postgres", "redis", "migrate", "api", "relay", "notifier", "conductor", "reaper", "worker-cpu",
-        "worker-gpu",
+        "postgres", "redis", "migrate", "api", "relay", "notifier", "conductor", "reaper", "scheduler",
+        "worker-cpu", "worker-gpu",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", ["api", "relay", "notifier", "conductor", "reaper", "worker-cpu", "worker-gpu"]
+    "name", ["api", "relay", "notifier", "conductor", "reaper", "scheduler", "worker-cpu", "worker-gpu"]
 )
 def test_a_service_runs_the_command_that_runs_without_docker(name: str) -> None:
     without = supervisor.commands("0.0.0.0", 8080)["worker" if name.startswith("worker") else name]

@@ -14,6 +14,8 @@ TENANT_TABLES = {
     "Document",
     "Job",
     "Result",
+    "Schedule",
+    "ScheduleRun",
     "ShadowRun",
     "UsageLine",
     "Webhook",
@@ -26,6 +28,7 @@ SYSTEM = {
     "holds.py",
     "leases.py",
     "reaper.py",
+    "schedule_steps.py",
     "storage.py",
     "tenants.py",
 }

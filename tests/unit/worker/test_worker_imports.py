@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PARENT = ["worker.app", "worker.tasks", "worker.presence", "worker.drain", "worker.execute", "worker.engine"]
-LOOPS = ["worker.relay", "worker.reaper", "worker.notifier", "worker.conductor"]
+LOOPS = ["worker.relay", "worker.reaper", "worker.notifier", "worker.conductor", "worker.scheduler"]
 
 
 def loaded_by(*modules: str) -> set[str]:

@@ -1,0 +1,250 @@
+"""`palimpsest schedule`: work that begins by itself, over REST."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from palimpsest.client import Client, given
+from palimpsest.remote import AsJson, Data, connected, out, print_json, wide
+
+app = typer.Typer(
+    help="Jobs and bulk jobs that begin at the times of a cron expression.", no_args_is_help=True
+)
+
+ScheduleId = Annotated[str, typer.Argument(help="As `palimpsest schedule list` shows it.", metavar="ID")]
+Limit = Annotated[int, typer.Option(min=1, max=100)]
+
+
+@app.command("list")
+def list_schedules(limit: Limit = 100, as_json: AsJson = False, data: Data = None) -> None:
+    """List schedules, newest first, with when they run next."""
+    with connected(data) as client:
+        found = client.schedules(limit=limit)
+        if as_json:
+            return print_json(found)
+        table = _table("id", "name", "cron", "zone", "does", "next", "state")
+        for one in found["data"]:
+            table.add_row(
+                one["id"],
+                Text(one["name"]),
+                Text(one["cron"]),
+                one["timezone"],
+                _does(one),
+                _moment(one["next_at"]),
+                "paused" if one["paused_at"] else "",
+            )
+        wide.print(table)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+def _does(schedule: dict[str, Any]) -> str:
+    if schedule["job"]:
+        return f"{schedule['job']['task']} {schedule['job']['document_id']}"
+    return f"{schedule['bulk']['job']['task']} collection {schedule['bulk']['collection']}"
+
+
+def _moment(moment: str | None) -> str:
+    return f"{moment[:16].replace('T', ' ')} UTC" if moment else ""
+
+
+@app.command("show")
+def show_schedule(schedule_id: ScheduleId, as_json: AsJson = False, data: Data = None) -> None:
+    """Show a schedule, and why it is paused if it is."""
+    with connected(data) as client:
+        one = client.schedule(schedule_id)
+        if as_json:
+            return print_json(one)
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for label, value in (
+            ("name", one["name"]),
+            ("cron", f"{one['cron']} ({one['timezone']})"),
+            ("does", _does(one)),
+            ("overlap", one["overlap"]),
+            ("catch up", f"{one['catch_up_seconds']} s"),
+            ("jitter", f"{one['jitter_seconds']} s"),
+            ("failures", f"{one['failures']} in a row, of {one['max_failures']} that pause it"),
+            ("next", _moment(one["next_at"])),
+            ("paused", _moment(one["paused_at"])),
+            ("because", one["pause_reason"] or ""),
+        ):
+            if value:
+                table.add_row(label, Text(value))
+        wide.print(table)
+
+
+@app.command("create")
+def create_schedule(
+    name: Annotated[str, typer.Argument(help="Of your choice, unique.", metavar="NAME")],
+    cron: Annotated[str, typer.Argument(help='Five fields, such as "0 6 * * MON".', metavar="CRON")],
+    file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="A document to upload; runs are jobs."),
+    ] = None,
+    document: Annotated[str | None, typer.Option(help="Id of a document instead.")] = None,
+    collection: Annotated[
+        str | None, typer.Option(help="Id or name of a collection instead; runs are bulk jobs.")
+    ] = None,
+    ask: Annotated[list[str] | None, typer.Option(help="A question; may be given more than once.")] = None,
+    summarize: Annotated[bool, typer.Option("--summarize", help="Ask for a summary.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="What is to be done, in your words.")] = None,
+    model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
+    policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Entries each KV head may keep.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
+    deadline_seconds: Annotated[float | None, typer.Option(help="From the start of a run.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Of a bulk job: whole or map_reduce.")] = None,
+    no_digest: Annotated[
+        bool, typer.Option("--no-digest", help="Of a bulk job: no summary of summaries.")
+    ] = False,
+    only_changed: Annotated[
+        bool, typer.Option("--only-changed", help="Of a bulk job: only new or changed documents.")
+    ] = False,
+    to: Annotated[str | None, typer.Option(help="Of a bulk job: URL of a folder for the results.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="IANA name; UTC if left out.")] = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="While the run before runs: skip, queue or cancel_previous.")
+    ] = None,
+    catch_up_seconds: Annotated[int | None, typer.Option(help="How late a run may begin.")] = None,
+    jitter_seconds: Annotated[int | None, typer.Option(help="Begin up to so much later.")] = None,
+    max_failures: Annotated[int | None, typer.Option(help="So many in a row pause it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it, but make no schedule.")] = False,
+    data: Data = None,
+) -> None:
+    """Make a schedule and print its id."""
+    if sum((bool(ask), summarize, prompt is not None)) != 1:
+        raise typer.BadParameter("give one of --ask, --summarize and --prompt")
+    if sum(given is not None for given in (file, document, collection)) != 1:
+        raise typer.BadParameter("give one of --file, --document and --collection")
+    work: dict[str, Any] = {
+        "task": "ask" if ask else "summarize" if summarize else "prompt",
+        "questions": ask,
+        "prompt": prompt,
+        "model": model,
+        "policy": policy,
+        "scorer": scorer,
+        "budget": budget,
+        "max_output_tokens": max_output_tokens,
+        "priority": priority,
+    }
+    with connected(data) as client:
+        made = client.create_schedule(
+            name=name,
+            cron=cron,
+            timezone=timezone,
+            overlap=overlap,
+            catch_up_seconds=catch_up_seconds,
+            jitter_seconds=jitter_seconds,
+            max_failures=max_failures,
+            dry_run=dry_run,
+            **_work(
+                client,
+                given(work),
+                given({"deadline_seconds": deadline_seconds}),
+                file,
+                document,
+                given({"collection": collection, "strategy": strategy, "to": to})
+                | {"digest": not no_digest, "only_changed": only_changed},
+            ),
+        )
+        if dry_run:
+            out.print(f"It would run next at {_moment(made['next_at'])}; no schedule was made.", markup=False)
+        else:
+            out.print(made["id"], markup=False)
+
+
+def _work(
+    client: Client,
+    work: dict[str, Any],
+    deadline: dict[str, Any],
+    file: Path | None,
+    document: str | None,
+    bulk: dict[str, Any],
+) -> dict[str, Any]:
+    """The field `job` or `bulk` of a schedule."""
+    if "collection" in bulk:
+        return {"bulk": {"job": work, **bulk, **deadline}}
+    if file is not None:
+        document = client.upload(file)["id"]
+    return {"job": {"document_id": document, **work, **deadline}}
+
+
+@app.command("pause")
+def pause_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
+    """Begin no run by itself until it is resumed."""
+    with connected(data) as client:
+        client.pause_schedule(schedule_id)
+        out.print(f"{schedule_id} paused", markup=False)
+
+
+@app.command("resume")
+def resume_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
+    """Go on with the next time."""
+    with connected(data) as client:
+        one = client.resume_schedule(schedule_id)
+        out.print(f"{schedule_id} runs next at {_moment(one['next_at'])}", markup=False)
+
+
+@app.command("run")
+def run_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
+    """Run it now and print the run's id; it begins within seconds."""
+    with connected(data) as client:
+        out.print(client.run_schedule(schedule_id)["id"], markup=False)
+
+
+@app.command("preview")
+def preview_schedule(
+    schedule_id: ScheduleId, count: Limit = 10, as_json: AsJson = False, data: Data = None
+) -> None:
+    """Show its next times, by the clock of its zone and in UTC."""
+    with connected(data) as client:
+        found = client.schedule_preview(schedule_id, count)
+        if as_json:
+            return print_json(found)
+        table = _table(found["timezone"], "offset", "UTC")
+        for one in found["data"]:
+            table.add_row(
+                one["local"][:16].replace("T", " "), one["utc_offset"], one["utc"][:16].replace("T", " ")
+            )
+        wide.print(table)
+
+
+@app.command("history")
+def show_history(
+    schedule_id: ScheduleId, limit: Limit = 20, as_json: AsJson = False, data: Data = None
+) -> None:
+    """Show its runs, the latest time first: how each ended, what it cost and why."""
+    with connected(data) as client:
+        found = client.schedule_runs(schedule_id, limit=limit)
+        if as_json:
+            return print_json(found)
+        table = _table("time", "", "state", "job or bulk job", "cost", "reason")
+        for run in found["data"]:
+            table.add_row(
+                _moment(run["scheduled_for"]),
+                "by hand" if run["manual"] else "",
+                run["state"],
+                run["job_id"] or run["bulk_id"] or "",
+                ", ".join(f"{Decimal(one['amount']).normalize():f} {one['currency']}" for one in run["cost"]),
+                Text(f"{run['reason']['code']}: {run['reason']['message']}" if run["reason"] else ""),
+            )
+        wide.print(table)
+
+
+@app.command("delete")
+def delete_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
+    """Delete a schedule; runs that have begun go on."""
+    with connected(data) as client:
+        client.delete_schedule(schedule_id)
+        out.print(f"{schedule_id} deleted", markup=False)
