@@ -24,6 +24,7 @@ from store.blobs import Blobs
 from store.database import Database
 from store.scorer_tables import ScorerVersion
 from store.settings import Settings
+from store.states import TERMINAL, State
 from worker import engine
 from worker.drain import drain_jobs
 from worker.engine import Served
@@ -96,6 +97,8 @@ def _swaps(process: WorkerProcess, swaps: int, busy: bool) -> dict[str, Any]:
         if not busy:
             _submit(process, document)
         seconds.append(_first_with(scorers.label(row), committed) - committed)
+        if not busy:
+            _wait_for_rest(process)
     ended.set()
     worker.join()
     with process.database.session() as session:
@@ -117,6 +120,16 @@ def _first_with(label: str, since: float) -> float:
             raise TimeoutError(f"no job ran with {label}")
         time.sleep(0.0005)
     return admitted[label]
+
+
+def _wait_for_rest(process: WorkerProcess) -> None:
+    """Until no job is open: a worker that still answers the last one is not idle."""
+    states = [state.value for state in State if state not in TERMINAL]
+    while True:
+        with process.database.session() as session:
+            if not jobs.list_jobs(session, tenants.DEFAULT_TENANT, states=states, limit=1):
+                return
+        time.sleep(0.01)
 
 
 def _work(process: WorkerProcess, document: str, busy: bool, ended: threading.Event) -> None:

@@ -6,14 +6,8 @@ from sqlalchemy import Connection, NullPool, create_engine
 from store import bulk_tables, models, money, schedule_tables, scorer_tables, webhook_tables
 from store.base import Base
 
-TABLES = (
-    bulk_tables,
-    models,
-    money,
-    schedule_tables,
-    scorer_tables,
-    webhook_tables,
-)  # importing them fills the metadata
+# Importing them fills the metadata.
+TABLES = (bulk_tables, models, money, schedule_tables, scorer_tables, webhook_tables)
 
 
 def migrate(connection: Connection) -> None:

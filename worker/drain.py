@@ -32,6 +32,7 @@ class _Drain:
         self._shadows = Shadows(process)
         self._taken = 0
         self._looked_at = 0.0  # monotonic time of the last look at the database
+        self._freed = False  # a job has ended since
 
     def work(self) -> int:
         try:
@@ -60,11 +61,11 @@ class _Drain:
         return bool(self._active) or self._shadows.running
 
     def _look_due(self) -> bool:
-        """An idle engine looks at once, a busy one once a second."""
+        """An idle engine and one with a slot that was just freed look at once, a busy one once a second."""
         now = time.monotonic()
-        due = not self._busy or now - self._looked_at >= self._process.config.progress_seconds
+        due = not self._busy or self._freed or now - self._looked_at >= self._process.config.progress_seconds
         if due:
-            self._looked_at = now
+            self._looked_at, self._freed = now, False
         return due
 
     def _claim(self) -> int:
@@ -121,7 +122,9 @@ class _Drain:
                 self._shadows.add(execution.shadow)
         self._shadows.stepped(finished)
         self._shadows.start(self._served)
-        self._active = [execution for execution in self._active if not execution.over]
+        left = [execution for execution in self._active if not execution.over]
+        self._freed |= len(left) < len(self._active)
+        self._active = left
 
     def _load_again(self) -> None:
         del self._served  # the old model goes before the new one comes

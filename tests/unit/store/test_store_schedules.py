@@ -116,7 +116,7 @@ def test_a_run_begins_a_bulk_job_over_what_the_collection_holds_then(made: Sched
     template = Template(
         "bulk",
         ASK,
-        collection_id="papers",
+        collection_id=collection,
         strategy="map_reduce",
         only_changed=True,
         digest=False,
@@ -316,8 +316,8 @@ def test_cancel_previous_cancels_a_job_and_begins_when_it_has_ended(made: Schedu
 
 
 def test_cancel_previous_cancels_a_bulk_job(made: Schedules) -> None:
-    made.collection("papers")
-    one = made.make(overlap=Overlap.CANCEL_PREVIOUS, template=Template("bulk", ASK, collection_id="papers"))
+    template = Template("bulk", ASK, collection_id=made.collection("papers"))
+    one = made.make(overlap=Overlap.CANCEL_PREVIOUS, template=template)
     first = made.fire(one)
     made.fire(one)
     with made.database.session() as session:
@@ -394,8 +394,7 @@ def test_a_run_waits_for_a_worker_as_long_as_it_may_be_late(made: Schedules) -> 
 
 
 def test_a_collection_that_is_gone_fails_the_run(made: Schedules) -> None:
-    made.collection("papers")
-    one = made.make(template=Template("bulk", ASK, collection_id="papers"))
+    one = made.make(template=Template("bulk", ASK, collection_id=made.collection("papers")))
     with made.database.session() as session:
         session.execute(text("DELETE FROM collections"))
     run = made.fire(one)
@@ -452,8 +451,8 @@ def test_a_change_keeps_a_time_that_has_come_and_counts_failures_anew(made: Sche
 
 
 def test_a_run_costs_what_its_jobs_cost_a_currency(made: Schedules) -> None:
-    made.collection("papers")
-    single, many = made.make(), made.make(template=Template("bulk", ASK, collection_id="papers"))
+    template = Template("bulk", ASK, collection_id=made.collection("papers"))
+    single, many = made.make(), made.make(template=template)
     runs = [made.fire(single), made.fire(many)]
     [job] = made.jobs()
     parts = []

@@ -1,0 +1,104 @@
+"""Documents a minute through one worker: a slot at a time against slots side by side, to the same answers.
+
+`python -m benchmarks.throughput '{"slots": 2, "count": 200}'` prints one line of JSON. Worker, engine and
+Postgres are those of the service; only Celery's wake-up is left out. Documents have 2,000 to 20,000 tokens and
+are seeded; `{"slots": 2, "count": 1, "tokens": 1000000}` reads one long one.
+"""
+
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import migrations
+from benchmarks.measure import machine
+from namm_runtime.tasks import make_document
+from palimpsest.embedded import EmbeddedServers
+from store import documents, jobs, log, tenants, workers
+from store.database import Database
+from store.settings import Settings
+from worker.drain import drain_jobs
+from worker.process import WorkerProcess
+
+SMALLEST, LARGEST = 2_000, 20_000  # tokens
+CHARACTERS_PER_TOKEN = 3.0
+POLICY = "namm-key"
+
+
+def measure(slots: int, count: int = 200, tokens: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """One row; `tokens` makes all documents that long, `answers` is a digest of what was answered."""
+    with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
+        servers = EmbeddedServers(Path(folder) / "servers", durable=False)
+        try:
+            servers.start(redis=False)
+            migrations.upgrade(servers.database_url)
+            values = {"DATABASE_URL": servers.database_url, "data_dir": folder, "log_level": "ERROR"}
+            config = Settings.model_validate({**values, "slots": slots})
+            log.configure(config)
+            database = Database(config.database)
+            with database.session() as session:
+                workers.register(session, "wrk_bench", "here", "cpu")
+                tenants.ensure(session)
+            process = WorkerProcess(config, database, "wrk_bench")
+            process.serve()
+            made = _submit(process, count, tokens, seed)
+            begun = time.perf_counter()
+            drain_jobs(process)
+            seconds = time.perf_counter() - begun
+            row = _row(database, made)
+            database.close()
+        finally:
+            servers.destroy()
+    return {
+        "slots": slots,
+        "documents": count,
+        **row,
+        "seconds": round(seconds, 1),
+        "documents_per_minute": round(60 * count / seconds, 1),
+        "tokens_per_second": round(row["tokens"] / seconds),
+        "torch_threads": torch.get_num_threads(),
+        "machine": machine(),
+    }
+
+
+def _submit(process: WorkerProcess, count: int, tokens: int | None, seed: int) -> list[str]:
+    rng, tenant, made = random.Random(seed), tenants.DEFAULT_TENANT, list[str]()
+    for number in range(count):
+        length = tokens or rng.randint(SMALLEST, LARGEST)
+        document = make_document(
+            int(length * CHARACTERS_PER_TOKEN), 4, seed=seed + number, split="test", filler="business"
+        )
+        key = documents.new_document_id()
+        with process.blobs.create(documents.blob_key_of(tenant, key)) as file:
+            file.write(document.text.encode())
+        prompts = [planted.fact.question for planted in document.facts]
+        new = jobs.NewJob(key, "ask", prompts, "bundled", POLICY, max_output_tokens=12)
+        with process.database.session() as session:
+            about = {"sha256": "", "size": len(document.text), "media_type": "text/plain", "filename": None}
+            documents.create(session, tenant, key, **about)  # type: ignore[arg-type]
+            made.append(jobs.create(session, tenant, new).id)
+    return made
+
+
+def _row(database: Database, made: list[str]) -> dict[str, Any]:
+    digest, tokens, done = hashlib.sha256(), 0, 0
+    with database.session() as session:
+        for job_id in made:
+            job = jobs.get(session, tenants.DEFAULT_TENANT, job_id)
+            result = jobs.result(session, tenants.DEFAULT_TENANT, job_id)
+            done += job.state == "succeeded"
+            tokens += job.progress_tokens_total or 0
+            digest.update(
+                json.dumps([answer["text"] for answer in result.answers] if result else None).encode()
+            )
+    return {"succeeded": done, "tokens": tokens, "answers": digest.hexdigest()[:16]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))  # noqa: T201
