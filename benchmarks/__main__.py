@@ -35,6 +35,7 @@ def everything(context: typer.Context) -> None:
         company()
         reports()
         swap()
+        throughput()
         shortcuts()
         lengths()
 
@@ -148,6 +149,14 @@ def reports(rows: int = MILLION) -> None:
 def swap(swaps: int = 20) -> None:
     """From the commit of a scorer's activation to the next claimed job that runs with it."""
     _make("swap", [{"swaps": swaps}], "swap")
+
+
+@app.command()
+def throughput(count: int = 200, tokens: int = MILLION) -> None:
+    """Documents a minute through one worker: one slot against the default; then one long document."""
+    sets = ({"count": count}, {"count": 1, "tokens": tokens})
+    ways = ({"slots": 1, "all_cores": True}, {"slots": 1}, {"slots": None})
+    _make("throughput", [way | documents for documents in sets for way in ways], "throughput")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -1,8 +1,8 @@
 """Documents a minute through one worker: a slot at a time against slots side by side, to the same answers.
 
 `python -m benchmarks.throughput '{"slots": 2, "count": 200}'` prints one line of JSON. Worker, engine and
-Postgres are those of the service; only Celery's wake-up is left out. Documents have 2,000 to 20,000 tokens and
-are seeded; `{"slots": 2, "count": 1, "tokens": 1000000}` reads one long one.
+Postgres are those of the service; only Celery's wake-up is left out. Documents have 2,000 to 20,000 tokens
+and are seeded; `{"slots": 2, "count": 1, "tokens": 1000000}` reads one long one.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from palimpsest.embedded import EmbeddedServers
 from store import documents, jobs, log, tenants, workers
 from store.database import Database
 from store.settings import Settings
+from worker import engine
 from worker.drain import drain_jobs
 from worker.process import WorkerProcess
 
@@ -31,8 +32,16 @@ CHARACTERS_PER_TOKEN = 3.0
 POLICY = "namm-key"
 
 
-def measure(slots: int, count: int = 200, tokens: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """One row; `tokens` makes all documents that long, `answers` is a digest of what was answered."""
+def measure(
+    slots: int | None, count: int = 200, tokens: int | None = None, seed: int = 0, all_cores: bool = False
+) -> dict[str, Any]:
+    """One row; `tokens` makes all documents that long, `answers` is a digest of what was answered.
+
+    Slots of None are the service's default; `all_cores` computes as larger models are: one document after the
+    other, each with every core.
+    """
+    if all_cores:
+        engine.SMALL = 0
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
         servers = EmbeddedServers(Path(folder) / "servers", durable=False)
         try:
@@ -46,7 +55,7 @@ def measure(slots: int, count: int = 200, tokens: int | None = None, seed: int =
                 workers.register(session, "wrk_bench", "here", "cpu")
                 tenants.ensure(session)
             process = WorkerProcess(config, database, "wrk_bench")
-            process.serve()
+            served = process.serve()
             made = _submit(process, count, tokens, seed)
             begun = time.perf_counter()
             drain_jobs(process)
@@ -56,13 +65,14 @@ def measure(slots: int, count: int = 200, tokens: int | None = None, seed: int =
         finally:
             servers.destroy()
     return {
-        "slots": slots,
+        "slots": served.engine.slots,  # type: ignore[attr-defined]
+        "cores_each": "all" if all_cores else 1,
         "documents": count,
         **row,
         "seconds": round(seconds, 1),
         "documents_per_minute": round(60 * count / seconds, 1),
         "tokens_per_second": round(row["tokens"] / seconds),
-        "torch_threads": torch.get_num_threads(),
+        "cores": torch.get_num_threads(),
         "machine": machine(),
     }
 

@@ -27,14 +27,13 @@ class Engine:
     Args:
         slots: documents in flight at once.
         threads: how many of these are computed side by side, each in a thread of its own with one core for
-            its arithmetic. With one thread they take turns, and each has all the cores that torch may use.
+            its arithmetic. By default they take turns, and each has all the cores that torch may use.
     """
 
-    def __init__(self, model: LoadedModel, slots: int = 1, threads: int = 1) -> None:
+    def __init__(self, model: LoadedModel, slots: int = 1, threads: int = 0) -> None:
         self.model, self.slots = model, slots
         # A run stays in its lane, so what a thread keeps for itself is the run's own.
-        count = threads if threads > 1 and slots > 1 else 0
-        self._lanes = [_lane(number) for number in range(count)]
+        self._lanes = [_lane(number) for number in range(threads)]
         self._active: list[_Admitted] = []
 
     @property

@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     model_name: str | None = None  # the name jobs ask for; None = the last part of `model`
     device: str = "cpu"  # one device (cuda, cuda:1), or `auto`: spread over all of them (needs accelerate)
     dtype: str = "auto"
-    slots: PositiveInt = 1  # documents in the engine at once
+    # Documents in the engine at once. None = with a small model on a CPU one for each core, else one.
+    slots: PositiveInt | None = None
     max_document_tokens: PositiveInt = 8_000_000  # longer documents end their job before they are read
     default_policy: str = "namm-key"
     # Slots a head for jobs that do not say; None = the setting that the scorer was validated in, else 512.

@@ -224,7 +224,7 @@ def load(config: Settings) -> Served:
         marks.write_bytes(b"marks of " + task.read_bytes())
 
     return Served(
-        engine=Engine(config.slots, pause),
+        engine=Engine(config.slots or 1, pause),
         card=card,
         refusal=Refusal,
         resolve_scorer=resolve_scorer,

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from typing import Any, Protocol
 from store.models import Job
 from store.settings import Settings
 from store.workers import ModelCard
+
+SMALL = 50_000_000  # parameters: below, a second core does not make one document faster
+MOST_SLOTS = 8  # by itself; the setting may say more
 
 
 class AnswerLike(Protocol):
@@ -170,7 +174,7 @@ def load(config: Settings) -> Served:
         ],
     )
     return Served(
-        engine=Engine(model, config.slots),
+        engine=Engine(model, *_slots(config, sum(one.numel() for one in model.model.parameters()))),
         card=card,
         refusal=Refusal,
         resolve_scorer=resolve_scorer,
@@ -179,6 +183,13 @@ def load(config: Settings) -> Served:
         scorer_of=policies.scorer_of,
         read_scorer=read_scorer,
     )
+
+
+def _slots(config: Settings, parameters: int) -> tuple[int, int]:
+    """How many documents are read at once, and in how many threads: see decision 012."""
+    small = config.device == "cpu" and parameters < SMALL
+    slots = config.slots or (min(len(os.sched_getaffinity(0)), MOST_SLOTS) if small else 1)
+    return slots, slots if small else 0
 
 
 def _quality(scorer: Path) -> Decimal | None:
