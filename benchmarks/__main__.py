@@ -36,6 +36,7 @@ def everything(context: typer.Context) -> None:
         reports()
         swap()
         throughput()
+        bulk()
         shortcuts()
         lengths()
 
@@ -149,6 +150,13 @@ def reports(rows: int = MILLION) -> None:
 def swap(swaps: int = 20) -> None:
     """From the commit of a scorer's activation to the next claimed job that runs with it."""
     _make("swap", [{"swaps": swaps}], "swap")
+
+
+@app.command()
+def bulk(small: int = 10_000, real: int = 300, kills: int = 6) -> None:
+    """Bulk jobs under kills: is anything lost, doubled or out of order?"""
+    sets = (("stand-in", small), ("real", real))
+    _make("bulk", [{"engine": engine, "count": count, "kills": kills} for engine, count in sets], "bulk")
 
 
 @app.command()

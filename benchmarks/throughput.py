@@ -111,4 +111,4 @@ def _row(database: Database, made: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))  # noqa: T201
+    sys.stdout.write(json.dumps(measure(**json.loads(sys.argv[1]))) + "\n")
