@@ -152,12 +152,11 @@ class Sources:
             granted, limit = _opened(grant.url, grant.options, field)
             if type(granted) is type(files) and _below(root, limit):
                 return Folder(granted, root, limit)
-        what = "written to" if write else "read"
-        message = (
-            f"'{url}' may not be {what} by this service. Whoever runs it can allow the folder in the file "
-            "that PALIMPSEST_SOURCES_FILE names."
-        )
-        raise Refused("destination_not_allowed" if write else "source_not_allowed", message, field)
+        remedy = "Whoever runs it can allow the folder in the file that PALIMPSEST_SOURCES_FILE names."
+        if write:
+            message = f"'{url}' may not be written to by this service. {remedy}"
+            raise Refused("destination_not_allowed", message, field)
+        raise Refused("source_not_allowed", f"'{url}' may not be read by this service. {remedy}", field)
 
 
 def connect(config: Settings) -> Sources:

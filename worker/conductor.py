@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
@@ -27,6 +28,7 @@ from worker.loop import forever
 
 _log = log.get("worker.conductor")
 _ENDED = {*TERMINAL, "failed", "cancelled"}
+_AWAY = (OperationalError, InterfaceError)
 
 
 class Conductor:
@@ -54,7 +56,13 @@ class Conductor:
     def _in_turn(self, what: str, act: Callable[[str], bool]) -> bool:
         """Does it unless another conductor is at it; a defect of one must not hold up the others."""
         with bulk_steps.turn(self._database.engine, what) as mine:
-            return mine and act(what)
+            try:
+                return mine and act(what)
+            except _AWAY:
+                raise
+            except Exception:
+                _log.exception("step_failed", what=what)
+                return False
 
     def step(self, bulk_id: str) -> bool:
         """Takes a bulk job a little further; True if there may be more to do at once."""
@@ -114,7 +122,7 @@ class Conductor:
         if went_on:
             return True
         with self._database.session() as session:
-            if bulk_steps.count(session, bulk_id).keys() <= _ENDED:
+            if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= _ENDED:
                 return bulk_steps.move(session, bulk_id, "running", "digesting")
         return False
 
@@ -196,15 +204,22 @@ class Conductor:
     # The end --------------------------------------------------------------------------------------------
 
     def _digest(self, bulk_id: str) -> bool:
-        with self._database.session() as session:
-            bulk = bulk_steps.lock(session, bulk_id)
-            found = bulk_results.digest(session, bulk)
-            if found is not None and found[0].state not in TERMINAL:
-                return False
-            if found is None and bulk.digest and bulk.digest_error is None:
-                self._begin_digest(session, bulk)
-                return True
-            bulk.state = "bundling"
+        try:
+            with self._database.session() as session:
+                bulk = bulk_steps.lock(session, bulk_id)
+                found = bulk_results.digest(session, bulk)
+                if found is not None and found[0].state not in TERMINAL:
+                    return False
+                if found is None and bulk.digest and bulk.digest_error is None:
+                    self._begin_digest(session, bulk)
+                else:
+                    bulk.state = "bundling"
+        except Refused as refused:
+            with self._database.session() as session:
+                if refused.code == "no_worker":
+                    bulk_steps.wait_for(session, bulk_id, refused)
+                    return False
+                bulk_steps.lock(session, bulk_id).digest_error = refused.message
         return True
 
     def _begin_digest(self, session: Session, bulk: Bulk) -> None:
@@ -212,11 +227,7 @@ class Conductor:
         if len(done) < 2:
             bulk.digest_error = "It takes two documents or more."
             return
-        try:
-            using = bulk_steps.terms(session, self._config, bulk)
-        except Refused as refused:
-            bulk.digest_error = refused.message
-            return
+        using = bulk_steps.terms(session, self._config, bulk)
         summary = using.admitted.summary_prompts
         text = parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
@@ -230,7 +241,7 @@ class Conductor:
             bulk = session.get_one(Bulk, bulk_id)
             facts = Facts(
                 bulk=bulk,
-                counts=bulk_steps.count(session, bulk_id),
+                counts=bulks.count(session, bulk),
                 spent=bulk_results.all_spent(session, bulk.tenant_id, bulk_id),
                 digest=self._digest_of(session, bulk),
                 gone=bulk_results.gone(session, bulk),

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_steps, bulks, collections, jobs, prompt_templates, workers
+from store import blobs, bulks, collections, jobs, prompt_templates, workers
 from store.bulk_tables import Bulk
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
@@ -78,7 +78,7 @@ class Bench:
 
     def counts(self, bulk_id: str) -> dict[str, int]:
         with self.db.session() as session:
-            return bulk_steps.count(session, bulk_id)
+            return bulks.count(session, bulks.get(session, self.owner.tenant_id, bulk_id))
 
     def read(self, found: Bulk, name: str) -> str:
         with self.files.open(f"{found.bundle_key}/{name}") as file:
