@@ -16,7 +16,7 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,7 @@ class Folder:
 
         Raises SourceAway, also for a folder that is not there.
         """
-        matches = re.compile(glob_translate(glob or EVERYTHING)).match
+        wanted = matching(glob)
         self.files.invalidate_cache()
         try:
             if not self.files.isdir(self.root):
@@ -92,7 +92,7 @@ class Folder:
         return [
             Entry(path, int(info.get("size") or 0), _fingerprint(info))
             for path, info in sorted(below.items())
-            if matches(path) and not any(part.startswith(".") for part in path.split("/"))
+            if wanted(path)
         ]
 
     @contextmanager
@@ -174,6 +174,12 @@ def connect(config: Settings) -> Sources:
         kind = type(error).__name__
         raise SourcesBroken(f"{config.sources_file} cannot be read as sources ({kind}).") from None
     return Sources(grants)
+
+
+def matching(glob: str | None) -> Callable[[str], bool]:
+    """Whether a path below a source is one of its documents; hidden ones are not."""
+    matches = re.compile(glob_translate(glob or EVERYTHING)).match
+    return lambda path: bool(matches(path)) and not any(part.startswith(".") for part in path.split("/"))
 
 
 def _opened(url: str, options: dict[str, Any], field: str) -> tuple[Any, str]:

@@ -1,6 +1,7 @@
 """An API with a conductor and a worker that a test sets going, and folders that its sources file allows."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,23 @@ class BulkBench:
             if found["state"] in ENDED:
                 return found
         raise AssertionError(f"{bulk_id} is still {found['state']}")
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Conductor and worker go on by themselves, for as long as the block lasts."""
+        stop = threading.Event()
+
+        def loop() -> None:
+            while not stop.wait(0.02):
+                self.work()
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def bundle(self, bulk_id: str, name: str) -> str:
         response = self.client.get(f"/v1/bulk/{bulk_id}/bundle/{name}")
