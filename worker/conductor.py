@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -25,6 +26,7 @@ from worker import bundle, parts
 from worker.bundle import Digest, Facts
 from worker.ingest import Ingest
 from worker.loop import forever
+from worker.points import with_points
 
 _log = log.get("worker.conductor")
 _ENDED = {*TERMINAL, "failed", "cancelled"}
@@ -250,7 +252,8 @@ class Conductor:
 
         def pages() -> Iterator[Line]:
             with self._database.session() as session:
-                yield from self._lines(session, bulk)
+                for line in self._lines(session, bulk):
+                    yield self._in_the_original(session, line, facts.summary_prompts)
 
         folder = bundle.write(self._blobs, facts, pages)
         error = self._deliver(bulk, folder)
@@ -264,6 +267,14 @@ class Conductor:
         while page := bulk_results.lines(session, bulk.tenant_id, bulk.id, after=after):
             yield from page
             after = page[-1].seq
+
+    def _in_the_original(self, session: Session, line: Line, summary_prompts: int) -> Line:
+        """Of a document in parts: its points with where they stand in it, not in its parts' answers."""
+        if not line.parts or not line.answers:
+            return line
+        document = session.get_one(Document, line.document_id)
+        with self._blobs.local(document.blob_key) as path:
+            return replace(line, answers=with_points(line.answers, summary_prompts, path))
 
     def _digest_of(self, session: Session, bulk: Bulk) -> Digest | None:
         if not bulk.digest:
