@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -107,6 +107,14 @@ def lines(
         )
         for item, shown_state, job, result in rows
     ]
+
+
+def all_lines(session: Session, bulk: Bulk) -> Iterator[Line]:
+    """Every one, in the order of the paths."""
+    after = -1
+    while page := lines(session, bulk.tenant_id, bulk.id, after=after):
+        yield from page
+        after = page[-1].seq
 
 
 def _bills(session: Session, tenant_id: str, job_ids: list[str]) -> dict[str, list[Bill]]:

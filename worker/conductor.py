@@ -6,15 +6,13 @@ Any number may run. What each does is written at once, so one that is killed is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
 from store.blobs import Blobs
-from store.bulk_results import Line
 from store.bulk_tables import Bulk, BulkItem, Collection
 from store.database import Database, connect
 from store.errors import Refused
@@ -22,11 +20,10 @@ from store.models import Document
 from store.settings import Settings, settings
 from store.sources import SourceAway, Sources
 from store.states import TERMINAL
-from worker import bundle, parts
-from worker.bundle import Digest, Facts
+from worker import parts
+from worker.finisher import Finisher
 from worker.ingest import Ingest
 from worker.loop import forever
-from worker.points import with_points
 
 _log = log.get("worker.conductor")
 _ENDED = {*TERMINAL, "failed", "cancelled"}
@@ -39,9 +36,9 @@ class Conductor:
     def __init__(self, config: Settings, database: Database, files: Blobs, allowed: Sources) -> None:
         self._config = config
         self._database = database
-        self._blobs = files
         self._sources = allowed
         self._ingest = Ingest(database, files, config.max_upload_bytes)
+        self._finisher = Finisher(database, files, allowed)
 
     def round(self) -> bool:
         """One step for every collection and bulk job that wants one; True if any went on."""
@@ -225,7 +222,8 @@ class Conductor:
         return True
 
     def _begin_digest(self, session: Session, bulk: Bulk) -> None:
-        done = [line for line in self._lines(session, bulk) if line.state == "succeeded"]
+        lines = bulk_results.all_lines(session, bulk)
+        done = [line for line in lines if line.state == "succeeded"]
         if len(done) < 2:
             bulk.digest_error = "It takes two documents or more."
             return
@@ -233,72 +231,15 @@ class Conductor:
         summary = using.admitted.summary_prompts
         text = parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
+        bulk.error_code = bulk.error_message = None  # if it waited for a worker
         bulk.digest_document_id = document.id
         bulk.digest_job_id = bulk_steps.submit(
             session, self._config, bulk, bulk_steps.without_questions(using), document.id
         )
 
     def _bundle(self, bulk_id: str) -> bool:
-        with self._database.session() as session:
-            bulk = session.get_one(Bulk, bulk_id)
-            facts = Facts(
-                bulk=bulk,
-                counts=bulks.count(session, bulk),
-                spent=bulk_results.all_spent(session, bulk.tenant_id, bulk_id),
-                digest=self._digest_of(session, bulk),
-                gone=bulk_results.gone(session, bulk),
-                summary_prompts=bulk_steps.summary_prompts(session, bulk_id),
-            )
-
-        def pages() -> Iterator[Line]:
-            with self._database.session() as session:
-                for line in self._lines(session, bulk):
-                    yield self._in_the_original(session, line, facts.summary_prompts)
-
-        folder = bundle.write(self._blobs, facts, pages)
-        error = self._deliver(bulk, folder)
-        with self._database.session() as session:
-            bulk_steps.end(session, bulk_id, folder, error)
-        _log.info("bulk_ended", bulk=bulk_id, counts=facts.counts, delivery_error=error)
+        self._finisher.finish(bulk_id)
         return True
-
-    def _lines(self, session: Session, bulk: Bulk) -> Iterator[Line]:
-        after = -1
-        while page := bulk_results.lines(session, bulk.tenant_id, bulk.id, after=after):
-            yield from page
-            after = page[-1].seq
-
-    def _in_the_original(self, session: Session, line: Line, summary_prompts: int) -> Line:
-        """Of a document in parts: its points with where they stand in it, not in its parts' answers."""
-        if not line.parts or not line.answers:
-            return line
-        document = session.get_one(Document, line.document_id)
-        with self._blobs.local(document.blob_key) as path:
-            return replace(line, answers=with_points(line.answers, summary_prompts, path))
-
-    def _digest_of(self, session: Session, bulk: Bulk) -> Digest | None:
-        if not bulk.digest:
-            return None
-        found = bulk_results.digest(session, bulk)
-        if found is None:
-            return Digest(missing=bulk.digest_error or "The bulk job ended before it.")
-        job, result = found
-        if result is None or not result.complete:
-            return Digest(missing=job.error_message or f"Its job is {job.state}.")
-        return Digest(answers=result.answers)
-
-    def _deliver(self, bulk: Bulk, folder: str) -> str | None:
-        """Copies the bundle to where it is wanted; gives why it could not."""
-        if bulk.destination is None:
-            return None
-        try:
-            target = self._sources.folder(bulk.tenant_id, bulk.destination, write=True)
-            for name in bundle.FILES:
-                with self._blobs.local(f"{folder}/{name}") as path:
-                    target.put(f"{bulk.id}/{name}", path)
-        except (Refused, SourceAway) as error:
-            return str(error)
-        return None
 
     def _cancel(self, bulk_id: str) -> bool:
         with self._database.session() as session:

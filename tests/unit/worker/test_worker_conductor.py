@@ -221,14 +221,10 @@ def test_long_documents_are_read_in_parts_when_asked_to(bench: Bench) -> None:
     with bench.db.session() as session:
         job = session.get_one(Job, long["job_id"])
         text = bench.conductor._ingest.read(session.get_one(Document, job.document_id))
-        [line] = [
-            line
-            for line in bulk_results.lines(session, bench.owner.tenant_id, found.id)
-            if line.path == "0/0.txt"
-        ]
-        quoting = replace(line, answers=[{"prompt": PROMPTS[0], "text": "0. Document"}])
-        [answer] = bench.conductor._in_the_original(session, quoting, 1).answers
-    assert (answer["points"][0]["start"], answer["points"][0]["occurrences"]) == (9, 11)
+        line = next(bulk_results.all_lines(session, found))
+        quoting = replace(line, answers=[{"prompt": PROMPTS[0], "text": "Document 0."}])
+        [answer] = bench.conductor._finisher.in_the_original(session, quoting, 1).answers
+    assert (answer["points"][0]["start"], answer["points"][0]["occurrences"]) == (0, 12)
     assert text.startswith("Part 1\nKey point 1: ")
     assert text.count("Who? ") == 2
 
