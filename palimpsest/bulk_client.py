@@ -41,7 +41,7 @@ class BulkCalls:
     def collection_documents(self, id_or_name: str, *, deleted: bool = False) -> Iterator[dict[str, Any]]:
         """All documents of a collection, by path, page after page."""
         asked = {"deleted": deleted, "limit": 1000}
-        yield from self._all(_of("collections", id_or_name, "documents"), asked)
+        yield from self._rows(_of("collections", id_or_name, "documents"), asked)
 
     def put_in_collection(self, id_or_name: str, path: str, document_id: str) -> dict[str, Any]:
         """The document is in the collection under `path` from now on."""
@@ -67,7 +67,7 @@ class BulkCalls:
 
     def bulk_documents(self, bulk_id: str, state: str | None = None) -> Iterator[dict[str, Any]]:
         """All documents of a bulk job, or those in a state, page after page."""
-        yield from self._all(_of("bulk", bulk_id, "documents"), given({"state": state, "limit": 200}))
+        yield from self._rows(_of("bulk", bulk_id, "documents"), given({"state": state, "limit": 200}))
 
     def cancel_bulk(self, bulk_id: str) -> dict[str, Any]:
         """Cancel what has not ended."""
@@ -90,7 +90,7 @@ class BulkCalls:
         body = {"prompt": prompt, "each_point": each_point}
         return self._ask("POST", _of("templates", name), json=body)
 
-    def _all(self, path: str, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _rows(self, path: str, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         cursor: str | None = None
         while True:
             page = self._ask("GET", path, params=given({**asked, "cursor": cursor}))
