@@ -33,6 +33,8 @@ from api.routes import (
 )
 from store import blobs, database, log, sources
 from store.activations import NotUsable, NoWayBack
+from store.bulks import NotRetryable
+from store.collections import CollectionExists, CollectionInUse, CollectionLive
 from store.errors import IdempotencyMismatch, NotFound, Refused, StoreError
 from store.scorers import VersionExists
 from store.settings import Settings
@@ -115,6 +117,10 @@ def _install_store_errors(app: FastAPI) -> None:
     @app.exception_handler(VersionExists)
     @app.exception_handler(NotUsable)
     @app.exception_handler(NoWayBack)
+    @app.exception_handler(CollectionExists)
+    @app.exception_handler(CollectionInUse)
+    @app.exception_handler(CollectionLive)
+    @app.exception_handler(NotRetryable)
     def _conflict(request: Request, error: StoreError) -> Response:
         return problems.answer(request, Problem(409, error.code, str(error)))
 

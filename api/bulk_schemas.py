@@ -12,8 +12,7 @@ from api.schemas import (
     Asked,
     Deadline,
     DocumentId,
-    MetadataKey,
-    MetadataValue,
+    Metadata,
     Prompt,
     Text,
     Work,
@@ -184,7 +183,7 @@ class BulkCreate(BulkWork):
     deadline: Deadline | None = Field(
         None, description="For every job: RFC 3339, or seconds from now; at most 30 days away."
     )
-    metadata: dict[MetadataKey, MetadataValue] = Field(
+    metadata: Metadata = Field(
         default_factory=dict,
         max_length=10,
         description="Of the bulk job and, with the job's own, of every job.",
@@ -202,7 +201,7 @@ class BulkProgress(Answered):
     done: int = Field(description="Documents that have ended, well or not.")
 
 
-class MoneyOut(Answered):
+class SpentOut(Answered):
     """What jobs came to in one currency. Null: no bill says."""
 
     currency: str
@@ -231,7 +230,7 @@ class BulkOut(Answered):
     metadata: dict[str, str]
     round: int = Field(description="1, and one more for each retry.")
     progress: BulkProgress
-    spent: list[MoneyOut] = Field(description="So far, by all its jobs: cost derived, savings estimated.")
+    spent: list[SpentOut] = Field(description="So far, by all its jobs: cost derived, savings estimated.")
     digest_job_id: str | None
     bundle: list[str] | None = Field(description="Files to fetch below /bundle; null until it is made.")
     delivered_at: datetime | None
@@ -262,7 +261,7 @@ class BulkItemOut(Answered):
     parts: int | None = Field(description="Of a document that is read in parts.")
     scorer: str | None
     answers: list[AnswerOut]
-    spent: list[MoneyOut]
+    spent: list[SpentOut]
     error: ErrorOut | None
 
 

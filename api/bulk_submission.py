@@ -66,7 +66,7 @@ def _named(session: Session, caller: Caller, ids: list[str]) -> list[tuple[str, 
     """Documents with paths: their names, where these tell them apart."""
     if len(set(ids)) < len(ids):
         raise Problem(422, "document_twice", "A document is named twice.", field="document_ids")
-    rows = [documents.get(session, caller.tenant_id, one) for one in ids]
-    names = [row.filename or row.id for row in rows]
-    unique = len(set(names)) == len(names)
-    return [(name if unique else f"{name} ({row.id})", row.id) for name, row in zip(names, rows, strict=True)]
+    found = documents.named(session, caller.tenant_id, ids)
+    names = {one: found[one].filename or one for one in ids}
+    unique = len(set(names.values())) == len(names)
+    return [(names[one] if unique else f"{names[one]} ({one})", one) for one in ids]

@@ -40,6 +40,13 @@ def _prompt(text: str) -> str:
     return text
 
 
+def _free(metadata: dict[str, str]) -> dict[str, str]:
+    if RESERVED & metadata.keys():
+        names = " and ".join(f"'{name}'" for name in sorted(RESERVED))
+        raise PydanticCustomError("reserved_metadata", "{names} are set by the service", {"names": names})
+    return metadata
+
+
 def _rfc3339(text: str, kind: str) -> datetime:
     if not _RFC3339.fullmatch(text):
         raise PydanticCustomError(
@@ -86,6 +93,7 @@ ScorerName = Annotated[
 ]
 MetadataKey = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[Text, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_free)]
 _Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE.total_seconds())]
 _Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Time = Annotated[datetime, BeforeValidator(_time, json_schema_input_type=_Time)]
@@ -195,17 +203,19 @@ class Work(Asked):
         description="Entries each KV head may keep; left out, the service's default if it has one, else what "
         "the scorer was validated with, else 512.",
     )
-    max_output_tokens: int = Field(64, ge=1, le=65_536, description="For each prompt.")
+    max_output_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="For each prompt; left out, 64, and for a summary what its words need.",
+    )
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
-    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=MAX_METADATA)
+    metadata: Metadata = Field(default_factory=dict, max_length=MAX_METADATA)
 
     @model_validator(mode="after")
     def _task_agrees(self) -> Self:
-        if RESERVED & self.metadata.keys():
-            names = " and ".join(f"'{name}'" for name in sorted(RESERVED))
-            raise PydanticCustomError("reserved_metadata", "{names} are set by the service", {"names": names})
         if self.task is TaskKind.ASK and not self.questions:
             raise PydanticCustomError("questions_choice", "The task 'ask' needs questions")
         if self.task is TaskKind.PROMPT and self.questions:

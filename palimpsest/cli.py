@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest import access, budgets, schedules, scorers, webhooks
+from palimpsest import access, budgets, bulk, collections, schedules, scorers, templates, webhooks
 from palimpsest.demo import demo
 from palimpsest.evolving import evolve
 from palimpsest.ground import EmbeddedError
@@ -34,8 +34,11 @@ app = typer.Typer(
 keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(budgets.app, name="budgets")
+app.add_typer(bulk.app, name="bulks")
+app.add_typer(collections.app, name="collection")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(scorers.app, name="scorer")
+app.add_typer(templates.app, name="template")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(prices, name="prices")
 app.add_typer(ledger, name="ledger")
@@ -193,6 +196,7 @@ app.command()(demo)
 app.command()(evolve)
 app.command()(report)
 remote_commands(app)
+app.command()(bulk.bulk)
 
 if __name__ == "__main__":
     app()

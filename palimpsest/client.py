@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
+from palimpsest.bulk_client import BulkCalls
+
 CHUNK = 1024 * 1024
 
 
@@ -22,7 +24,7 @@ class ApiError(RuntimeError):
         self.body = body
 
 
-class Client:
+class Client(BulkCalls):
     """One service and one API key. Methods raise ApiError, or httpx.TransportError when nobody answers."""
 
     def __init__(self, base_url: str, api_key: str, transport: httpx.BaseTransport | None = None) -> None:
@@ -233,21 +235,35 @@ class Client:
             rows += page.get("data", [])
         return {**page, "data": rows}
 
+    def _save(self, path: str, target: Path) -> None:
+        part = target.with_name(f"{target.name}.partial")
+        with self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise ApiError(response.status_code, _body(response))
+            with part.open("wb") as file:
+                for piece in response.iter_bytes():
+                    file.write(piece)
+        part.replace(target)
+
     def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         response = self._http.request(method, path, **arguments)
         if response.status_code == 204:
             return {}
-        try:
-            body = response.json()
-        except ValueError:
-            body = {
-                "detail": f"{response.url} answered {response.status_code} with something that is not JSON."
-            }
-            raise ApiError(response.status_code, body) from None
+        body = _body(response)
         if response.is_error:
             raise ApiError(response.status_code, body)
-        found: dict[str, Any] = body
-        return found
+        return body
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    """Raises ApiError for what is not JSON."""
+    try:
+        found: dict[str, Any] = response.json()
+    except ValueError:
+        detail = f"{response.url} answered {response.status_code} with something that is not JSON."
+        raise ApiError(response.status_code, {"detail": detail}) from None
+    return found
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from store.bulk_steps import state_of_item
 from store.bulk_tables import Bulk, BulkItem, BulkPart, CollectionItem
+from store.bulks import state_of_item
 from store.models import Job, Result
 from store.money import Bill
+from store.tenants import scoped
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ def lines(
     """A page in the order of the paths; `after` is the last `seq` of the page before."""
     shown = state_of_item()
     query = (
-        select(BulkItem, shown.label("shown"), Job, Result)
+        scoped(BulkItem, tenant_id)
+        .add_columns(shown.label("shown"), Job, Result)
         .outerjoin(Job, Job.id == BulkItem.job_id)
         .outerjoin(Result, Result.job_id == BulkItem.job_id)
-        .where(BulkItem.tenant_id == tenant_id, BulkItem.bulk_id == bulk_id, BulkItem.seq > after)
+        .where(BulkItem.bulk_id == bulk_id, BulkItem.seq > after)
         .order_by(BulkItem.seq)
         .limit(limit)
     )
@@ -79,11 +81,11 @@ def lines(
     rows = session.execute(query).all()
     seqs = [row[0].seq for row in rows]
     parts: dict[int, list[str]] = defaultdict(list)
-    found = select(BulkPart.seq, BulkPart.job_id).where(BulkPart.bulk_id == bulk_id, BulkPart.seq.in_(seqs))
-    for seq, job_id in session.execute(found):
-        parts[seq].append(job_id)
+    found = scoped(BulkPart, tenant_id).where(BulkPart.bulk_id == bulk_id, BulkPart.seq.in_(seqs))
+    for part in session.scalars(found):
+        parts[part.seq].append(part.job_id)
     own = {row[0].seq: [*parts[row[0].seq], *filter(None, [row[0].job_id])] for row in rows}
-    bills = _bills(session, [job_id for ids in own.values() for job_id in ids])
+    bills = _bills(session, tenant_id, [job_id for ids in own.values() for job_id in ids])
     return [
         Line(
             seq=item.seq,
@@ -107,17 +109,25 @@ def lines(
     ]
 
 
-def _bills(session: Session, job_ids: list[str]) -> dict[str, list[Bill]]:
+def all_lines(session: Session, bulk: Bulk) -> Iterator[Line]:
+    """Every one, in the order of the paths."""
+    after = -1
+    while page := lines(session, bulk.tenant_id, bulk.id, after=after):
+        yield from page
+        after = page[-1].seq
+
+
+def _bills(session: Session, tenant_id: str, job_ids: list[str]) -> dict[str, list[Bill]]:
     found: dict[str, list[Bill]] = defaultdict(list)
-    for bill in session.scalars(select(Bill).where(Bill.job_id.in_(job_ids))):
+    for bill in session.scalars(scoped(Bill, tenant_id).where(Bill.job_id.in_(job_ids))):
         found[bill.job_id].append(bill)
     return found
 
 
 def all_spent(session: Session, tenant_id: str, bulk_id: str) -> list[Spent]:
     """Over all its jobs: those tried again, those of parts and the digest's too."""
-    query = select(Bill).join(Job, Job.id == Bill.job_id)
-    return summed(session.scalars(query.where(Job.tenant_id == tenant_id, Job.bulk_id == bulk_id)))
+    query = scoped(Bill, tenant_id).join(Job, Job.id == Bill.job_id)
+    return summed(session.scalars(query.where(Job.bulk_id == bulk_id)))
 
 
 def summed(bills: Iterable[Bill]) -> list[Spent]:
@@ -159,16 +169,15 @@ def gone(session: Session, bulk: Bulk) -> list[str]:
     """Paths that were in the collection at its bulk job before this one, and were no longer at this one."""
     if bulk.collection_id is None or bulk.listed_at is None:
         return []
-    before = session.scalar(
-        select(func.max(Bulk.listed_at)).where(
-            Bulk.collection_id == bulk.collection_id, Bulk.listed_at < bulk.listed_at
-        )
+    earlier = scoped(Bulk, bulk.tenant_id).where(
+        Bulk.collection_id == bulk.collection_id, Bulk.listed_at < bulk.listed_at
     )
+    before = session.scalar(earlier.with_only_columns(func.max(Bulk.listed_at)))
     if before is None:
         return []
-    query = select(CollectionItem.path).where(
+    query = scoped(CollectionItem, bulk.tenant_id).where(
         CollectionItem.collection_id == bulk.collection_id,
         CollectionItem.deleted_at > before,
         CollectionItem.deleted_at <= bulk.listed_at,
     )
-    return sorted(session.scalars(query))
+    return sorted(item.path for item in session.scalars(query))

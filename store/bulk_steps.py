@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Engine, and_, case, exists, func, insert, or_, select, update
+from sqlalchemy import Engine, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from store import budgets, bulks, intake, jobs, outbox
@@ -117,19 +117,6 @@ def fail(session: Session, bulk_id: str, code: str, message: str) -> None:
 
 
 # From items to jobs -----------------------------------------------------------------------------------
-
-
-def count(session: Session, bulk_id: str) -> dict[str, int]:
-    """How many items are in which state; those with a job are in the job's."""
-    state = state_of_item()
-    query = select(state, func.count()).select_from(BulkItem).outerjoin(Job, Job.id == BulkItem.job_id)
-    rows = session.execute(query.where(BulkItem.bulk_id == bulk_id).group_by(state))
-    return {row[0]: row[1] for row in rows}
-
-
-def state_of_item() -> ColumnElement[str]:
-    """An item's state as its owner sees it: `pending`, `failed`, `cancelled`, `mapped`, or its job's."""
-    return case((BulkItem.state == "submitted", Job.state), else_=BulkItem.state)
 
 
 def pending(session: Session, bulk_id: str, window: int) -> list[BulkItem]:
@@ -292,7 +279,7 @@ def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | N
     bulk.delivery_error = delivery_error
     if bulk.destination is not None and delivery_error is None:
         bulk.delivered_at = func.now()
-    found = count(session, bulk_id)
+    found = bulks.count(session, bulk)
     done, all_items = found.get("succeeded", 0), sum(found.values())
     if bulk.cancel_requested_at is not None:
         _close(session, bulk, "cancelled", "cancelled", "It was cancelled; what was done before is kept.")
@@ -305,6 +292,6 @@ def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | N
 def _close(session: Session, bulk: Bulk, state: str, code: str | None, message: str | None) -> None:
     bulk.state, bulk.error_code, bulk.error_message = state, code, message
     bulk.ended_at = func.now()
-    counts = count(session, bulk.id)
+    counts = bulks.count(session, bulk)
     payload = {"bulk": bulk.id, "state": state, "counts": counts, "error": code, "metadata": bulk.tags}
     outbox.add_event(session, bulk.tenant_id, None, f"bulk.{state}", payload)

@@ -12,15 +12,15 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, and_, delete, func, insert, or_, select, text
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, or_, text
 from sqlalchemy.orm import Session
 
-from store import outbox
+from store import documents, outbox
 from store.bulk_tables import Bulk, BulkItem, BulkPart
 from store.errors import StoreError
 from store.ids import new_id
 from store.intake import Ask, Owner
-from store.models import Document, Job
+from store.models import Job
 from store.states import State
 from store.tenants import get_scoped, scoped
 
@@ -76,9 +76,7 @@ def create(session: Session, owner: Owner, new: NewBulk) -> Bulk:
     session.add(row)
     session.flush()
     if new.documents:
-        ids = [document for _, document in new.documents]
-        query = scoped(Document, owner.tenant_id).where(Document.id.in_(ids))
-        known = {one.id: one for one in session.scalars(query)}
+        known = documents.named(session, owner.tenant_id, {document for _, document in new.documents})
         session.execute(
             insert(BulkItem),
             [
@@ -137,6 +135,19 @@ def page(
     return list(session.scalars(query))
 
 
+def count(session: Session, bulk: Bulk) -> dict[str, int]:
+    """How many items are in which state; those with a job are in the job's."""
+    state = state_of_item()
+    query = scoped(BulkItem, bulk.tenant_id).where(BulkItem.bulk_id == bulk.id)
+    query = query.outerjoin(Job, Job.id == BulkItem.job_id).group_by(state)
+    return {row[0]: row[1] for row in session.execute(query.with_only_columns(state, func.count()))}
+
+
+def state_of_item() -> ColumnElement[str]:
+    """An item's state as its owner sees it: `pending`, `failed`, `cancelled`, `mapped`, or its job's."""
+    return case((BulkItem.state == "submitted", Job.state), else_=BulkItem.state)
+
+
 def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     """What has not ended is cancelled, then a bundle of what has is made. Raises NotFound.
 
@@ -161,7 +172,7 @@ def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     if row.listed_at is None:
         row.state = "listing"
     else:
-        failed = _failed(session, row.id)
+        failed = _failed(session, row)
         if not failed and row.delivery_error is None:
             raise NotRetryable("No document is left that can be tried again.")
         for item in failed:
@@ -182,13 +193,13 @@ def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     return row
 
 
-def _failed(session: Session, bulk_id: str) -> list[BulkItem]:
+def _failed(session: Session, bulk: Bulk) -> list[BulkItem]:
     """Items that can be tried again: a file that could not be read has no document to try with."""
     unsuccessful = and_(BulkItem.state == "submitted", Job.state != State.SUCCEEDED)
     query = (
-        select(BulkItem)
+        scoped(BulkItem, bulk.tenant_id)
         .outerjoin(Job, Job.id == BulkItem.job_id)
-        .where(BulkItem.bulk_id == bulk_id, BulkItem.document_id.is_not(None))
+        .where(BulkItem.bulk_id == bulk.id, BulkItem.document_id.is_not(None))
         .where(or_(BulkItem.state.in_(("failed", "cancelled")), unsuccessful))
         .with_for_update(of=BulkItem)
     )

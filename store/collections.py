@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store import documents
 from store.bulk_tables import Bulk, Collection, CollectionItem
 from store.bulks import ENDED, wake
 from store.errors import NotFound, StoreError
@@ -65,13 +66,22 @@ def create(
 
 
 def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -> Collection:
-    """The collection of a source, made under the source's own name if there is none."""
+    """The collection of a source, made under the source's own name if there is none.
+
+    Raises CollectionExists where that is the name of another one.
+    """
     query = scoped(Collection, tenant_id).where(Collection.source == source)
-    found = session.scalars(query.where(Collection.glob.is_not_distinct_from(glob))).first()
+    query = query.where(Collection.glob.is_not_distinct_from(glob)).order_by(Collection.id)
+    found = session.scalars(query).first()
     if found is not None:
         return found
-    name = f"{source} {glob}" if glob else source
-    return create(session, tenant_id, name, source, glob)
+    try:
+        return create(session, tenant_id, f"{source} {glob}" if glob else source, source, glob)
+    except CollectionExists:  # somebody made it just now, or gave its name to something else
+        found = session.scalars(query).first()
+        if found is None:
+            raise
+        return found
 
 
 def get(session: Session, tenant_id: str, id_or_name: str) -> Collection:
@@ -89,17 +99,21 @@ def page(session: Session, tenant_id: str, *, after: str | None = None, limit: i
     return list(session.scalars(query))
 
 
-def counts(session: Session, collection_id: str) -> Counts:
+def counts(session: Session, collection: Collection) -> Counts:
     """Of what it holds now and what it held."""
     there = CollectionItem.deleted_at.is_(None)
     row = session.execute(
-        select(
+        _items_of(collection).with_only_columns(
             func.count().filter(there, CollectionItem.document_id.is_not(None)),
             func.count().filter(there, CollectionItem.error_code.is_not(None)),
             func.count().filter(~there),
-        ).where(CollectionItem.collection_id == collection_id)
+        )
     ).one()
     return Counts(*row)
+
+
+def _items_of(collection: Collection) -> Select[CollectionItem]:
+    return scoped(CollectionItem, collection.tenant_id).where(CollectionItem.collection_id == collection.id)
 
 
 def items(
@@ -120,19 +134,14 @@ def items(
     return list(session.scalars(query))
 
 
-def add(session: Session, collection: Collection, documents: Sequence[tuple[str, str]]) -> None:
-    """Puts documents in under their paths; one that is there under the path is replaced.
+def add(session: Session, collection: Collection, members: Sequence[tuple[str, str]]) -> None:
+    """Puts documents, by path and id, in under their paths; one that is there under the path is replaced.
 
     Raises NotFound for a document that is not the tenant's, CollectionLive.
     """
     _refuse_live(collection)
-    ids = {document for _, document in documents}
-    query = scoped(Document, collection.tenant_id).where(Document.id.in_(ids))
-    known = {row.id: row for row in session.scalars(query)}
-    missing = sorted(ids - known.keys())
-    if missing:
-        raise NotFound(f"There is no document {missing[0]}.")
-    for path, document in documents:
+    known = documents.named(session, collection.tenant_id, {document for _, document in members})
+    for path, document in members:
         put(session, collection.id, collection.tenant_id, path, known[document])
 
 
@@ -182,12 +191,7 @@ def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -
 
     Files that are gone are marked. A file whose fingerprint is the one of its last reading is not read again.
     """
-    known = {
-        row.path: row
-        for row in session.scalars(
-            select(CollectionItem).where(CollectionItem.collection_id == collection.id)
-        )
-    }
+    known = {row.path: row for row in session.scalars(_items_of(collection))}
     there = {entry.path for entry in entries}
     gone = [path for path, row in known.items() if path not in there and row.deleted_at is None]
     if gone:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from store.errors import NotFound
 from store.ids import new_id
 from store.models import Document
-from store.tenants import get_scoped
+from store.tenants import get_scoped, scoped
 
 
 def new_document_id() -> str:
@@ -48,6 +51,15 @@ def create(
 def get(session: Session, tenant_id: str, document_id: str) -> Document:
     """Raises NotFound."""
     return get_scoped(session, Document, tenant_id, id=document_id)
+
+
+def named(session: Session, tenant_id: str, ids: Collection[str]) -> dict[str, Document]:
+    """The tenant's documents by id. Raises NotFound if one is missing."""
+    found = {row.id: row for row in session.scalars(scoped(Document, tenant_id).where(Document.id.in_(ids)))}
+    for one in ids:
+        if one not in found:
+            raise NotFound(f"There is no document {one}.")
+    return found
 
 
 def of_job(session: Session, document_id: str) -> Document:

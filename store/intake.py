@@ -15,12 +15,14 @@ from store.budgets import Action, BudgetState, plain
 from store.errors import Refused
 from store.jobs import NewJob
 from store.models import Job
+from store.prompt_templates import DEFAULT_WORDS, Template
 from store.scorers import USABLE
 from store.settings import Settings
 from store.workers import ModelCard
 
 SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
 DEFAULT_OUTPUT_TOKENS = 64
+TOKENS_PER_WORD = 3  # a summary of so many words is not cut off in any language a tokenizer was made for
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Ask:
     policy: str | None = None
     scorer: str | None = None
     budget: int | None = None
-    max_output_tokens: int = DEFAULT_OUTPUT_TOKENS
+    max_output_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 0
     priority: int = 0
@@ -67,6 +69,7 @@ class Admitted:
     policy: str
     budget: int | None
     prompts: list[str]
+    max_output_tokens: int  # for each prompt
     template: str | None  # name@version of a summary's
     summary_prompts: int  # how many of the prompts, from the first, are the summary's
 
@@ -79,11 +82,14 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
     _refuse_scorer(session, owner, ask, card)
     template, summary = None, list[str]()
     if ask.task == "summarize":
-        template, summary = _summary(session, owner, ask, card)
+        template = _template(session, owner, ask, card)
+        summary = prompt_templates.prompts_of(template, ask.points, ask.words)
     prompts = [*summary, *([ask.prompt or ""] if ask.task == "prompt" else ask.questions)]
     # What a KV head may keep when neither client nor scorer is to say; `full` keeps everything.
     budget = ask.budget or (None if policy == "full" else settings.default_budget)
-    return Admitted(ask, card, policy, budget, prompts, template, len(summary))
+    longest = _output_tokens(settings, ask, card, template)
+    label = template.label if template else None
+    return Admitted(ask, card, policy, budget, prompts, longest, label, len(summary))
 
 
 def new_job(
@@ -106,7 +112,7 @@ def new_job(
         policy=admitted.policy,
         scorer_requested=ask.scorer,
         budget=admitted.budget,
-        max_output_tokens=ask.max_output_tokens,
+        max_output_tokens=admitted.max_output_tokens,
         temperature=ask.temperature,
         seed=ask.seed,
         priority=ask.priority,
@@ -149,19 +155,30 @@ def _refuse_limits(settings: Settings, ask: Ask) -> None:
             "too_many_questions", f"At most {most} questions fit one job.", "questions", max_questions=most
         )
     most = settings.max_output_tokens
-    if ask.max_output_tokens > most:
+    if ask.max_output_tokens is not None and ask.max_output_tokens > most:
         message = f"At most {most} tokens are generated for a prompt."
         raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=most)
 
 
-def _summary(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> tuple[str, list[str]]:
+def _template(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> Template:
     asked = ask.template or prompt_templates.default_for(card.name)
     found = prompt_templates.find(session, owner.tenant_id, asked)
     if found is None:
         known = prompt_templates.names(session, owner.tenant_id)
         message = f"There is no template '{asked}'. Known: {', '.join(known)}."
         raise Refused("unknown_template", message, "template", known_templates=known)
-    return found.label, prompt_templates.prompts_of(found, ask.points, ask.words)
+    return found
+
+
+def _output_tokens(settings: Settings, ask: Ask, card: ModelCard, template: Template | None) -> int:
+    """For each prompt: what is asked for, else enough for a summary of the words asked for."""
+    if ask.max_output_tokens is not None:
+        return ask.max_output_tokens
+    wanted = DEFAULT_OUTPUT_TOKENS
+    if template is not None and not template.each_point:
+        wanted = max(wanted, TOKENS_PER_WORD * (ask.words or DEFAULT_WORDS))
+    longest = settings.max_output_tokens if card.window is None else card.window - 1
+    return min(wanted, longest, settings.max_output_tokens)
 
 
 def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> ModelCard:
@@ -194,7 +211,7 @@ def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> Model
     if ask.scorer is not None and not policy.startswith(SCORED):
         message = f"The policy '{policy}' takes no scorer; those whose name begins with '{SCORED}' do."
         raise Refused("scorer_not_used", message, "scorer")
-    if card.window is not None and ask.max_output_tokens >= card.window:
+    if card.window is not None and (ask.max_output_tokens or 0) >= card.window:
         message = f"The model '{name}' was trained on {card.window} positions; an answer has to be shorter."
         raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=card.window - 1)
     return card

@@ -93,11 +93,8 @@ def add(session: Session, tenant_id: str, name: str, prompt: str, *, each_point:
         raise BadTemplate(f"'{name}' comes with Palimpsest; give yours another name.")
     # Two who add at once get two versions: the second waits for the first.
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{tenant_id}/{name}", 0))))
-    newest = session.scalar(
-        select(func.max(PromptTemplate.version)).where(
-            PromptTemplate.tenant_id == tenant_id, PromptTemplate.name == name
-        )
-    )
+    versions = scoped(PromptTemplate, tenant_id).where(PromptTemplate.name == name)
+    newest = session.scalar(versions.with_only_columns(func.max(PromptTemplate.version)))
     made = Template(name, (newest or 0) + 1, prompt, each_point)
     session.execute(
         insert(PromptTemplate).values(

@@ -16,7 +16,7 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,7 @@ class Folder:
 
         Raises SourceAway, also for a folder that is not there.
         """
-        matches = re.compile(glob_translate(glob or EVERYTHING)).match
+        wanted = matching(glob)
         self.files.invalidate_cache()
         try:
             if not self.files.isdir(self.root):
@@ -92,7 +92,7 @@ class Folder:
         return [
             Entry(path, int(info.get("size") or 0), _fingerprint(info))
             for path, info in sorted(below.items())
-            if matches(path) and not any(part.startswith(".") for part in path.split("/"))
+            if wanted(path)
         ]
 
     @contextmanager
@@ -152,12 +152,11 @@ class Sources:
             granted, limit = _opened(grant.url, grant.options, field)
             if type(granted) is type(files) and _below(root, limit):
                 return Folder(granted, root, limit)
-        what = "written to" if write else "read"
-        message = (
-            f"'{url}' may not be {what} by this service. Whoever runs it can allow the folder in the file "
-            "that PALIMPSEST_SOURCES_FILE names."
-        )
-        raise Refused("destination_not_allowed" if write else "source_not_allowed", message, field)
+        remedy = "Whoever runs it can allow the folder in the file that PALIMPSEST_SOURCES_FILE names."
+        if write:
+            message = f"'{url}' may not be written to by this service. {remedy}"
+            raise Refused("destination_not_allowed", message, field)
+        raise Refused("source_not_allowed", f"'{url}' may not be read by this service. {remedy}", field)
 
 
 def connect(config: Settings) -> Sources:
@@ -175,6 +174,12 @@ def connect(config: Settings) -> Sources:
         kind = type(error).__name__
         raise SourcesBroken(f"{config.sources_file} cannot be read as sources ({kind}).") from None
     return Sources(grants)
+
+
+def matching(glob: str | None) -> Callable[[str], bool]:
+    """Whether a path below a source is one of its documents; hidden ones are not."""
+    matches = re.compile(glob_translate(glob or EVERYTHING)).match
+    return lambda path: bool(matches(path)) and not any(part.startswith(".") for part in path.split("/"))
 
 
 def _opened(url: str, options: dict[str, Any], field: str) -> tuple[Any, str]:

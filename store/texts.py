@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from pathlib import PurePosixPath
 
 from store.errors import Refused
 
@@ -21,6 +22,16 @@ _SIGNATURES = {
     b"\x1f\x8b": "a gzip file",
     b"\x89PNG": "a PNG image",
 }
+
+
+def kind_of(name: str) -> str:
+    """The media type of a file, by its name. Raises Refused unsupported_document."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix and suffix not in TEXT_SUFFIXES:
+        known = ", ".join(sorted(one.lstrip(".") for one in TEXT_SUFFIXES))
+        message = f"Files ending in '{suffix}' are not read; these are: {known}."
+        raise Refused("unsupported_document", message, "source")
+    return TEXT_SUFFIXES.get(suffix, "text/plain")
 
 
 class TextGuard:

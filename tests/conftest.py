@@ -149,8 +149,8 @@ def problem(response: httpx.Response, status: int, code: str, field: str | None 
 
 
 @contextmanager
-def api_on(database_url: str, redis_url: str, data: Path) -> Iterator[Api]:
-    """Small limits, so that a test reaches them: 256 KiB a document, 16 KiB inline."""
+def api_on(database_url: str, redis_url: str, data: Path, **more: Any) -> Iterator[Api]:
+    """Small limits, so that a test reaches them: 256 KiB a document, 16 KiB inline. `more` are settings."""
     settings = Settings.model_validate(
         {
             "DATABASE_URL": database_url,
@@ -159,6 +159,7 @@ def api_on(database_url: str, redis_url: str, data: Path) -> Iterator[Api]:
             "max_upload_bytes": 256 * 1024,
             "max_inline_bytes": 16 * 1024,
             "max_prompts": 4,
+            **more,
         }
     )
     application = create_app(settings)

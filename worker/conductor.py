@@ -6,13 +6,13 @@ Any number may run. What each does is written at once, so one that is killed is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
 from store.blobs import Blobs
-from store.bulk_results import Line
 from store.bulk_tables import Bulk, BulkItem, Collection
 from store.database import Database, connect
 from store.errors import Refused
@@ -20,13 +20,14 @@ from store.models import Document
 from store.settings import Settings, settings
 from store.sources import SourceAway, Sources
 from store.states import TERMINAL
-from worker import bundle, parts
-from worker.bundle import Digest, Facts
+from worker import parts
+from worker.finisher import Finisher
 from worker.ingest import Ingest
 from worker.loop import forever
 
 _log = log.get("worker.conductor")
 _ENDED = {*TERMINAL, "failed", "cancelled"}
+_AWAY = (OperationalError, InterfaceError)
 
 
 class Conductor:
@@ -35,9 +36,9 @@ class Conductor:
     def __init__(self, config: Settings, database: Database, files: Blobs, allowed: Sources) -> None:
         self._config = config
         self._database = database
-        self._blobs = files
         self._sources = allowed
         self._ingest = Ingest(database, files, config.max_upload_bytes)
+        self._finisher = Finisher(database, files, allowed)
 
     def round(self) -> bool:
         """One step for every collection and bulk job that wants one; True if any went on."""
@@ -54,7 +55,13 @@ class Conductor:
     def _in_turn(self, what: str, act: Callable[[str], bool]) -> bool:
         """Does it unless another conductor is at it; a defect of one must not hold up the others."""
         with bulk_steps.turn(self._database.engine, what) as mine:
-            return mine and act(what)
+            try:
+                return mine and act(what)
+            except _AWAY:
+                raise
+            except Exception:
+                _log.exception("step_failed", what=what)
+                return False
 
     def step(self, bulk_id: str) -> bool:
         """Takes a bulk job a little further; True if there may be more to do at once."""
@@ -114,7 +121,7 @@ class Conductor:
         if went_on:
             return True
         with self._database.session() as session:
-            if bulk_steps.count(session, bulk_id).keys() <= _ENDED:
+            if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= _ENDED:
                 return bulk_steps.move(session, bulk_id, "running", "digesting")
         return False
 
@@ -196,87 +203,43 @@ class Conductor:
     # The end --------------------------------------------------------------------------------------------
 
     def _digest(self, bulk_id: str) -> bool:
-        with self._database.session() as session:
-            bulk = bulk_steps.lock(session, bulk_id)
-            found = bulk_results.digest(session, bulk)
-            if found is not None and found[0].state not in TERMINAL:
-                return False
-            if found is None and bulk.digest and bulk.digest_error is None:
-                self._begin_digest(session, bulk)
-                return True
-            bulk.state = "bundling"
+        try:
+            with self._database.session() as session:
+                bulk = bulk_steps.lock(session, bulk_id)
+                found = bulk_results.digest(session, bulk)
+                if found is not None and found[0].state not in TERMINAL:
+                    return False
+                if found is None and bulk.digest and bulk.digest_error is None:
+                    self._begin_digest(session, bulk)
+                else:
+                    bulk.state = "bundling"
+        except Refused as refused:
+            with self._database.session() as session:
+                if refused.code == "no_worker":
+                    bulk_steps.wait_for(session, bulk_id, refused)
+                    return False
+                bulk_steps.lock(session, bulk_id).digest_error = refused.message
         return True
 
     def _begin_digest(self, session: Session, bulk: Bulk) -> None:
-        done = [line for line in self._lines(session, bulk) if line.state == "succeeded"]
+        lines = bulk_results.all_lines(session, bulk)
+        done = [line for line in lines if line.state == "succeeded"]
         if len(done) < 2:
             bulk.digest_error = "It takes two documents or more."
             return
-        try:
-            using = bulk_steps.terms(session, self._config, bulk)
-        except Refused as refused:
-            bulk.digest_error = refused.message
-            return
+        using = bulk_steps.terms(session, self._config, bulk)
         summary = using.admitted.summary_prompts
         text = parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
+        bulk.error_code = bulk.error_message = None  # if it waited for a worker
         bulk.digest_document_id = document.id
         bulk.digest_job_id = bulk_steps.submit(
             session, self._config, bulk, bulk_steps.without_questions(using), document.id
         )
 
     def _bundle(self, bulk_id: str) -> bool:
-        with self._database.session() as session:
-            bulk = session.get_one(Bulk, bulk_id)
-            facts = Facts(
-                bulk=bulk,
-                counts=bulk_steps.count(session, bulk_id),
-                spent=bulk_results.all_spent(session, bulk.tenant_id, bulk_id),
-                digest=self._digest_of(session, bulk),
-                gone=bulk_results.gone(session, bulk),
-                summary_prompts=bulk_steps.summary_prompts(session, bulk_id),
-            )
-
-        def pages() -> Iterator[Line]:
-            with self._database.session() as session:
-                yield from self._lines(session, bulk)
-
-        folder = bundle.write(self._blobs, facts, pages)
-        error = self._deliver(bulk, folder)
-        with self._database.session() as session:
-            bulk_steps.end(session, bulk_id, folder, error)
-        _log.info("bulk_ended", bulk=bulk_id, counts=facts.counts, delivery_error=error)
+        self._finisher.finish(bulk_id)
         return True
-
-    def _lines(self, session: Session, bulk: Bulk) -> Iterator[Line]:
-        after = -1
-        while page := bulk_results.lines(session, bulk.tenant_id, bulk.id, after=after):
-            yield from page
-            after = page[-1].seq
-
-    def _digest_of(self, session: Session, bulk: Bulk) -> Digest | None:
-        if not bulk.digest:
-            return None
-        found = bulk_results.digest(session, bulk)
-        if found is None:
-            return Digest(missing=bulk.digest_error or "The bulk job ended before it.")
-        job, result = found
-        if result is None or not result.complete:
-            return Digest(missing=job.error_message or f"Its job is {job.state}.")
-        return Digest(answers=result.answers)
-
-    def _deliver(self, bulk: Bulk, folder: str) -> str | None:
-        """Copies the bundle to where it is wanted; gives why it could not."""
-        if bulk.destination is None:
-            return None
-        try:
-            target = self._sources.folder(bulk.tenant_id, bulk.destination, write=True)
-            for name in bundle.FILES:
-                with self._blobs.local(f"{folder}/{name}") as path:
-                    target.put(f"{bulk.id}/{name}", path)
-        except (Refused, SourceAway) as error:
-            return str(error)
-        return None
 
     def _cancel(self, bulk_id: str) -> bool:
         with self._database.session() as session:

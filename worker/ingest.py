@@ -16,7 +16,7 @@ from store.database import Database
 from store.errors import Refused
 from store.models import Document
 from store.sources import Entry, Folder, SourceAway
-from store.texts import TEXT_SUFFIXES, TextGuard
+from store.texts import TextGuard, kind_of
 
 _CHUNK = 1 << 20
 
@@ -32,7 +32,7 @@ class Ingest:
         key = (collection.id, collection.tenant_id, entry.path)
         new = documents.new_document_id()
         try:
-            kind = self._kind(entry)
+            kind = kind_of(entry.path)
             with folder.open(entry.path) as file:
                 sha256, size = self._store(collection.tenant_id, new, file)
         except (Refused, SourceAway) as error:
@@ -72,14 +72,6 @@ class Ingest:
         """A document's text."""
         with self._blobs.open(document.blob_key) as file:
             return file.read().decode("utf-8", errors="replace")
-
-    def _kind(self, entry: Entry) -> str:
-        suffix = PurePosixPath(entry.path).suffix.lower()
-        if suffix and suffix not in TEXT_SUFFIXES:
-            known = ", ".join(sorted(one.lstrip(".") for one in TEXT_SUFFIXES))
-            message = f"Files ending in '{suffix}' are not read; these are: {known}."
-            raise Refused("unsupported_document", message, "source")
-        return TEXT_SUFFIXES.get(suffix, "text/plain")
 
     def _store(self, tenant_id: str, document_id: str, file: IO[bytes]) -> tuple[str, int]:
         """Copies text into a blob; gives its sha256 and size. Raises Refused."""

@@ -17,7 +17,7 @@ from api.bulk_schemas import (
     BulkPage,
     BulkProgress,
     BulkState,
-    MoneyOut,
+    SpentOut,
 )
 from api.bulk_submission import begin
 from api.context import CallerDep, Context, ContextDep
@@ -26,7 +26,7 @@ from api.routes.collections import Cursor, Limit
 from api.routes.jobs import IdempotencyKey
 from api.storage import pieces
 from api.submission import RawBody, fingerprint
-from store import bulk_results, bulk_steps, bulks, idempotency
+from store import bulk_results, bulks, idempotency
 from store.bulk_results import Line, Spent
 from store.bulk_tables import Bulk
 from store.errors import NotFound
@@ -46,7 +46,7 @@ _ENDED = {*TERMINAL, "failed", "cancelled"}
 
 def bulk_out(session: Session, row: Bulk) -> BulkOut:
     """A row as the API shows it."""
-    states = bulk_steps.count(session, row.id)
+    states = bulks.count(session, row)
     asked = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
     return BulkOut(
         id=row.id,
@@ -77,9 +77,9 @@ def bulk_out(session: Session, row: Bulk) -> BulkOut:
     )
 
 
-def _money(spent: Spent) -> MoneyOut:
+def _money(spent: Spent) -> SpentOut:
     values = dataclasses.asdict(spent)
-    return MoneyOut(
+    return SpentOut(
         **{name: values[name] for name in ("currency", "cost", "device_seconds", "tokens_document")},
         tokens_generated=spent.tokens_generated,
         saving_allocated=spent.allocated_saving,
@@ -232,7 +232,4 @@ def cancel(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
 def retry(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
     """Try again what did not succeed, and only that; the bundle is made anew."""
     with context.database.session() as session:
-        try:
-            return bulk_out(session, bulks.retry(session, caller.tenant_id, bulk_id))
-        except bulks.NotRetryable as error:
-            raise Problem(409, "not_retryable", str(error)) from None
+        return bulk_out(session, bulks.retry(session, caller.tenant_id, bulk_id))

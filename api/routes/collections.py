@@ -17,7 +17,7 @@ from api.bulk_schemas import (
     MembersAdd,
 )
 from api.context import CallerDep, ContextDep
-from api.problems import Problem, documented
+from api.problems import documented
 from store import collections
 from store.bulk_tables import Collection, CollectionItem
 
@@ -28,7 +28,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 def _out(session: Session, row: Collection) -> CollectionOut:
-    counts = collections.counts(session, row.id)
+    counts = collections.counts(session, row)
     return CollectionOut(
         id=row.id,
         name=row.name,
@@ -65,10 +65,7 @@ def create(
     if body.source is not None:
         context.sources.folder(caller.tenant_id, body.source)
     with context.database.session() as session:
-        try:
-            row = collections.create(session, caller.tenant_id, body.name, body.source, body.glob)
-        except collections.CollectionExists as error:
-            raise Problem(409, "collection_exists", str(error), field="name") from None
+        row = collections.create(session, caller.tenant_id, body.name, body.source, body.glob)
         response.headers["location"] = request.url_for("show_collection", collection=row.id).path
         return _out(session, row)
 
@@ -98,10 +95,7 @@ def show(collection: str, context: ContextDep, caller: CallerDep) -> CollectionO
 def delete(collection: str, context: ContextDep, caller: CallerDep) -> None:
     """Forget a collection. Its documents, and what bulk jobs made of them, stay."""
     with context.database.session() as session:
-        try:
-            collections.drop(session, collections.get(session, caller.tenant_id, collection))
-        except collections.CollectionInUse as error:
-            raise Problem(409, "collection_in_use", str(error)) from None
+        collections.drop(session, collections.get(session, caller.tenant_id, collection))
 
 
 @router.post("/{collection}/refresh", status_code=202, responses=documented(401, 404))
@@ -145,10 +139,7 @@ def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDe
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
         pairs = [(one.path or one.document_id, one.document_id) for one in body.documents]
-        try:
-            collections.add(session, found, pairs)
-        except collections.CollectionLive as error:
-            raise Problem(409, "collection_live", str(error)) from None
+        collections.add(session, found, pairs)
         return _out(session, found)
 
 
@@ -159,7 +150,4 @@ def remove(
     """Take a document out of the collection; the document itself stays."""
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
-        try:
-            collections.remove(session, found, path)
-        except collections.CollectionLive as error:
-            raise Problem(409, "collection_live", str(error)) from None
+        collections.remove(session, found, path)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,7 +29,12 @@ def operations() -> list[tuple[str, str]]:
 
 OPERATIONS = operations()
 # Scorers are the service's, not a tenant's: who may do what with them is in test_api_scorers.
-OF_A_RESOURCE = [(method, path) for method, path in OPERATIONS if "{" in path and "scorers" not in path]
+# Templates go by names, which every tenant may give as it likes: test_api_bulk.
+OF_A_RESOURCE = [
+    (method, path)
+    for method, path in OPERATIONS
+    if "{" in path and "scorers" not in path and "templates" not in path
+]
 WITH_A_KEY = [(method, path) for method, path in OPERATIONS if path not in PUBLIC]
 
 
@@ -48,6 +54,23 @@ def test_the_expected_routes_are_there() -> None:
         ("GET", "/v1/jobs/{job_id}/result"),
         ("GET", "/v1/jobs/{job_id}/cost"),
         ("POST", "/v1/jobs/{job_id}/cancel"),
+        ("GET", "/v1/templates"),
+        ("POST", "/v1/templates/{name}"),
+        ("POST", "/v1/collections"),
+        ("GET", "/v1/collections"),
+        ("GET", "/v1/collections/{collection}"),
+        ("DELETE", "/v1/collections/{collection}"),
+        ("POST", "/v1/collections/{collection}/refresh"),
+        ("GET", "/v1/collections/{collection}/documents"),
+        ("POST", "/v1/collections/{collection}/documents"),
+        ("DELETE", "/v1/collections/{collection}/documents"),
+        ("POST", "/v1/bulk"),
+        ("GET", "/v1/bulk"),
+        ("GET", "/v1/bulk/{bulk_id}"),
+        ("GET", "/v1/bulk/{bulk_id}/documents"),
+        ("GET", "/v1/bulk/{bulk_id}/bundle/{name}"),
+        ("POST", "/v1/bulk/{bulk_id}/cancel"),
+        ("POST", "/v1/bulk/{bulk_id}/retry"),
         ("GET", "/v1/usage"),
         ("GET", "/v1/costs"),
         ("GET", "/v1/savings"),
@@ -101,9 +124,19 @@ def test_a_second_tenant_sees_nothing_of_the_first(api: Api, client: httpx.Clien
     budget = client.post("/v1/budgets", json={"amount": "5", "period": "day", "action": "notify"}).json()
     webhook = client.post("/v1/webhooks", json={"url": "https://example.com/hook"}).json()
     delivery = client.post(f"/v1/webhooks/{webhook['id']}/test").json()
+    member = {"documents": [{"document_id": document["id"], "path": "secret.txt"}]}
+    collection = client.post("/v1/collections", json={"name": "mine"}).json()
+    work = {"document_ids": [document["id"]], "job": {"task": "summarize"}}
+    bulk = client.post("/v1/bulk", json=work).json()
+    bundle = Path(api.settings.blobs) / "bundles" / "digest.md"
+    bundle.parent.mkdir()
+    bundle.write_text("A secret.")
     body = {"name": "a", "cron": "0 6 * * *", "job": {"document_id": document["id"], "questions": ["Q"]}}
     schedule = client.post("/v1/schedules", json=body).json()
     known = {
+        "collection": collection["id"],
+        "bulk_id": bulk["id"],
+        "name": "digest.md",
         "document_id": document["id"],
         "job_id": job["id"],
         "budget_id": budget["id"],
@@ -111,7 +144,13 @@ def test_a_second_tenant_sees_nothing_of_the_first(api: Api, client: httpx.Clien
         "delivery_id": delivery["id"],
         "schedule_id": schedule["id"],
     }
+    arguments: dict[tuple[str, str], dict[str, Any]] = {
+        ("PUT", "/v1/schedules/{schedule_id}"): {"json": body},
+        ("POST", "/v1/collections/{collection}/documents"): {"json": member},
+        ("DELETE", "/v1/collections/{collection}/documents"): {"params": {"path": "secret.txt"}},
+    }
     with api.database.session() as session:
+        session.execute(text("UPDATE bulks SET state = 'failed', bundle_key = 'bundles'"))
         session.execute(
             text(
                 "INSERT INTO results (job_id, tenant_id, attempt, complete, answers) "
@@ -120,24 +159,34 @@ def test_a_second_tenant_sees_nothing_of_the_first(api: Api, client: httpx.Clien
         )
     with api.client(api.new_key("ten_other")) as stranger:
         # What is deleted has to be there for the other routes first.
-        for method, path in sorted(OF_A_RESOURCE, key=lambda operation: operation[0] == "DELETE"):
+        for method, path in sorted(OF_A_RESOURCE, key=_deletes):
+            more = arguments.get((method, path), {})
             # KeyError here: a new kind of resource, which this test has to learn to make.
             address = re.sub(r"{(\w+)}", lambda found: known[found[1]], path)
-            sent = body if method == "PUT" else None
-            theirs = stranger.request(method, address, json=sent)
+            theirs = stranger.request(method, address, **more)
             problem(theirs, 404, "not_found")
-            unknown = re.sub(r"_[0-9a-z]{26}", "_" + "0" * 26, address)
-            nothing = stranger.request(method, unknown, json=sent)
+            nowhere = re.sub(r"_[0-9a-z]{26}", "_" + "0" * 26, address)
+            nothing = stranger.request(method, nowhere, **more)
             # Not a hint that the first one exists: but for the address and the id, the answers are the same.
             assert _without_ids(theirs.text) == _without_ids(nothing.text)
-            assert client.request(method, address, json=sent).is_success
-        assert stranger.get("/v1/jobs").json()["data"] == []
+            mine = client.request(method, address, **more)
+            assert mine.is_success, (method, path, mine.text)
+        for path in ("/v1/jobs", "/v1/collections", "/v1/bulk"):
+            assert stranger.get(path).json()["data"] == []
+        for named in ({"collection": "mine"}, {"document_ids": [document["id"]]}):
+            theirs = stranger.post("/v1/bulk", json={**named, "job": {"task": "summarize"}})
+            problem(theirs, 404, "not_found")
         theirs = stranger.post("/v1/jobs", json={"document_id": document["id"], "questions": ["Q"]})
         problem(theirs, 404, "not_found")
 
 
+def _deletes(operation: tuple[str, str]) -> tuple[bool, int]:
+    """Last, and what is in something before that itself."""
+    return operation[0] == "DELETE", -len(operation[1])
+
+
 def _without_ids(body: str) -> str:
-    return re.sub(r"(doc|job|bud|whk|dlv|sch|req)_[0-9a-z]+", "", body)
+    return re.sub(r"(doc|job|bud|whk|dlv|col|bulk|sch|req)_[0-9a-z]+", "", body)
 
 
 @pytest.mark.parametrize(("method", "path"), WITH_A_KEY)

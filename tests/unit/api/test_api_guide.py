@@ -6,6 +6,8 @@ from pathlib import Path
 from api.app import REFUSED, create_app
 from api.schemas import JobCreate
 from store.activations import NotUsable, NoWayBack
+from store.bulks import NotRetryable
+from store.collections import CollectionExists, CollectionInUse, CollectionLive
 from store.scorers import VersionExists
 from store.settings import Settings
 
@@ -26,7 +28,9 @@ def test_every_code_is_listed_under_its_status() -> None:
     raised |= {(401, code) for code in re.findall(r'_unauthorized\(\s*"([a-z_]+)"', SOURCE)}
     raised |= {(REFUSED.get(code, 422), code) for code in re.findall(r'Refused\(\s*"([a-z_]+)"', STORE)}
     raised |= {(404, "not_found"), (422, "idempotency_mismatch")}  # of the store's errors
-    raised |= {(409, error.code) for error in (VersionExists, NotUsable, NoWayBack)}
+    conflicts = (VersionExists, NotUsable, NoWayBack, NotRetryable)
+    conflicts += (CollectionExists, CollectionInUse, CollectionLive)
+    raised |= {(409, error.code) for error in conflicts}
     assert listed == raised
 
 

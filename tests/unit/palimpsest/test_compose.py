@@ -89,9 +89,17 @@ def test_everything_of_ours_waits_for_the_schema() -> None:
 
 def test_documents_are_shared_by_those_who_need_them_and_nobody_else() -> None:
     sharing = {name for name, service in SERVICES.items() if "blobs:/data" in service.get("volumes", [])}
-    assert sharing == {"api", "reaper", "worker-cpu", "worker-gpu"}
+    assert sharing == {"api", "reaper", "conductor", "worker-cpu", "worker-gpu"}
     for name in OURS:
         assert SERVICES[name]["environment"]["PALIMPSEST_DATA_DIR"] == "/data"
+
+
+def test_the_credentials_of_sources_are_with_those_who_use_them_and_nobody_else() -> None:
+    holding = {name for name, service in SERVICES.items() if "sources" in service.get("secrets", [])}
+    assert holding == {"api", "conductor"}
+    for name in OURS:
+        file = SERVICES[name]["environment"].get("PALIMPSEST_SOURCES_FILE")
+        assert file == ("/run/secrets/sources" if name in holding else None)
 
 
 def test_the_servers_keep_their_data() -> None:

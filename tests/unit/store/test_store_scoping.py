@@ -10,9 +10,15 @@ TENANT_TABLES = {
     "Attempt",
     "Bill",
     "Budget",
+    "Bulk",
+    "BulkItem",
+    "BulkPart",
+    "Collection",
+    "CollectionItem",
     "Delivery",
     "Document",
     "Job",
+    "PromptTemplate",
     "Result",
     "Schedule",
     "ScheduleRun",
@@ -23,6 +29,7 @@ TENANT_TABLES = {
 # Those who act for no tenant: the holder of a lease, the loops, and what finds out whose a key is.
 SYSTEM = {
     "bills.py",
+    "bulk_steps.py",
     "deliveries.py",
     "guardrails.py",
     "holds.py",
@@ -33,6 +40,7 @@ SYSTEM = {
     "tenants.py",
 }
 ALLOWED = {
+    ("collections.py", "to_refresh"),  # the conductor's
     ("keys.py", "authenticate"),
     ("documents.py", "of_job"),
     ("jobs.py", "ended_with_snapshot"),

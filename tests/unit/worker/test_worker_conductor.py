@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_steps, bulks, collections, jobs, prompt_templates, workers
+from store import blobs, bulk_results, bulks, collections, jobs, prompt_templates, workers
 from store.bulk_tables import Bulk
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
@@ -78,7 +78,7 @@ class Bench:
 
     def counts(self, bulk_id: str) -> dict[str, int]:
         with self.db.session() as session:
-            return bulk_steps.count(session, bulk_id)
+            return bulks.count(session, bulks.get(session, self.owner.tenant_id, bulk_id))
 
     def read(self, found: Bulk, name: str) -> str:
         with self.files.open(f"{found.bundle_key}/{name}") as file:
@@ -221,6 +221,10 @@ def test_long_documents_are_read_in_parts_when_asked_to(bench: Bench) -> None:
     with bench.db.session() as session:
         job = session.get_one(Job, long["job_id"])
         text = bench.conductor._ingest.read(session.get_one(Document, job.document_id))
+        line = next(bulk_results.all_lines(session, found))
+        quoting = replace(line, answers=[{"prompt": PROMPTS[0], "text": "Document 0."}])
+        [answer] = bench.conductor._finisher.in_the_original(session, quoting, 1).answers
+    assert (answer["points"][0]["start"], answer["points"][0]["occurrences"]) == (0, 12)
     assert text.startswith("Part 1\nKey point 1: ")
     assert text.count("Who? ") == 2
 

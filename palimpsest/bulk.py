@@ -1,0 +1,246 @@
+"""`palimpsest bulk` and `palimpsest bulks`: one piece of work for every document of a set, over REST."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from palimpsest import bulk_views, folders
+from palimpsest.client import Client
+from palimpsest.local import LocalError
+from palimpsest.remote import AsJson, Data, connected, console, out, print_json, wide
+
+DIGEST = "digest.md"
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+app = typer.Typer(help="Bulk jobs: look at them, cancel, retry, fetch what they made.", no_args_is_help=True)
+
+BulkId = Annotated[str, typer.Argument(help="Such as bulk_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
+To = Annotated[
+    str | None,
+    typer.Option(help="Where the bundle goes: a folder here, or a URL that the service may write to."),
+]
+Here = Annotated[Path | None, typer.Option("--to", file_okay=False, help="A folder here for the bundle.")]
+
+
+def bulk(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder here, whose new and changed files are uploaded, or a URL that the service reads.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    collection: Annotated[
+        str | None, typer.Option(help="Instead of SOURCE: a collection, by name or id.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="summarize or ask.")] = "summarize",
+    to: To = None,
+    template: Annotated[str | None, typer.Option(help="name or name@version of the prompt.")] = None,
+    points: Annotated[int | None, typer.Option(help="Key points of each summary; 5 if left out.")] = None,
+    words: Annotated[int | None, typer.Option(help="Words of each summary.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="Asked of every document; may be given more than once.")
+    ] = None,
+    glob: Annotated[str | None, typer.Option(help="Of paths below SOURCE, such as '**/*.txt'.")] = None,
+    only_changed: Annotated[
+        bool, typer.Option("--only-changed", help="Leave out what was done before and is what it was.")
+    ] = False,
+    map_reduce: Annotated[
+        bool, typer.Option("--map-reduce", help="Read long documents in parts, not at once.")
+    ] = False,
+    no_digest: Annotated[bool, typer.Option("--no-digest", help="No summary of the summaries.")] = False,
+    model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
+    policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Entries each KV head may keep.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the collection of a folder here; the folder's if left out.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the bulk job's id and end.")] = False,
+    data: Data = None,
+) -> None:
+    """Summarize every document of a folder or collection; the exit code is 0 if every one was done.
+
+    Without --to the digest is printed.
+    """
+    if (source is None) == (collection is None):
+        raise typer.BadParameter("give SOURCE or --collection")
+    is_folder = source is not None and "://" not in source
+    if name is not None and not is_folder:
+        raise typer.BadParameter("only a folder here gets a name", param_hint="--name")
+    here = Path(to) if to is not None and "://" not in to else None
+    if here is not None and detach:
+        raise typer.BadParameter("a folder here is filled at the end: leave out --detach, or fetch it later")
+    with connected(data) as client:
+        where: dict[str, Any] = {"collection": collection, "source": source, "glob": glob}
+        complete = True
+        if is_folder:
+            collection_id, complete = _sync(client, Path(source or ""), name, glob)
+            where = {"collection": collection_id}
+        asked = {
+            "task": task,
+            "template": template,
+            "points": points,
+            "words": words,
+            "questions": question,
+            "model": model,
+            "policy": policy,
+            "scorer": scorer,
+            "budget": budget,
+            "max_output_tokens": max_output_tokens,
+        }
+        begun = client.begin_bulk(
+            **where,
+            job={field: value for field, value in asked.items() if value is not None},
+            strategy="map_reduce" if map_reduce else "whole",
+            only_changed=only_changed,
+            digest=False if no_digest else None,
+            to=to if here is None else None,
+        )
+        if detach:
+            return out.print(begun["id"], markup=False)
+        console.print(f"{begun['id']} over {begun['collection']}", markup=False)
+        _see_through(client, begun["id"], here, complete=complete, show=to is None)
+
+
+def _sync(client: Client, folder: Path, name: str | None, glob: str | None) -> tuple[str, bool]:
+    """Uploads what is new in a folder; the collection's id, and whether all of the folder is in it."""
+    folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise LocalError(f"{folder} is no folder here; a place that the service reads is given as a URL.")
+    named = name or folder.name
+    if not named or "/" in named:
+        raise LocalError(f"'{named}' is no name for a collection: give another --name, without a '/'.")
+    with console.status("") as status:
+        found = folders.sync(client, folder, named, glob, lambda line: status.update(_escaped(line)))
+    for path, why in found.unreadable.items():
+        console.print(f"{path} is left out: {why}", markup=False)
+    console.print(
+        f"Collection '{named}': {len(found.uploaded):,} uploaded, {len(found.same):,} as before, "
+        f"{len(found.removed):,} removed, {len(found.unreadable):,} unreadable",
+        markup=False,
+    )
+    return found.collection_id, not found.unreadable
+
+
+def _escaped(line: str) -> str:
+    return line.replace("[", "\\[")
+
+
+def _see_through(client: Client, bulk_id: str, here: Path | None, *, complete: bool, show: bool) -> None:
+    """Progress, then the bundle. Ends with exit code 1 unless every document was done."""
+    with _leaving(bulk_id, here):
+        ended = bulk_views.follow(client, bulk_id)
+    console.print(bulk_views.ending(ended), markup=False)
+    states = ended["progress"]["states"]
+    if states.get("failed"):
+        for line in bulk_views.failures(client, bulk_id):
+            console.print(line, markup=False)
+    if here is not None and ended["bundle"]:
+        _fetch(client, ended, here)
+    elif show and ended["bundle"]:
+        _print_digest(client, bulk_id)
+    if ended["delivery_error"]:
+        console.print(f"Not delivered: {ended['delivery_error']}. It can still be fetched.", markup=False)
+    done = ended["state"] == "succeeded" and states.keys() <= {"succeeded"} and not ended["delivery_error"]
+    if not (done and complete):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _leaving(bulk_id: str, here: Path | None) -> Iterator[None]:
+    """Ctrl-C leaves the bulk job alone and says how to come back to it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        to = f" --to {here}" if here is not None else ""
+        console.print(
+            f"\nThe bulk job goes on. Come back: palimpsest bulks watch {bulk_id}{to}\n"
+            f"End it: palimpsest bulks cancel {bulk_id}",
+            markup=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _fetch(client: Client, bulk: dict[str, Any], here: Path) -> None:
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        for name in bulk["bundle"]:
+            client.fetch_bundle(bulk["id"], name, here / name)
+            out.print(str(here / name), markup=False)
+    except OSError as error:
+        again = f"palimpsest bulks fetch {bulk['id']} --to FOLDER"
+        raise LocalError(f"{here} cannot be written: {error.strerror}. Try again: {again}") from None
+
+
+def _print_digest(client: Client, bulk_id: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / DIGEST
+        client.fetch_bundle(bulk_id, DIGEST, file)
+        out.print(file.read_text(encoding="utf-8"), markup=False, end="")
+
+
+@app.command("list")
+def list_bulks(
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    as_json: AsJson = False,
+    data: Data = None,
+) -> None:
+    """List bulk jobs, newest first."""
+    with connected(data) as client:
+        page = client.bulks(state=state, limit=limit)
+        print_json(page) if as_json else wide.print(bulk_views.table(page["data"]))
+
+
+@app.command()
+def show(bulk_id: BulkId, as_json: AsJson = False, data: Data = None) -> None:
+    """Show where a bulk job stands, what it cost, and which documents failed."""
+    with connected(data) as client:
+        found = client.bulk(bulk_id)
+        if as_json:
+            return print_json(found)
+        for line in bulk_views.in_full(client, found):
+            out.print(line, markup=False)
+
+
+@app.command()
+def watch(bulk_id: BulkId, to: Here = None, data: Data = None) -> None:
+    """Show a bulk job's progress until it ends, then fetch its bundle; the exit code is as of `bulk`."""
+    with connected(data) as client:
+        _see_through(client, bulk_id, to, complete=True, show=False)
+
+
+@app.command()
+def cancel(bulk_id: BulkId, data: Data = None) -> None:
+    """Cancel what has not ended; a bundle of what has is made."""
+    with connected(data) as client:
+        found = client.cancel_bulk(bulk_id)
+        out.print(f"{bulk_id} {found['state']}", markup=False)
+
+
+@app.command()
+def retry(bulk_id: BulkId, data: Data = None) -> None:
+    """Try again what did not succeed, and only that; the bundle is made anew."""
+    with connected(data) as client:
+        found = client.retry_bulk(bulk_id)
+        out.print(f"{bulk_id} {found['state']}, round {found['round']}", markup=False)
+
+
+@app.command()
+def fetch(
+    bulk_id: BulkId,
+    to: Annotated[Path, typer.Option("--to", file_okay=False, help="A folder here.")] = Path("."),
+    data: Data = None,
+) -> None:
+    """Fetch the bundle: documents.jsonl, digest.md and totals.json."""
+    with connected(data) as client:
+        found = client.bulk(bulk_id)
+        if not found["bundle"]:
+            raise LocalError(f"{bulk_id} is {found['state']} and has no bundle yet.")
+        _fetch(client, found, to)

@@ -1,0 +1,106 @@
+"""A folder of this machine as a collection of the service: what is new or changed is uploaded, no more."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palimpsest.client import ApiError, Client
+from palimpsest.local import LocalError
+from store.errors import Refused
+from store.sources import matching
+from store.texts import TextGuard, kind_of
+
+_CHUNK = 1 << 20
+
+
+@dataclass
+class Synced:
+    """What came of it: paths below the folder."""
+
+    collection_id: str
+    uploaded: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)  # and why
+
+
+def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callable[[str], None]) -> Synced:
+    """Makes the collection `name` hold what the folder does; `say` is told of each file.
+
+    A file that cannot be read now keeps the place that it had. Raises LocalError for a collection that is not
+    this folder's.
+    """
+    paths = sorted(files_of(folder, glob))
+    collection = _collection(client, name)
+    held = {item["path"]: item for item in client.collection_documents(collection["id"])}
+    if held and not held.keys() & set(paths):
+        raise LocalError(
+            f"The collection '{name}' holds {len(held):,} documents, none of which is in {folder}: "
+            "give another --name, or delete the collection first."
+        )
+    found = Synced(collection["id"])
+    documents = {item["sha256"]: item["document_id"] for item in held.values() if item["document_id"]}
+    for number, path in enumerate(paths, 1):
+        say(f"{number:,} of {len(paths):,} files: {path}")
+        try:
+            _put(client, found, folder / path, path, held, documents)
+        except (ApiError, Refused) as error:
+            found.unreadable[path] = f"{error.code}: {error}"
+        except OSError as error:
+            found.unreadable[path] = error.strerror or str(error)
+    for path in sorted(held.keys() - set(paths)):
+        client.take_from_collection(found.collection_id, path)
+        found.removed.append(path)
+    return found
+
+
+def files_of(folder: Path, glob: str | None) -> Iterator[str]:
+    """Paths below a folder that match, as a source of the service would list them; hidden ones left out."""
+    wanted = matching(glob)
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = (Path(place) / name).relative_to(folder).as_posix()
+            if wanted(path):
+                yield path
+
+
+def _collection(client: Client, name: str) -> dict[str, Any]:
+    try:
+        found = client.collection(name)
+    except ApiError as error:
+        if error.code != "not_found":
+            raise
+        return client.create_collection(name)
+    if found["source"] is not None:
+        raise LocalError(f"The collection '{name}' is of {found['source']}: give another --name.")
+    return found
+
+
+def _put(
+    client: Client, found: Synced, file: Path, path: str, held: dict[str, Any], documents: dict[str, str]
+) -> None:
+    sha256 = _read(file)
+    if path in held and held[path]["sha256"] == sha256:
+        found.same.append(path)
+        return
+    document = documents.get(sha256)
+    if document is None:  # else the file was moved, or is there twice
+        document = client.upload(file)["id"]
+        found.uploaded.append(path)
+    documents[sha256] = document
+    client.put_in_collection(found.collection_id, path, document)
+
+
+def _read(file: Path) -> str:
+    """The file's sha256. Raises OSError, Refused for what is no document."""
+    kind_of(file.name)
+    digest, guard = hashlib.sha256(), TextGuard()
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            guard.feed(chunk)
+            digest.update(chunk)
+    guard.finish()
+    return digest.hexdigest()
