@@ -19,6 +19,10 @@ import pytest
 import redis
 import uvicorn
 
+# One core for torch, here and in every process that a test starts: small models gain nothing from a second,
+# and where cores are short its threads wait for each other (decision 012). Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import migrations
 from api.app import create_app
 from palimpsest.embedded import EmbeddedServers

@@ -32,11 +32,14 @@ def evolve(
     """Evolve a scorer; interrupted runs go on where they stopped."""
     try:
         require_extra()
+        import torch
+
         from namm_runtime.evolve.config import EvolutionConfig
         from namm_runtime.evolve.search import Search
         from namm_runtime.evolve.workers import Processes
         from namm_runtime.loading import load_model
 
+        torch.set_num_threads(1)  # as in the processes: a second core is for a second process
         settings = EvolutionConfig.read(config)
         model = load_model(settings.model)
         with Processes(settings, processes) if processes > 1 else nullcontext() as pool:
