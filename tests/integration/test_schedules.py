@@ -105,7 +105,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"job": None}, 422, "invalid_request", "body"),
     ({"bulk": {"collection": "a", "job": {"task": "summarize"}}}, 422, "invalid_request", "body"),
     ({"job": {**JOB, "deadline": 60}}, 422, "invalid_request", "job.deadline"),
-    ({"job": {**JOB, "metadata": {"schedule_id": "sch_mine"}}}, 422, "invalid_request", "job"),
+    ({"job": {**JOB, "metadata": {"schedule_id": "sch_mine"}}}, 422, "invalid_request", "job.metadata"),
     ({"timezone": "Mars/Olympus"}, 422, "unknown_timezone", "timezone"),
     ({"job": JOB}, 404, "not_found", None),
     ({"job": None, "bulk": {"collection": "a", "job": {"task": "summarize"}}}, 404, "not_found", None),
