@@ -14,6 +14,7 @@ from palimpsest.local import LocalError
 from palimpsest.remote import AsJson, Data, connected, console, out, print_json, wide
 
 DIGEST = "digest.md"
+FILES = frozenset({"documents.jsonl", DIGEST, "totals.json"})
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 app = typer.Typer(help="Bulk jobs: look at them, cancel, retry, fetch what they made.", no_args_is_help=True)
@@ -170,7 +171,7 @@ def _leaving(bulk_id: str, here: Path | None) -> Iterator[None]:
 def _fetch(client: Client, bulk: dict[str, Any], here: Path) -> None:
     try:
         here.mkdir(parents=True, exist_ok=True)
-        for name in bulk["bundle"]:
+        for name in sorted(FILES.intersection(bulk["bundle"])):  # never a path that a service makes up
             client.fetch_bundle(bulk["id"], name, here / name)
             out.print(str(here / name), markup=False)
     except OSError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import Select, func
 from sqlalchemy.orm import Session
 
 from store.bulk_tables import Bulk, BulkItem, BulkPart, CollectionItem
@@ -32,6 +32,20 @@ class Spent:
     tokens_generated: Decimal
     peak_bytes: int | None  # of the largest
     dense_bytes: int | None
+
+
+# The figures of `Spent` after the currency, in its order.
+_FIGURES = (
+    func.sum(Bill.cost),
+    func.sum(Bill.allocated_saving),
+    func.sum(Bill.realised_saving),
+    func.sum(Bill.device_seconds),
+    func.sum(Bill.tokens_document),
+    func.sum(Bill.tokens_kept),
+    func.sum(Bill.tokens_generated),
+    func.max(Bill.peak_bytes),
+    func.max(Bill.dense_bytes),
+)
 
 
 @dataclass(frozen=True)
@@ -80,12 +94,14 @@ def lines(
         query = query.where(shown == state)
     rows = session.execute(query).all()
     seqs = [row[0].seq for row in rows]
-    parts: dict[int, list[str]] = defaultdict(list)
-    found = scoped(BulkPart, tenant_id).where(BulkPart.bulk_id == bulk_id, BulkPart.seq.in_(seqs))
-    for part in session.scalars(found):
-        parts[part.seq].append(part.job_id)
-    own = {row[0].seq: [*parts[row[0].seq], *filter(None, [row[0].job_id])] for row in rows}
-    bills = _bills(session, tenant_id, [job_id for ids in own.values() for job_id in ids])
+    parts = Counter(
+        session.scalars(
+            scoped(BulkPart, tenant_id)
+            .where(BulkPart.bulk_id == bulk_id, BulkPart.seq.in_(seqs))
+            .with_only_columns(BulkPart.seq)
+        )
+    )
+    spent = _spent_by_document(session, tenant_id, bulk_id, seqs)
     return [
         Line(
             seq=item.seq,
@@ -102,8 +118,8 @@ def lines(
             usage=result.usage if result else None,
             error_code=(job.error_code if job else None) or item.error_code,
             error_message=(job.error_message if job else None) or item.error_message,
-            parts=len(parts[item.seq]),
-            spent=summed(bill for job_id in own[item.seq] for bill in bills[job_id]),
+            parts=parts[item.seq],
+            spent=spent[item.seq],
         )
         for item, shown_state, job, result in rows
     ]
@@ -117,44 +133,27 @@ def all_lines(session: Session, bulk: Bulk) -> Iterator[Line]:
         after = page[-1].seq
 
 
-def _bills(session: Session, tenant_id: str, job_ids: list[str]) -> dict[str, list[Bill]]:
-    found: dict[str, list[Bill]] = defaultdict(list)
-    for bill in session.scalars(scoped(Bill, tenant_id).where(Bill.job_id.in_(job_ids))):
-        found[bill.job_id].append(bill)
+def all_spent(session: Session, tenant_id: str, bulk_id: str) -> list[Spent]:
+    """Over all its jobs: those tried again, those of parts and the digest's too. By currency."""
+    query = _bills(tenant_id, bulk_id).with_only_columns(Bill.currency, *_FIGURES).group_by(Bill.currency)
+    rows: Iterable[Any] = session.execute(query.order_by(Bill.currency))
+    return [Spent(*row) for row in rows]
+
+
+def _spent_by_document(
+    session: Session, tenant_id: str, bulk_id: str, seqs: Sequence[int]
+) -> dict[int | None, list[Spent]]:
+    """The same for each document."""
+    query = _bills(tenant_id, bulk_id).where(Job.bulk_seq.in_(seqs))
+    grouped = query.with_only_columns(Job.bulk_seq, Bill.currency, *_FIGURES)
+    found: dict[int | None, list[Spent]] = defaultdict(list)
+    for seq, *row in session.execute(grouped.group_by(Job.bulk_seq, Bill.currency).order_by(Bill.currency)):
+        found[seq].append(Spent(*row))
     return found
 
 
-def all_spent(session: Session, tenant_id: str, bulk_id: str) -> list[Spent]:
-    """Over all its jobs: those tried again, those of parts and the digest's too."""
-    query = scoped(Bill, tenant_id).join(Job, Job.id == Bill.job_id)
-    return summed(session.scalars(query.where(Job.bulk_id == bulk_id)))
-
-
-def summed(bills: Iterable[Bill]) -> list[Spent]:
-    """By currency; amounts in different ones are never added up."""
-    groups: dict[str, list[Bill]] = defaultdict(list)
-    for bill in bills:
-        groups[bill.currency].append(bill)
-    return [
-        Spent(
-            currency=currency,
-            cost=_sum(one.cost for one in group),
-            allocated_saving=_sum(one.allocated_saving for one in group),
-            realised_saving=_sum(one.realised_saving for one in group),
-            device_seconds=_sum(one.device_seconds for one in group) or Decimal(0),
-            tokens_document=_sum(one.tokens_document for one in group) or Decimal(0),
-            tokens_kept=_sum(one.tokens_kept for one in group) or Decimal(0),
-            tokens_generated=_sum(one.tokens_generated for one in group) or Decimal(0),
-            peak_bytes=max((one.peak_bytes for one in group if one.peak_bytes is not None), default=None),
-            dense_bytes=max((one.dense_bytes for one in group if one.dense_bytes is not None), default=None),
-        )
-        for currency, group in sorted(groups.items())
-    ]
-
-
-def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
-    known = [amount for amount in amounts if amount is not None]
-    return sum(known, Decimal(0)) if known else None
+def _bills(tenant_id: str, bulk_id: str) -> Select[Any]:
+    return scoped(Bill, tenant_id).join(Job, Job.id == Bill.job_id).where(Job.bulk_id == bulk_id)
 
 
 def digest(session: Session, bulk: Bulk) -> tuple[Job, Result | None] | None:

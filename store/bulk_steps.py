@@ -11,6 +11,7 @@ from sqlalchemy import Engine, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from store import budgets, bulks, intake, jobs, outbox
+from store.budgets import BudgetState
 from store.bulk_tables import Bulk, BulkItem, BulkPart, CollectionItem
 from store.errors import Refused
 from store.intake import Admitted, Owner
@@ -51,6 +52,12 @@ def lock(session: Session, bulk_id: str) -> Bulk:
     return session.scalars(query, execution_options={"populate_existing": True}).one()
 
 
+def enter(session: Session, bulk_id: str, state: str) -> Bulk | None:
+    """The row, locked, if it is in this state: somebody may have cancelled it, or conducted it further."""
+    bulk = lock(session, bulk_id)
+    return bulk if bulk.state == state else None
+
+
 def owner_of(bulk: Bulk) -> Owner:
     """Who asked for it."""
     return Owner(bulk.tenant_id, bulk.api_key_id, bulk.project)
@@ -64,6 +71,8 @@ def list_items(session: Session, bulk_id: str) -> None:
     bulk = lock(session, bulk_id)
     if bulk.state != "listing":
         return
+    if bulk.collection_name is not None and bulk.collection_id is None:
+        return _close(session, bulk, "failed", "collection_gone", "Its collection was deleted.")
     if bulk.collection_id is not None:
         rows = [
             {
@@ -82,6 +91,7 @@ def list_items(session: Session, bulk_id: str) -> None:
         if rows:
             session.execute(insert(BulkItem), rows)
     bulk.state, bulk.listed_at = "running", func.now()
+    return None
 
 
 def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
@@ -97,6 +107,7 @@ def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
             .where(
                 before.collection_id == bulk.collection_id,
                 before.ask == bulk.ask,
+                before.strategy == bulk.strategy,
                 BulkItem.bulk_id == before.id,
                 BulkItem.path == CollectionItem.path,
                 BulkItem.sha256 == CollectionItem.sha256,
@@ -112,14 +123,17 @@ def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
 def fail(session: Session, bulk_id: str, code: str, message: str) -> None:
     """Ends a bulk job that cannot be begun."""
     bulk = lock(session, bulk_id)
-    if bulk.state not in bulks.ENDED:
-        _close(session, bulk, "failed", code, message)
+    if bulk.state in bulks.ENDED:
+        return
+    if bulk.cancel_requested_at is not None:
+        return _close(session, bulk, "cancelled", "cancelled", "It was cancelled before it began.")
+    return _close(session, bulk, "failed", code, message)
 
 
 # From items to jobs -----------------------------------------------------------------------------------
 
 
-def pending(session: Session, bulk_id: str, window: int) -> list[BulkItem]:
+def pending(session: Session, bulk_id: str, window: int, most: int = BATCH) -> list[BulkItem]:
     """The next items that want a job, as many as there is room for; locked.
 
     With documents in parts, more jobs than the window may be under way: an item counts once.
@@ -133,7 +147,7 @@ def pending(session: Session, bulk_id: str, window: int) -> list[BulkItem]:
             or_(BulkItem.state == "mapped", and_(BulkItem.state == "submitted", ~_JOB_ENDED)),
         )
     )
-    room = min(BATCH, window - (under_way or 0))
+    room = min(most, window - (under_way or 0))
     if room <= 0:
         return []
     query = select(BulkItem).where(BulkItem.bulk_id == bulk_id, BulkItem.state == "pending")
@@ -148,19 +162,36 @@ class Terms:
     held_by: str | None
 
 
-def terms(session: Session, settings: Settings, bulk: Bulk) -> Terms:
-    """Raises Refused, as a job submitted now would be."""
-    owner = owner_of(bulk)
+def stopping(session: Session, bulk_id: str) -> BudgetState | None:
+    """The crossed budget that its jobs come under. In a transaction of its own, see `store.intake.heed`."""
+    owner = owner_of(session.get_one(Bulk, bulk_id))
+    return budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
+
+
+def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState | None) -> Terms:
+    """For the row, locked by the caller; its first terms fix model and template for all that follow.
+
+    Raises Refused, as a job submitted now would be; `no_worker` where the model's workers are gone.
+    """
     ask = bulks.ask_from_json(bulk.ask, bulk.deadline_at)
     ask.metadata.update(bulk.tags)
-    spent = budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
-    return Terms(intake.admit(session, settings, owner, ask), intake.heed(spent))
+    ask = replace(ask, model=bulk.model or ask.model, template=bulk.template or ask.template)
+    try:
+        admitted = intake.admit(session, settings, owner_of(bulk), ask)
+    except Refused as refused:
+        if bulk.model is not None and refused.code == "unknown_model":
+            raise Refused("no_worker", f"No worker serves the model '{bulk.model}' any more.") from None
+        raise
+    bulk.model, bulk.template = admitted.card.name, admitted.template
+    return Terms(admitted, intake.heed(spent))
 
 
-def submit(session: Session, settings: Settings, bulk: Bulk, using: Terms, document_id: str) -> str:
-    """A job for one document of the bulk job; gives its id."""
+def submit(
+    session: Session, settings: Settings, bulk: Bulk, using: Terms, document_id: str, seq: int | None
+) -> str:
+    """A job for one document of the bulk job, or for its digest; gives its id."""
     owner = owner_of(bulk)
-    new = intake.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id)
+    new = intake.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id, seq)
     return jobs.create(session, owner.tenant_id, new).id
 
 
@@ -204,6 +235,12 @@ def add_part(session: Session, item: BulkItem, part: int, job_id: str) -> None:
     """The job that reads a part of the item's document."""
     key = {"bulk_id": item.bulk_id, "seq": item.seq, "part": part}
     session.execute(insert(BulkPart).values(**key, tenant_id=item.tenant_id, job_id=job_id))
+
+
+def parts_of(session: Session, item: BulkItem) -> set[int]:
+    """The parts that have a job; after a retry those that were read well."""
+    query = select(BulkPart.part).where(BulkPart.bulk_id == item.bulk_id, BulkPart.seq == item.seq)
+    return set(session.scalars(query))
 
 
 def mapped(session: Session, bulk_id: str, limit: int = BATCH) -> list[Mapped]:
@@ -257,8 +294,8 @@ def wait_for(session: Session, bulk_id: str, reason: Refused | None) -> None:
 
 def cancel_rest(session: Session, bulk_id: str) -> bool:
     """Cancels what has not ended; True once nothing is left that could still run."""
+    bulk = lock(session, bulk_id)  # so that no conductor adds jobs meanwhile
     _each_pending(session, bulk_id, {"state": "cancelled"})
-    bulk = session.get_one(Bulk, bulk_id)
     query = select(Job.id).where(Job.bulk_id == bulk_id, ~_JOB_ENDED, Job.state != State.CANCELLING)
     for job_id in session.scalars(query.order_by(Job.id).limit(BATCH)).all():
         jobs.cancel(session, bulk.tenant_id, job_id)

@@ -96,6 +96,9 @@ class Bulk(Base):
     only_changed: Mapped[bool] = mapped_column(server_default=text("false"))
     digest: Mapped[bool] = mapped_column(server_default=text("true"))  # a summary of the summaries
     destination: Mapped[str | None]  # fsspec URL of a folder for the bundle
+    # What the ask came to with its first jobs: the rest get the same, whatever has been added since
+    model: Mapped[str | None]
+    template: Mapped[str | None]  # name@version
     tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
     state: Mapped[str] = mapped_column(server_default="listing")

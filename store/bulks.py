@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, or_, text
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
 from store import documents, outbox
@@ -165,25 +165,26 @@ def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
 
 
 def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
-    """What did not succeed is tried again, and the bundle made anew. Raises NotFound, NotRetryable."""
+    """What did not succeed is tried again, and the bundle made anew; without a deadline that has passed.
+
+    Raises NotFound, NotRetryable.
+    """
     row = _locked(session, tenant_id, bulk_id)
     if row.state not in ENDED:
         raise NotRetryable("The bulk job has not ended yet.")
-    if row.listed_at is None:
-        row.state = "listing"
-    else:
-        failed = _failed(session, row)
-        if not failed and row.delivery_error is None:
-            raise NotRetryable("No document is left that can be tried again.")
-        for item in failed:
-            item.state, item.job_id = "pending", None
-            item.error_code = item.error_message = None
-        session.flush()
-        seqs = [item.seq for item in failed]
-        session.execute(delete(BulkPart).where(BulkPart.bulk_id == row.id, BulkPart.seq.in_(seqs)))
-        if failed:
-            row.digest_document_id = row.digest_job_id = row.digest_error = None
-        row.state = "running"
+    failed, digest_missing = _failed(session, row), _digest_missing(session, row)
+    if row.listed_at is not None and not failed and not digest_missing and row.delivery_error is None:
+        raise NotRetryable("No document is left that can be tried again.")
+    for item in failed:
+        item.state, item.job_id = "pending", None
+        item.error_code = item.error_message = None
+    session.flush()
+    _forget_parts(session, row.id, [item.seq for item in failed])
+    if failed or digest_missing:
+        row.digest_document_id = row.digest_job_id = row.digest_error = None
+    if session.scalar(select(Bulk.deadline_at <= func.now()).where(Bulk.id == row.id)):
+        row.deadline_at = None
+    row.state = "running" if row.listed_at is not None else "listing"
     row.round += 1
     row.cancel_requested_at = row.ended_at = row.delivered_at = None
     row.error_code = row.error_message = row.delivery_error = None
@@ -204,6 +205,21 @@ def _failed(session: Session, bulk: Bulk) -> list[BulkItem]:
         .with_for_update(of=BulkItem)
     )
     return list(session.scalars(query))
+
+
+def _digest_missing(session: Session, bulk: Bulk) -> bool:
+    """Whether a digest was wanted and there is none, though there are documents to make it of."""
+    if not bulk.digest or count(session, bulk).get(State.SUCCEEDED, 0) < 2:
+        return False
+    made = scoped(Job, bulk.tenant_id).where(Job.id == bulk.digest_job_id, Job.state == State.SUCCEEDED)
+    return session.scalars(made).first() is None
+
+
+def _forget_parts(session: Session, bulk_id: str, seqs: Sequence[int]) -> None:
+    """Of documents in parts, the parts that are to be read again: what was read well is not."""
+    done = select(Job.id).where(Job.id == BulkPart.job_id, Job.state == State.SUCCEEDED).exists()
+    again = and_(BulkPart.bulk_id == bulk_id, BulkPart.seq.in_(seqs), ~done)
+    session.execute(delete(BulkPart).where(again), execution_options={"synchronize_session": False})
 
 
 def _locked(session: Session, tenant_id: str, bulk_id: str) -> Bulk:

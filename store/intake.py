@@ -99,6 +99,7 @@ def new_job(
     document_id: str,
     held_by: str | None = None,
     bulk_id: str | None = None,
+    bulk_seq: int | None = None,
 ) -> NewJob:
     """The job for one document, as `store.jobs.create` takes it."""
     ask = admitted.ask
@@ -123,6 +124,7 @@ def new_job(
         project=owner.project,
         held_by_budget=held_by,
         bulk_id=bulk_id,
+        bulk_seq=bulk_seq,
     )
 
 

@@ -39,6 +39,7 @@ class NewJob:
     project: str = "default"
     held_by_budget: str | None = None  # the budget that keeps it in the queue
     bulk_id: str | None = None  # the bulk job it is a part of
+    bulk_seq: int | None = None  # for which of its documents
     template: str | None = None  # of a summary, name@version
     summary_prompts: int = 0  # the first so many prompts ask for key points
 

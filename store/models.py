@@ -103,6 +103,7 @@ class Job(Base):
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"))
     project: Mapped[str] = mapped_column(server_default="default")  # the key's, at the time
     bulk_id: Mapped[str | None]  # what it is a part of; no foreign key, as bulks point at jobs
+    bulk_seq: Mapped[int | None]  # for which of its documents; null for the digest
 
     # What was asked
     task: Mapped[str]  # ask | summarize | prompt

@@ -5,14 +5,17 @@ Any number may run. What each does is written at once, so one that is killed is 
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
+from typing import BinaryIO, cast
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
 from store.blobs import Blobs
+from store.budgets import BudgetState
 from store.bulk_tables import Bulk, BulkItem, Collection
 from store.database import Database, connect
 from store.errors import Refused
@@ -26,6 +29,7 @@ from worker.ingest import Ingest
 from worker.loop import forever
 
 _log = log.get("worker.conductor")
+NO_WORKER = "no_worker"  # the one refusal that passes by itself
 _ENDED = {*TERMINAL, "failed", "cancelled"}
 _AWAY = (OperationalError, InterfaceError)
 
@@ -37,6 +41,7 @@ class Conductor:
         self._config = config
         self._database = database
         self._sources = allowed
+        self._blobs = files
         self._ingest = Ingest(database, files, config.max_upload_bytes)
         self._finisher = Finisher(database, files, allowed)
 
@@ -126,74 +131,82 @@ class Conductor:
         return False
 
     def _submit(self, bulk_id: str) -> bool:
+        """Jobs for the next documents; of those in parts one document a transaction, as it writes many."""
         try:
             with self._database.session() as session:
-                bulk = session.get_one(Bulk, bulk_id)
-                items = bulk_steps.pending(session, bulk_id, self._config.bulk_window)
+                spent = bulk_steps.stopping(session, bulk_id)
+            with self._database.session() as session:
+                bulk = bulk_steps.enter(session, bulk_id, "running")
+                if bulk is None:
+                    return True
+                most = 1 if bulk.strategy == "map_reduce" else bulk_steps.BATCH
+                items = bulk_steps.pending(session, bulk_id, self._config.bulk_window, most)
                 if not items:
                     return False
-                using = bulk_steps.terms(session, self._config, bulk)
+                using = bulk_steps.terms(session, self._config, bulk, spent)
+                bulk.error_code = bulk.error_message = None  # if it waited for a worker
                 for item in items:
                     self._submit_item(session, bulk, using, item)
-                if bulk.error_code is not None:
-                    bulk_steps.wait_for(session, bulk_id, None)
         except Refused as refused:
             return self._refused(bulk_id, refused)
         return True
 
     def _submit_item(self, session: Session, bulk: Bulk, using: bulk_steps.Terms, item: BulkItem) -> None:
         assert item.document_id is not None
-        pieces = self._pieces(session, bulk, item.document_id)
-        if len(pieces) < 2:
-            item.job_id = bulk_steps.submit(session, self._config, bulk, using, item.document_id)
+        document = session.get_one(Document, item.document_id)
+        if bulk.strategy != "map_reduce" or document.bytes <= self._config.bulk_part_characters:
+            item.job_id = bulk_steps.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
             return
-        for number, text in enumerate(pieces):
-            name = f"{item.path} (part {number + 1} of {len(pieces)})"
-            document = self._ingest.text(session, bulk.tenant_id, text, name)
-            job_id = bulk_steps.submit(session, self._config, bulk, using, document.id)
-            bulk_steps.add_part(session, item, number, job_id)
+        there = bulk_steps.parts_of(session, item)  # of an earlier try, and read well
+        with self._blobs.open(document.blob_key) as raw:
+            file = io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", errors="replace", newline="")
+            for number, text in enumerate(parts.split(file, self._config.bulk_part_characters)):
+                if number not in there:
+                    name = f"{item.path} (part {number + 1})"
+                    part = self._ingest.text(session, bulk.tenant_id, text, name)
+                    job_id = bulk_steps.submit(session, self._config, bulk, using, part.id, item.seq)
+                    bulk_steps.add_part(session, item, number, job_id)
         item.state = "mapped"
-
-    def _pieces(self, session: Session, bulk: Bulk, document_id: str) -> list[str]:
-        """The document's parts, where it is to be read in parts and has more than one."""
-        if bulk.strategy != "map_reduce":
-            return []
-        document = session.get_one(Document, document_id)
-        if document.bytes <= self._config.bulk_part_characters:
-            return []
-        return parts.split(self._ingest.read(document), self._config.bulk_part_characters)
 
     def _reduce(self, bulk_id: str) -> bool:
         """For documents whose parts have been read: the job that makes one answer of theirs."""
         with self._database.session() as session:
             ready = bulk_steps.mapped(session, bulk_id)
+            spent = bulk_steps.stopping(session, bulk_id) if ready else None
         for found in ready:
             try:
+                self._reduce_one(bulk_id, found, spent)
+            except Refused as refused:
+                if refused.code == NO_WORKER:
+                    return self._refused(bulk_id, refused)
                 with self._database.session() as session:
                     item = bulk_steps.item(session, bulk_id, found.seq, "mapped")
-                    if item is None:
-                        continue
-                    failed = found.states.count("succeeded") < len(found.states)
-                    if failed:
-                        item.state, item.error_code = "failed", "part_failed"
-                        bad = sum(state != "succeeded" for state in found.states)
-                        item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
-                        continue
-                    bulk = session.get_one(Bulk, bulk_id)
-                    using = bulk_steps.terms(session, self._config, bulk)
-                    text = parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
-                    document = self._ingest.text(session, bulk.tenant_id, text, f"{found.path} (parts)")
-                    item.job_id = bulk_steps.submit(session, self._config, bulk, using, document.id)
-                    item.state = "submitted"
-            except Refused as refused:
-                return self._refused(bulk_id, refused)
+                    if item is not None:
+                        item.state, item.error_code, item.error_message = "failed", refused.code, str(refused)
         return bool(ready)
+
+    def _reduce_one(self, bulk_id: str, found: bulk_steps.Mapped, spent: BudgetState | None) -> None:
+        with self._database.session() as session:
+            bulk = bulk_steps.enter(session, bulk_id, "running")
+            item = bulk_steps.item(session, bulk_id, found.seq, "mapped")
+            if bulk is None or item is None:
+                return
+            bad = sum(state != "succeeded" for state in found.states)
+            if bad:
+                item.state, item.error_code = "failed", "part_failed"
+                item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
+                return
+            using = bulk_steps.terms(session, self._config, bulk, spent)
+            text = parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
+            document = self._ingest.text(session, bulk.tenant_id, text, f"{found.path} (parts)")
+            item.job_id = bulk_steps.submit(session, self._config, bulk, using, document.id, item.seq)
+            item.state = "submitted"
 
     def _refused(self, bulk_id: str, refused: Refused) -> bool:
         """No job can be made: for want of a worker it waits, else what waits for a job has failed."""
         with self._database.session() as session:
-            if refused.code == "no_worker":
+            if refused.code == NO_WORKER:
                 bulk_steps.wait_for(session, bulk_id, refused)
                 return False
             bulk_steps.refuse_pending(session, bulk_id, refused)
@@ -205,36 +218,40 @@ class Conductor:
     def _digest(self, bulk_id: str) -> bool:
         try:
             with self._database.session() as session:
-                bulk = bulk_steps.lock(session, bulk_id)
+                spent = bulk_steps.stopping(session, bulk_id)
+            with self._database.session() as session:
+                bulk = bulk_steps.enter(session, bulk_id, "digesting")
+                if bulk is None:
+                    return True
                 found = bulk_results.digest(session, bulk)
                 if found is not None and found[0].state not in TERMINAL:
                     return False
                 if found is None and bulk.digest and bulk.digest_error is None:
-                    self._begin_digest(session, bulk)
+                    self._begin_digest(session, bulk, spent)
                 else:
                     bulk.state = "bundling"
         except Refused as refused:
             with self._database.session() as session:
-                if refused.code == "no_worker":
+                if refused.code == NO_WORKER:
                     bulk_steps.wait_for(session, bulk_id, refused)
                     return False
                 bulk_steps.lock(session, bulk_id).digest_error = refused.message
         return True
 
-    def _begin_digest(self, session: Session, bulk: Bulk) -> None:
+    def _begin_digest(self, session: Session, bulk: Bulk, spent: BudgetState | None) -> None:
         lines = bulk_results.all_lines(session, bulk)
         done = [line for line in lines if line.state == "succeeded"]
         if len(done) < 2:
             bulk.digest_error = "It takes two documents or more."
             return
-        using = bulk_steps.terms(session, self._config, bulk)
+        using = bulk_steps.terms(session, self._config, bulk, spent)
         summary = using.admitted.summary_prompts
         text = parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
         bulk.error_code = bulk.error_message = None  # if it waited for a worker
         bulk.digest_document_id = document.id
         bulk.digest_job_id = bulk_steps.submit(
-            session, self._config, bulk, bulk_steps.without_questions(using), document.id
+            session, self._config, bulk, bulk_steps.without_questions(using), document.id, None
         )
 
     def _bundle(self, bulk_id: str) -> bool:

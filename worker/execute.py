@@ -270,7 +270,7 @@ class Execution:
 
     def _finish(self, state: State, code: str | None, message: str | None) -> None:
         run, answers = self.run, self._answers()
-        if self.job.summary_prompts and self._document is not None:
+        if answers and self.job.summary_prompts and self._document is not None:
             answers = with_points(answers, self.job.summary_prompts, self._document)
         self._write(
             lambda session: leases.finish(

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 # A part ends at the best of these near its end: a page, a paragraph, a line, a sentence, a word.
 _BREAKS = ("\f", "\n\n", "\n", ". ", " ")
 _NEAR = 0.5  # of a part, from its end
 
 
-def split(text: str, characters: int) -> list[str]:
-    """Parts of at most so many characters that together are the text."""
-    found, start = list[str](), 0
-    while len(text) - start > characters:
-        end = start + characters
-        earliest = start + int(characters * _NEAR)
-        for mark in _BREAKS:
-            place = text.rfind(mark, earliest, end)
-            if place >= 0:
-                end = place + len(mark)
-                break
-        found.append(text[start:end])
-        start = end
-    return [*found, text[start:]]
+def split(file: IO[str], characters: int) -> Iterator[str]:
+    """Parts of at most so many characters that together are the text, but for blank ones.
+
+    No more than one part is in memory.
+    """
+    held = ""
+    while True:
+        held += file.read(characters + 1 - len(held))
+        end = _end(held, characters) if len(held) > characters else len(held)
+        if held[:end].strip():
+            yield held[:end]
+        if len(held) <= characters:
+            return
+        held = held[end:]
+
+
+def _end(text: str, characters: int) -> int:
+    for mark in _BREAKS:
+        place = text.rfind(mark, int(characters * _NEAR), characters)
+        if place >= 0:
+            return place + len(mark) if place + len(mark) <= characters else characters
+    return characters
 
 
 def joined(named: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
@@ -31,10 +39,8 @@ def joined(named: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
 
     A prompt that an answer completes, such as a question, stands before it; an instruction does not.
     """
-    return (
-        "\n\n".join("\n".join([name, *(_line(answer) for answer in answers)]) for name, answers in named)
-        + "\n"
-    )
+    texts = ("\n".join([name, *(_line(answer) for answer in answers)]) for name, answers in named)
+    return "\n\n".join(texts) + "\n"
 
 
 def _line(answer: dict[str, Any]) -> str:

@@ -115,6 +115,6 @@ def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
                 return float(text[:9])
             try:
                 return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-            except (ValueError, TypeError):  # no date, or one without a zone
+            except (ValueError, TypeError, OverflowError):  # no date, one without a zone, or none there is
                 return None
     return None

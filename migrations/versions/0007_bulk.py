@@ -43,6 +43,7 @@ def _points_at(table: str, column: str, target: str, ondelete: str | None = None
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("bulk_id", sa.Text(), nullable=True))
+    op.add_column("jobs", sa.Column("bulk_seq", sa.BigInteger(), nullable=True))
     op.add_column("jobs", sa.Column("template", sa.Text(), nullable=True))
     op.add_column("jobs", sa.Column("summary_prompts", sa.BigInteger(), server_default="0", nullable=False))
     op.create_index(
@@ -97,7 +98,7 @@ def upgrade() -> None:
         _word("strategy", "whole"),
         _flag("only_changed", "false"),
         _flag("digest", "true"),
-        *_text("destination", nullable=True),
+        *_text("destination", "model", "template", nullable=True),
         _json("metadata", empty=True),
         _word("state", "listing"),
         _number("round", "1"),
@@ -174,5 +175,5 @@ def downgrade() -> None:
     for table in ("bulk_parts", "bulk_items", "bulks", "collection_items", "collections", "prompt_templates"):
         op.drop_table(table)
     op.drop_index(op.f("ix_jobs_bulk_id"), table_name="jobs")
-    for column in ("summary_prompts", "template", "bulk_id"):
+    for column in ("summary_prompts", "template", "bulk_seq", "bulk_id"):
         op.drop_column("jobs", column)

@@ -1,5 +1,6 @@
 """Bulk jobs from a folder to a bundle, with the stand-in engine; and what a kill at any point leaves."""
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -8,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from store import blobs, bulk_results, bulks, collections, jobs, prompt_templates, workers
-from store.bulk_tables import Bulk
+from store.bulk_tables import Bulk, BulkPart
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
 from store.intake import Ask, Owner
 from store.models import Document, Job
+from store.money import Bill
 from store.settings import Settings
 from store.sources import Grant, Sources
 from store.workers import ModelCard
 from tests.standin import right_answer
-from worker import bundle
+from worker import bundle, parts
 from worker.conductor import Conductor
 from worker.drain import drain_jobs
 from worker.process import WorkerProcess
@@ -374,3 +376,134 @@ def test_templates_of_a_tenant_are_versions(bench: Bench) -> None:
     with bench.db.session() as session:
         job = session.get_one(Job, bench.lines(found)[0]["job_id"])
     assert (job.template, job.prompts) == ("mine@2", ["In 30 words.", "Who?"])
+
+
+def in_parts(bench: Bench) -> None:
+    config = bench.config.model_copy(update={"bulk_part_characters": 100})
+    bench.conductor = Conductor(config, bench.db, bench.files, bench.conductor._sources)
+
+
+def test_a_refusal_when_parts_are_put_together_ends_the_document(bench: Bench) -> None:
+    in_parts(bench)
+    with bench.db.session() as session:
+        prompt_templates.add(session, bench.owner.tenant_id, "mine", "Briefly:", each_point=False)
+    bulk_id = bench.begin(replace(ASK, template="mine"), strategy="map_reduce")
+    for _ in range(8):
+        bench.conductor.round()
+    with bench.db.session() as session:
+        session.execute(text("DELETE FROM prompt_templates"))
+    found = bench.run(bulk_id)
+    assert (found.state, found.error_code) == ("failed", "nothing_succeeded")
+    assert {line["error"]["code"] for line in bench.lines(found)} == {"unknown_template"}
+
+
+def test_parts_that_were_read_well_are_not_read_again(bench: Bench) -> None:
+    in_parts(bench)
+    bulk_id = bench.begin(strategy="map_reduce")
+    for _ in range(8):
+        bench.conductor.round()
+    with bench.db.session() as session:
+        first = select(BulkPart).where(BulkPart.bulk_id == bulk_id, BulkPart.seq == 0)
+        one = session.scalars(first).first()
+        assert one is not None
+        jobs.cancel(session, bench.owner.tenant_id, one.job_id)
+    found = bench.run(bulk_id)
+    assert [line["state"] for line in bench.lines(found)] == ["failed"] + ["succeeded"] * 4
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    found = bench.run(bulk_id)
+    assert [line["state"] for line in bench.lines(found)] == ["succeeded"] * 5
+    with bench.db.session() as session:
+        tried = session.scalars(select(Job.state).where(Job.bulk_id == bulk_id, Job.bulk_seq == 0)).all()
+        billed = session.scalar(select(func.sum(Bill.tokens_document)))
+    assert sorted(tried) == [
+        "cancelled",
+        "succeeded",
+        "succeeded",
+        "succeeded",
+    ]  # two parts, what came of them
+    spent = sum(line["spent"][0]["tokens_document"] for line in bench.lines(found))
+    totals = json.loads(bench.read(found, bundle.TOTALS))["spent"][0]["tokens_document"]
+    assert spent <= totals == billed
+
+
+def test_model_and_template_are_those_of_the_first_jobs(bench: Bench) -> None:
+    config = bench.config.model_copy(update={"bulk_window": 2})
+    bench.conductor = Conductor(config, bench.db, bench.files, bench.conductor._sources)
+    mine = (bench.owner.tenant_id, "mine")
+    with bench.db.session() as session:
+        prompt_templates.add(session, *mine, "Briefly:", each_point=False)
+    bulk_id = bench.begin(replace(ASK, template="mine", model=None))
+    bench.conductor.round()
+    bench.conductor.round()
+    with bench.db.session() as session:
+        prompt_templates.add(session, *mine, "At length:", each_point=False)
+        workers.register(session, "wrk_other", "here", "cpu")
+        card = ModelCard("large", "r", 1024, 256, 100, "cd" * 32, ["window"], [])
+        workers.advertise(session, "wrk_other", card, loaded=True)
+    found = bench.run(bulk_id)
+    with bench.db.session() as session:
+        asked = session.execute(
+            select(Job.model, Job.template).where(Job.bulk_id == bulk_id).distinct()
+        ).all()
+    assert found.state == "succeeded"
+    assert asked == [("small", "mine@1")]
+
+
+def test_a_list_of_documents_cancelled_at_once_can_be_retried(
+    bench: Bench, submit: Callable[..., Job]
+) -> None:
+    documents = [(f"{n}.txt", submit(text=b"One thing.").document_id) for n in range(2)]
+    bulk_id = bench.begin(documents=documents)
+    with bench.db.session() as session:
+        bulks.cancel(session, bench.owner.tenant_id, bulk_id)
+    assert bench.run(bulk_id).state == "cancelled"
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    found = bench.run(bulk_id)
+    assert (found.state, bench.counts(bulk_id)) == ("succeeded", {"succeeded": 2})
+
+
+def test_a_digest_that_failed_is_retried_and_a_passed_deadline_forgotten(bench: Bench) -> None:
+    bulk_id = bench.begin()
+    found = bench.look(bulk_id)
+    while found.digest_job_id is None:
+        bench.conductor.round()
+        found = bench.look(bulk_id)
+        if found.digest_job_id is None:
+            drain_jobs(bench.process)
+    with bench.db.session() as session:
+        jobs.cancel(session, bench.owner.tenant_id, found.digest_job_id)
+        session.execute(text("UPDATE bulks SET deadline_at = now() - interval '1 hour'"))
+    found = bench.run(bulk_id)
+    assert "There is no summary of all documents" in bench.read(found, bundle.DIGEST)
+    with bench.db.session() as session:
+        assert bulks.retry(session, bench.owner.tenant_id, bulk_id).deadline_at is None
+    found = bench.run(bulk_id)
+    assert "Made by the model from the summaries below." in bench.read(found, bundle.DIGEST)
+    with bench.db.session() as session, pytest.raises(NotRetryable):
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+
+
+def test_a_collection_that_is_gone_is_said(bench: Bench) -> None:
+    bulk_id = bench.begin()
+    bench.folder.rename(bench.folder.parent / "elsewhere")
+    assert bench.run(bulk_id).error_code == "source_away"
+    with bench.db.session() as session:
+        row = bulks.get(session, bench.owner.tenant_id, bulk_id)
+        collections.drop(session, collections.get(session, row.tenant_id, row.collection_id or ""))
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    found = bench.run(bulk_id)
+    assert (found.state, found.error_code) == ("failed", "collection_gone")
+
+
+@pytest.mark.parametrize(
+    "text_of", ["a b c " * 50, "x" * 301, "one\n\ntwo\n\n" * 30, "\f".join("pages") * 40]
+)
+def test_parts_are_the_text_but_for_blank_ones(text_of: str) -> None:
+    pieces = list(parts.split(io.StringIO(text_of), 100))
+    assert "".join(pieces) == text_of
+    assert all(len(piece) <= 100 for piece in pieces)
+    assert list(parts.split(io.StringIO(" \n" * 200), 100)) == []
+    assert list(parts.split(io.StringIO("short"), 100)) == ["short"]
