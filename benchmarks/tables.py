@@ -133,6 +133,58 @@ def swap(rows: list[Row]) -> str:
     return "\n".join([*table(["the worker", "median", "longest"], lines), "", caption])
 
 
+def throughput(rows: list[Row]) -> str:
+    """Documents a minute through one worker."""
+    head = ["what is read", "slots", "cores for each", "documents/minute", "tokens/s", "answers"]
+    answers: dict[int, str] = {}
+    lines = []
+    for row in rows:
+        first = answers.setdefault(row["documents"], row["answers"])
+        what = f"{row['documents']} documents" if row["documents"] > 1 else "one document"
+        lines.append(
+            [
+                f"{what}, {row['tokens']:,} tokens",
+                str(row["slots"]),
+                str(row["cores_each"]),
+                f"{row['documents_per_minute']:,.1f}",
+                f"{row['tokens_per_second']:,}",
+                "the same" if row["answers"] == first else "others",
+            ]
+        )
+    caption = f"Policy namm-key, 4 questions each; all jobs succeeded. One run, {made(rows)} Measured."
+    return "\n".join([*table(head, lines), "", caption])
+
+
+def bulk(rows: list[Row]) -> str:
+    """Bulk jobs under kills."""
+    head = [
+        "engine",
+        "documents",
+        "kills",
+        "lost",
+        "doubled",
+        "in order",
+        "wrong",
+        "minutes",
+        "documents/minute",
+    ]
+    lines = [
+        [
+            row["engine"],
+            f"{row['documents']:,}",
+            str(row["kills"]),
+            str(row["lost"]),
+            str(row["doubled"]),
+            "yes" if row["in_order"] else "no",
+            str(row["wrong"]),
+            f"{row['seconds'] / 60:.1f}",
+            f"{row['documents_per_minute']:,.0f}",
+        ]
+        for row in rows
+    ]
+    return "\n".join([*table(head, lines), "", f"One run each, {made(rows)} Measured."])
+
+
 def shortcuts(rows: list[Row]) -> str:
     """What later evictions, and a policy that sees less, gain and cost."""
     head = ["policy", "evicts every", "sees", "facts found", "tokens/s", "KV resident / peak"]
@@ -172,6 +224,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "eager": speed_tables.eager,
     "reports": reports,
     "swap": swap,
+    "throughput": throughput,
+    "bulk": bulk,
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "quality": lambda report: markdown(report).rstrip(),
