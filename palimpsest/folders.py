@@ -10,7 +10,7 @@ from typing import Any
 from palimpsest.client import ApiError, Client
 from palimpsest.local import LocalError
 from store.errors import Refused
-from store.sources import matching
+from store.globs import matching
 from store.texts import TextGuard, kind_of
 
 _CHUNK = 1 << 20
