@@ -298,6 +298,9 @@ def test_a_collection_changes_by_hand(bench: BulkBench, collection: dict[str, An
     body = {"documents": [{"document_id": "doc_none"}]}
     problem(bench.client.post(f"{path}/documents", json=body), 404, "not_found")
     problem(bench.client.post("/v1/collections", json={"name": "letters"}), 409, "collection_exists")
+    assert bench.client.post("/v1/collections", json={"name": "col_named"}).status_code == 201
+    assert bench.client.get("/v1/collections/col_named").json()["name"] == "col_named"
+    problem(bench.client.get("/v1/collections/col_none"), 404, "not_found")
     body = {"name": "globbed", "glob": "*.txt"}
     problem(bench.client.post("/v1/collections", json=body), 422, "invalid_request")
     body = {"name": "globbed", "source": str(bench.source), "glob": "**/" * 90 + "x"}
