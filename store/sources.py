@@ -94,12 +94,12 @@ class Folder:
     def entries(self, glob: str | None) -> list[Entry]:
         """The files whose path below the folder matches, sorted; hidden ones are left out.
 
-        Raises SourceAway, also for a folder that is not there, and Refused glob_invalid.
+        Raises SourceAway, also for a folder that is not there and a stored glob that is none.
         """
         try:
             wanted = matching(glob)
         except GlobInvalid as invalid:
-            raise Refused("glob_invalid", str(invalid), "glob") from None
+            raise SourceAway(str(invalid)) from None
         try:
             self.files.invalidate_cache()
             if not self.files.isdir(self.root):
