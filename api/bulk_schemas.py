@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.answers import Answered, AnswerOut, ErrorOut, Number
@@ -17,6 +17,8 @@ from api.schemas import (
     Text,
     Work,
 )
+from store import globs
+from store.sources import MAX_PATH_BYTES
 
 MAX_DOCUMENTS = 10_000  # that one request names one by one
 
@@ -24,9 +26,25 @@ Strategy = Literal["whole", "map_reduce"]
 BulkState = Literal[
     "listing", "running", "digesting", "bundling", "cancelling", "succeeded", "failed", "cancelled"
 ]
-Url = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
-Glob = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
-DocumentPath = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
+
+
+def _indexed(text: str) -> str:
+    if len(text.encode()) > MAX_PATH_BYTES:
+        raise PydanticCustomError("too_many_bytes", "At most {most} bytes of UTF-8", {"most": MAX_PATH_BYTES})
+    return text
+
+
+def _glob(text: str) -> str:
+    try:
+        globs.matching(text)
+    except globs.GlobInvalid as invalid:
+        raise PydanticCustomError("glob_invalid", "{why}", {"why": str(invalid).rstrip(".")}) from None
+    return text
+
+
+Url = Annotated[Text, StringConstraints(min_length=1, max_length=1000), AfterValidator(_indexed)]
+Glob = Annotated[Text, StringConstraints(min_length=1, max_length=300), AfterValidator(_glob)]
+DocumentPath = Annotated[Text, StringConstraints(min_length=1, max_length=1000), AfterValidator(_indexed)]
 CollectionName = Annotated[Text, StringConstraints(min_length=1, max_length=200, pattern=r"^[^/\s][^\n]*$")]
 NewTemplateName = Annotated[str, StringConstraints(pattern=rf"^{TEMPLATE_NAME}$")]
 

@@ -10,7 +10,7 @@ from typing import Any
 from palimpsest.client import ApiError, Client
 from palimpsest.local import LocalError
 from store.errors import Refused
-from store.sources import matching
+from store.globs import GlobInvalid, matching
 from store.texts import TextGuard, kind_of
 
 _CHUNK = 1 << 20
@@ -59,7 +59,10 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
 
 def files_of(folder: Path, glob: str | None) -> Iterator[str]:
     """Paths below a folder that match, as a source of the service would list them; hidden ones left out."""
-    wanted = matching(glob)
+    try:
+        wanted = matching(glob)
+    except GlobInvalid as error:
+        raise LocalError(str(error)) from None
     for place, _, names in os.walk(folder):
         for name in names:
             path = (Path(place) / name).relative_to(folder).as_posix()

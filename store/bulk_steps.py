@@ -80,8 +80,9 @@ def list_items(session: Session, bulk_id: str) -> None:
                 "seq": seq,
                 "tenant_id": bulk.tenant_id,
                 "path": item.path,
-                "document_id": item.document_id,
-                "sha256": item.sha256,
+                # What could not be read now is not what was read before.
+                "document_id": None if item.error_code else item.document_id,
+                "sha256": None if item.error_code else item.sha256,
                 "state": "failed" if item.error_code else "pending",
                 "error_code": item.error_code,
                 "error_message": item.error_message,
@@ -116,7 +117,7 @@ def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
             )
             .correlate(CollectionItem)
         )
-        query = query.where(~done)
+        query = query.where(or_(~done, CollectionItem.error_code.is_not(None)))
     return session.scalars(query).all()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, exists, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Select, Text, any_, delete, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from store import documents
@@ -87,7 +88,8 @@ def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -
 def get(session: Session, tenant_id: str, id_or_name: str) -> Collection:
     """Raises NotFound."""
     if id_or_name.startswith("col_"):
-        return get_scoped(session, Collection, tenant_id, id=id_or_name)
+        with suppress(NotFound):  # a name may begin like that too
+            return get_scoped(session, Collection, tenant_id, id=id_or_name)
     return get_scoped(session, Collection, tenant_id, name=id_or_name)
 
 
@@ -102,10 +104,11 @@ def page(session: Session, tenant_id: str, *, after: str | None = None, limit: i
 def counts(session: Session, collection: Collection) -> Counts:
     """Of what it holds now and what it held."""
     there = CollectionItem.deleted_at.is_(None)
+    unreadable = CollectionItem.error_code.is_not(None)
     row = session.execute(
         _items_of(collection).with_only_columns(
-            func.count().filter(there, CollectionItem.document_id.is_not(None)),
-            func.count().filter(there, CollectionItem.error_code.is_not(None)),
+            func.count().filter(there, CollectionItem.document_id.is_not(None), ~unreadable),
+            func.count().filter(there, unreadable),
             func.count().filter(~there),
         )
     ).one()
@@ -197,7 +200,7 @@ def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -
     if gone:
         session.execute(
             update(CollectionItem)
-            .where(CollectionItem.collection_id == collection.id, CollectionItem.path.in_(gone))
+            .where(CollectionItem.collection_id == collection.id, _among(gone))
             .values(deleted_at=func.now())
         )
     same, fresh = list[str](), list[Entry]()
@@ -211,10 +214,15 @@ def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -
     if same:
         session.execute(
             update(CollectionItem)
-            .where(CollectionItem.collection_id == collection.id, CollectionItem.path.in_(same))
+            .where(CollectionItem.collection_id == collection.id, _among(same))
             .values(seen_at=func.now(), deleted_at=None)
         )
     return fresh
+
+
+def _among(paths: list[str]) -> ColumnElement[bool]:
+    """One array, not a parameter for each path: a statement has 65,535 at most."""
+    return CollectionItem.path == any_(literal(paths, ARRAY(Text)))
 
 
 def put(
@@ -255,16 +263,37 @@ def put_error(
     code: str,
     message: str,
 ) -> None:
-    """The file is there, but could not be read or is no document."""
+    """The file was read and is no document."""
+    _put_error(
+        session, collection_id, tenant_id, path, fingerprint, code, message, document_id=None, sha256=None
+    )
+
+
+def put_unread(
+    session: Session, collection_id: str, tenant_id: str, path: str, code: str, message: str
+) -> None:
+    """The file is there and could not be read now. What it held is remembered: it may well hold it still."""
+    _put_error(session, collection_id, tenant_id, path, None, code, message)
+
+
+def _put_error(
+    session: Session,
+    collection_id: str,
+    tenant_id: str,
+    path: str,
+    fingerprint: str | None,
+    code: str,
+    message: str,
+    **more: None,
+) -> None:
     row: dict[str, Any] = {
-        "document_id": None,
-        "sha256": None,
         "fingerprint": fingerprint,
         "error_code": code,
         "error_message": message,
         "seen_at": func.now(),
         "changed_at": func.now(),
         "deleted_at": None,
+        **more,
     }
     _upsert(session, collection_id, tenant_id, path, row)
 

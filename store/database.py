@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from store.settings import Settings, settings
@@ -34,6 +35,11 @@ class Database:
     def close(self) -> None:
         """Closes the pool."""
         self.engine.dispose()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether the connection broke: nobody knows if what was being committed is."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def connect(config: Settings) -> Database:

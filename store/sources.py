@@ -12,23 +12,25 @@ the credentials too, so that none is ever in a row, a request or a log:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from urllib.parse import unquote
 
 import fsspec
-from fsspec.utils import glob_translate
 
 from store.errors import Refused, StoreError
+from store.globs import GlobInvalid, matching
 from store.settings import Settings
 
-EVERYTHING = "**/*"
+MAX_PATH_BYTES = 1000  # an index holds every path, and no more than 2,704 bytes of a row
 _CREDENTIALS = re.compile(r"^[a-z0-9+.-]+://[^/]*@|[?#]", re.IGNORECASE)
 # A file written so recently may be written again without its time changing: it is read again next time.
 _SETTLED_SECONDS = 2.0
@@ -53,6 +55,7 @@ class Entry:
     path: str
     size: int  # bytes
     fingerprint: str | None
+    unusable: str | None = None  # why it cannot be a document under its own name; `path` is then another
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,21 @@ class Grant:
     tenants: tuple[str, ...] = ()  # empty = every one
     write: bool = False
     options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Reading:
+    """A file of a source. Only what goes wrong here is the source's fault, not what its reader does."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises SourceAway."""
+        try:
+            data: bytes = self._file.read(size)
+        except Exception as error:  # each driver has its own
+            raise SourceAway(f"It cannot be read: {_said(error)}") from error
+        return data
 
 
 @dataclass(frozen=True)
@@ -76,39 +94,44 @@ class Folder:
     def entries(self, glob: str | None) -> list[Entry]:
         """The files whose path below the folder matches, sorted; hidden ones are left out.
 
-        Raises SourceAway, also for a folder that is not there.
+        Raises SourceAway, also for a folder that is not there and a stored glob that is none.
         """
-        wanted = matching(glob)
-        self.files.invalidate_cache()
         try:
+            wanted = matching(glob)
+        except GlobInvalid as invalid:
+            raise SourceAway(str(invalid)) from None
+        try:
+            self.files.invalidate_cache()
             if not self.files.isdir(self.root):
                 raise SourceAway("There is no such folder, or it cannot be read.")
             found = self.files.find(self.root, detail=True)
+            start = self.root.rstrip("/") + "/"
+            below = {name.removeprefix(start): info for name, info in found.items() if name.startswith(start)}
+            entries = [_entry(path, info) for path, info in below.items() if _is_file(info) and wanted(path)]
         except SourceAway:
             raise
         except Exception as error:  # each driver has its own
             raise SourceAway(f"It cannot be listed: {_said(error)}") from error
-        below = {name[len(self.root.rstrip("/")) + 1 :]: info for name, info in found.items()}
-        return [
-            Entry(path, int(info.get("size") or 0), _fingerprint(info))
-            for path, info in sorted(below.items())
-            if wanted(path)
-        ]
+        return sorted(entries, key=lambda entry: entry.path)
 
     @contextmanager
-    def open(self, path: str) -> Iterator[IO[bytes]]:
+    def open(self, path: str) -> Iterator[Reading]:
         """A file to read. Raises SourceAway."""
         try:
-            file = self.files.open(self._inside(path), "rb")
+            full = self._inside(path)
+            if _is_local(self.files) and not os.path.isfile(full):
+                # Opening a pipe waits for whoever writes to it, for ever.
+                raise SourceAway("It is gone, or no regular file.")
+            file = self.files.open(full, "rb")
         except SourceAway:
             raise
         except Exception as error:
             raise SourceAway(f"It cannot be opened: {_said(error)}") from error
-        with file:
-            try:
-                yield file
-            except OSError as error:
-                raise SourceAway(f"It cannot be read: {_said(error)}") from error
+        try:
+            yield Reading(file)
+        finally:
+            with suppress(Exception):  # it has been read, or its reader has said what is wrong
+                file.close()
 
     def put(self, name: str, local: Path) -> None:
         """Copies a file there; where the driver can rename, nobody sees half of it. Raises SourceAway."""
@@ -143,15 +166,15 @@ class Sources:
     def folder(self, tenant_id: str, url: str, *, write: bool = False) -> Folder:
         """An allowed folder. Raises Refused source_not_allowed, destination_not_allowed, source_invalid."""
         field = "to" if write else "source"
-        files, root = _opened(url, {}, field)
+        wanted = _place(url, field)
         for grant in self._grants:
             if grant.tenants and tenant_id not in grant.tenants:
                 continue
             if write and not grant.write:
                 continue
-            granted, limit = _opened(grant.url, grant.options, field)
-            if type(granted) is type(files) and _below(root, limit):
-                return Folder(granted, root, limit)
+            granted = _place(grant.url, field)
+            if wanted.is_below(granted):
+                return _opened(grant, granted, wanted, field)
         remedy = "Whoever runs it can allow the folder in the file that PALIMPSEST_SOURCES_FILE names."
         if write:
             message = f"'{url}' may not be written to by this service. {remedy}"
@@ -169,31 +192,59 @@ def connect(config: Settings) -> Sources:
             Grant(one.pop("url"), tuple(one.pop("tenants", ())), bool(one.pop("write", False)), **one)
             for one in held.get("source", [])
         ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        for grant in grants:
+            _place(grant.url, "source")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, Refused) as error:
         # Not what the file holds: that may be a secret.
         kind = type(error).__name__
         raise SourcesBroken(f"{config.sources_file} cannot be read as sources ({kind}).") from None
     return Sources(grants)
 
 
-def matching(glob: str | None) -> Callable[[str], bool]:
-    """Whether a path below a source is one of its documents; hidden ones are not."""
-    matches = re.compile(glob_translate(glob or EVERYTHING)).match
-    return lambda path: bool(matches(path)) and not any(part.startswith(".") for part in path.split("/"))
+@dataclass(frozen=True)
+class _Place:
+    """What a URL says, compared as text: nothing of a tenant's URL is opened before it is found granted."""
+
+    scheme: str
+    host: str  # or bucket, or whatever the scheme has there
+    path: str  # of a local folder with its links followed; else without slashes around it
+
+    def is_below(self, granted: _Place) -> bool:
+        if (self.scheme, self.host) != (granted.scheme, granted.host):
+            return False
+        return not granted.path or _below(self.path, granted.path)
 
 
-def _opened(url: str, options: dict[str, Any], field: str) -> tuple[Any, str]:
+def _place(url: str, field: str) -> _Place:
+    """Raises Refused source_invalid."""
     if _CREDENTIALS.search(url):
         raise Refused("source_invalid", "A source's URL has no credentials, no '?' and no '#' in it.", field)
-    if ".." in url.split("/") or "::" in url or "\0" in url:
+    # Some drivers decode '%2e%2e' before they ask.
+    if ".." in re.split(r"[/\\]", unquote(url)) or "::" in url or "\0" in unquote(url):
         raise Refused("source_invalid", "A source's URL has no '..' and no '::' in it.", field)
+    scheme, mark, rest = url.partition("://")
+    scheme = scheme.lower() if mark else "file"
+    if scheme in ("file", "local"):
+        path = rest if mark else url
+        if mark and not path.startswith("/"):
+            raise Refused("source_invalid", "A file:// URL has three slashes, as in file:///srv/in.", field)
+        return _Place("file", "", os.path.realpath(path))
+    if scheme not in fsspec.available_protocols():
+        raise Refused("source_invalid", f"'{url}' cannot be used: no driver is known for '{scheme}'.", field)
+    host, _, path = rest.partition("/")
+    return _Place(scheme, host, path.strip("/"))
+
+
+def _opened(grant: Grant, granted: _Place, wanted: _Place, field: str) -> Folder:
+    """The file system is the grant's own: of the tenant's URL only the path below is used."""
     try:
-        files, root = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
-        raise Refused("source_invalid", f"'{url}' cannot be used: {error}", field) from None
-    if _is_local(files):
-        root = os.path.realpath(root)
-    return files, root
+        files, limit = fsspec.core.url_to_fs(grant.url, **grant.options)
+    except Exception as error:  # each driver has its own; ImportError if it is not installed
+        raise Refused("source_invalid", f"Its driver cannot be started: {_said(error)}", field) from None
+    if granted.scheme == "file":
+        return Folder(files, wanted.path, granted.path)
+    below = wanted.path[len(granted.path) :].strip("/")
+    return Folder(files, f"{limit.rstrip('/')}/{below}" if below else limit, limit)
 
 
 def _is_local(files: Any) -> bool:
@@ -204,7 +255,25 @@ def _below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
+def _is_file(info: dict[str, Any]) -> bool:
+    """No folder, pipe or device. A link may lead to a file: opening it shows."""
+    return info.get("type", "file") == "file" or bool(info.get("islink"))
+
+
+def _entry(path: str, info: dict[str, Any]) -> Entry:
+    size, fingerprint = int(info.get("size") or 0), _fingerprint(info)
+    raw = path.encode("utf-8", "surrogateescape")  # as the file system has it
+    shown = raw.decode("utf-8", "backslashreplace").replace("\0", "\\0")
+    unusable = None if shown == path else "Its name is not UTF-8 text."
+    if len(shown.encode()) > MAX_PATH_BYTES:
+        unusable = f"Its path is longer than {MAX_PATH_BYTES:,} bytes."
+        shown = f"{shown[:200]}… ({hashlib.sha256(raw).hexdigest()[:16]})"
+    return Entry(shown, size, fingerprint, unusable)
+
+
 def _fingerprint(info: dict[str, Any]) -> str | None:
+    if info.get("islink"):
+        return None  # what is said here is of the link, not of the file
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
             return f"{info[name]}".strip('"')

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO, cast
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -16,8 +17,8 @@ from sqlalchemy.orm import Session
 from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
 from store.blobs import Blobs
 from store.budgets import BudgetState
-from store.bulk_tables import Bulk, BulkItem, Collection
-from store.database import Database, connect
+from store.bulk_tables import Bulk, BulkItem
+from store.database import Database, connect, lost
 from store.errors import Refused
 from store.models import Document
 from store.settings import Settings, settings
@@ -27,6 +28,7 @@ from worker import parts
 from worker.finisher import Finisher
 from worker.ingest import Ingest
 from worker.loop import forever
+from worker.refreshes import Refreshes
 
 _log = log.get("worker.conductor")
 NO_WORKER = "no_worker"  # the one refusal that passes by itself
@@ -43,6 +45,7 @@ class Conductor:
         self._sources = allowed
         self._blobs = files
         self._ingest = Ingest(database, files, config.max_upload_bytes)
+        self._refreshes = Refreshes(database, allowed, self._ingest)
         self._finisher = Finisher(database, files, allowed)
 
     def round(self) -> bool:
@@ -50,6 +53,7 @@ class Conductor:
         with self._database.session() as session:
             stale = collections.to_refresh(session)
             active = bulk_steps.active(session)
+        self._refreshes.forget_others({*stale, *active})
         went_on = False
         for collection_id in stale:
             went_on |= self._in_turn(collection_id, self._refresh_asked)
@@ -58,13 +62,16 @@ class Conductor:
         return went_on
 
     def _in_turn(self, what: str, act: Callable[[str], bool]) -> bool:
-        """Does it unless another conductor is at it; a defect of one must not hold up the others."""
+        """Does it unless another conductor is at it; a defect of one must not hold up the others.
+
+        Raises what the database does only if it is away: it also fails at a statement it cannot take.
+        """
         with bulk_steps.turn(self._database.engine, what) as mine:
             try:
                 return mine and act(what)
-            except _AWAY:
-                raise
-            except Exception:
+            except Exception as error:
+                if isinstance(error, _AWAY):
+                    self._database.ping()
                 _log.exception("step_failed", what=what)
                 return False
 
@@ -84,39 +91,31 @@ class Conductor:
     # Listing --------------------------------------------------------------------------------------------
 
     def _refresh_asked(self, collection_id: str) -> bool:
-        self._refresh(collection_id)
+        with suppress(Refused, SourceAway):  # the collection says it
+            self._refreshes.step(collection_id, collection_id)
         return True
-
-    def _refresh(self, collection_id: str) -> str | None:
-        """Looks at a collection's source; gives why it could not."""
-        with self._database.session() as session:
-            collection = session.get(Collection, collection_id)
-        if collection is None or collection.source is None:
-            return None
-        error = None
-        try:
-            folder = self._sources.folder(collection.tenant_id, collection.source)
-            entries = folder.entries(collection.glob)
-            with self._database.session() as session:
-                fresh = collections.unread(session, collection, entries)
-            for entry in fresh:
-                self._ingest.file(collection, folder, entry)
-        except (Refused, SourceAway) as away:
-            error = str(away)
-        with self._database.session() as session:
-            collections.refreshed(session, collection_id, collection.refresh_requested_at, error)
-        _log.info("collection_refreshed", collection=collection_id, error=error)
-        return error
 
     def _list(self, bulk_id: str) -> bool:
         with self._database.session() as session:
-            collection_id = session.get_one(Bulk, bulk_id).collection_id
-        error = self._refresh(collection_id) if collection_id else None
-        with self._database.session() as session:
-            if error is not None:
-                bulk_steps.fail(session, bulk_id, "source_away", error)
-            else:
+            bulk = session.get_one(Bulk, bulk_id)
+        code, message = None, ""
+        try:
+            # A retry looks anew.
+            if bulk.collection_id and not self._refreshes.step(bulk.collection_id, bulk_id, bulk.round):
+                return True
+            with self._database.session() as session:
                 bulk_steps.list_items(session, bulk_id)
+        except (Refused, SourceAway) as away:
+            code, message = "source_away", str(away)
+        except Exception as error:
+            if lost(error):
+                raise
+            self._database.ping()  # if it is away, the next step may do better
+            _log.exception("listing_failed", bulk=bulk_id)
+            code, message = "internal_error", "The service failed while it listed the documents; retry it."
+        if code is not None:
+            with self._database.session() as session:
+                bulk_steps.fail(session, bulk_id, code, message)
         return True
 
     # Running --------------------------------------------------------------------------------------------

@@ -7,18 +7,20 @@ import io
 from pathlib import PurePosixPath
 from typing import IO
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import collections, documents
+from store import collections, documents, log
 from store.blobs import Blobs
 from store.bulk_tables import Collection
-from store.database import Database
+from store.database import Database, lost
 from store.errors import Refused
 from store.models import Document
-from store.sources import Entry, Folder, SourceAway
+from store.sources import Entry, Folder, Reading, SourceAway
 from store.texts import TextGuard, kind_of
 
 _CHUNK = 1 << 20
+_log = log.get("worker.ingest")
 
 
 class Ingest:
@@ -28,37 +30,64 @@ class Ingest:
         self._database, self._blobs, self._max_bytes = database, blobs, max_bytes
 
     def file(self, collection: Collection, folder: Folder, entry: Entry) -> None:
-        """Looks at a file of a collection's source: it is new, changed, what it was, or no document."""
+        """Looks at a file of a collection's source: it is new, changed, what it was, or no document.
+
+        Raises what the service's own database and blob store raise: that is not the file's fault.
+        """
         key = (collection.id, collection.tenant_id, entry.path)
-        new = documents.new_document_id()
         try:
-            kind = kind_of(entry.path)
-            with folder.open(entry.path) as file:
-                sha256, size = self._store(collection.tenant_id, new, file)
-        except (Refused, SourceAway) as error:
-            # What could not be read is tried again next time; what was read and is no document is not.
-            seen = entry.fingerprint if isinstance(error, Refused) else None
+            if entry.unusable is not None:
+                raise Refused("path_invalid", entry.unusable, "source")
+            self._take(collection, folder, entry)
+        except Refused as refused:
+            # What was read and is no document is not read again until it changes.
             with self._database.session() as session:
-                collections.put_error(session, *key, seen, error.code, str(error))
-            return
+                collections.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
+        except SourceAway as away:
+            with self._database.session() as session:
+                collections.put_unread(session, *key, away.code, str(away))
+        except (OSError, SQLAlchemyError):
+            raise
+        except Exception:  # a defect: the files behind this one are read all the same
+            _log.exception("file_not_taken", collection=collection.id, path=entry.path)
+            with self._database.session() as session:
+                collections.put_unread(session, *key, "internal_error", "The service failed at this file.")
+
+    def _take(self, collection: Collection, folder: Folder, entry: Entry) -> None:
+        new = documents.new_document_id()
+        kind = kind_of(entry.path)
+        with folder.open(entry.path) as file:
+            sha256, size = self._store(collection.tenant_id, new, file)
+        try:
+            wanted = self._record(collection, entry, new, kind, sha256, size)
+        except Exception as error:
+            if not lost(error):  # else the row may be there
+                self._blobs.delete(documents.blob_key_of(collection.tenant_id, new))
+            raise
+        if not wanted:
+            self._blobs.delete(documents.blob_key_of(collection.tenant_id, new))
+
+    def _record(
+        self, collection: Collection, entry: Entry, document_id: str, kind: str, sha256: str, size: int
+    ) -> bool:
+        """Says in the collection what was read; False if that is what it held already."""
+        key = (collection.id, collection.tenant_id, entry.path)
         with self._database.session() as session:
             held = collections.held(session, collection.id, entry.path)
-            same = held is not None and held.sha256 == sha256
-            if same:
+            if held is not None and held.sha256 == sha256:
                 collections.keep(session, *key, entry.fingerprint)
-            else:
-                row = documents.create(
-                    session,
-                    collection.tenant_id,
-                    new,
-                    sha256=sha256,
-                    size=size,
-                    media_type=kind,
-                    filename=PurePosixPath(entry.path).name,
-                )
-                collections.put(session, *key, row, entry.fingerprint)
-        if same:
-            self._blobs.delete(documents.blob_key_of(collection.tenant_id, new))
+                return False
+            row = documents.create(
+                session,
+                collection.tenant_id,
+                document_id,
+                sha256=sha256,
+                size=size,
+                media_type=kind,
+                filename=PurePosixPath(entry.path).name,
+            )
+            collections.put(session, *key, row, entry.fingerprint)
+        return True
 
     def text(self, session: Session, tenant_id: str, text: str, name: str) -> Document:
         """A document of the service's own, in the caller's transaction."""
@@ -73,7 +102,7 @@ class Ingest:
         with self._blobs.open(document.blob_key) as file:
             return file.read().decode("utf-8", errors="replace")
 
-    def _store(self, tenant_id: str, document_id: str, file: IO[bytes]) -> tuple[str, int]:
+    def _store(self, tenant_id: str, document_id: str, file: IO[bytes] | Reading) -> tuple[str, int]:
         """Copies text into a blob; gives its sha256 and size. Raises Refused."""
         digest, size, guard = hashlib.sha256(), 0, TextGuard()
         with self._blobs.create(documents.blob_key_of(tenant_id, document_id)) as blob:

@@ -238,6 +238,9 @@ def test_what_cannot_be_done_is_refused_at_once(bench: BulkBench, collection: di
         ({"job": SUMMARIZE}, 422, "invalid_request", None),
         ({**here, "source": str(bench.source), "job": SUMMARIZE}, 422, "invalid_request", None),
         ({**here, "glob": "*.txt", "job": SUMMARIZE}, 422, "invalid_request", None),
+        ({"source": str(bench.source), "glob": "**.txt", "job": SUMMARIZE}, 422, "invalid_request", "glob"),
+        ({"source": "sftp://127.0.0.1/x", "job": SUMMARIZE}, 422, "source_not_allowed", "source"),
+        ({"source": "memory://other", "job": SUMMARIZE}, 422, "source_not_allowed", "source"),
         ({**here}, 422, "invalid_request", "job"),
         ({**here, "job": SUMMARIZE, "metadata": {"schedule_id": "x"}}, 422, "invalid_request", "metadata"),
         ({"collection": "none", "job": SUMMARIZE}, 404, "not_found", None),
@@ -295,8 +298,15 @@ def test_a_collection_changes_by_hand(bench: BulkBench, collection: dict[str, An
     body = {"documents": [{"document_id": "doc_none"}]}
     problem(bench.client.post(f"{path}/documents", json=body), 404, "not_found")
     problem(bench.client.post("/v1/collections", json={"name": "letters"}), 409, "collection_exists")
+    assert bench.client.post("/v1/collections", json={"name": "col_named"}).status_code == 201
+    assert bench.client.get("/v1/collections/col_named").json()["name"] == "col_named"
+    problem(bench.client.get("/v1/collections/col_none"), 404, "not_found")
     body = {"name": "globbed", "glob": "*.txt"}
     problem(bench.client.post("/v1/collections", json=body), 422, "invalid_request")
+    body = {"name": "globbed", "source": str(bench.source), "glob": "**/" * 90 + "x"}
+    problem(bench.client.post("/v1/collections", json=body), 422, "invalid_request", "glob")
+    body = {"documents": [{"document_id": other, "path": "é" * 501}]}
+    problem(bench.client.post(f"{path}/documents", json=body), 422, "invalid_request")
 
 
 def test_a_live_collection_follows_its_source(bench: BulkBench, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from store import sources
 from store.errors import Refused
 from store.settings import Settings
-from store.sources import Grant, SourceAway, Sources, SourcesBroken
+from store.sources import MAX_PATH_BYTES, Grant, SourceAway, Sources, SourcesBroken
 
 
 @pytest.fixture
@@ -149,7 +149,13 @@ def test_the_sources_file(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["[[source", "[[source]]\n", '[[source]]\nurl = "x"\nsecret = "hunter2"\n']
+    "content",
+    [
+        "[[source",
+        "[[source]]\n",
+        '[[source]]\nurl = "s3://key:hunter2@x"\n',
+        '[[source]]\nurl = "x"\nsecret = "hunter2"\n',
+    ],
 )
 def test_a_broken_sources_file_is_said_without_what_is_in_it(tmp_path: Path, content: str) -> None:
     file = tmp_path / "sources.toml"
@@ -162,3 +168,127 @@ def test_a_broken_sources_file_is_said_without_what_is_in_it(tmp_path: Path, con
 
 def test_secrets_are_not_in_a_grants_repr() -> None:
     assert "hunter2" not in repr(Grant("s3://x", options={"secret": "hunter2"}))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://10.0.0.1/x",
+        "ftp://10.0.0.1/x",
+        "http://evil.example/docs",
+        "http://files.example.evil.example/docs",
+        "http://files.example:81/docs",
+        "http://files.example/docs2",
+        "http://files.example/docs/%2e%2e/secret",
+        "http://files.example/docs/%2E./secret",
+        "http://files.example/docs\\\\..\\\\secret",
+        "https://files.example/docs",
+        "ftp://other.example/docs",
+        "file://files.example/docs",
+        "github://x",
+    ],
+)
+def test_nothing_is_opened_before_it_is_found_granted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("a driver was started")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", opened)
+    monkeypatch.setattr(fsspec, "filesystem", opened)
+    known = Sources([Grant("http://files.example/docs"), Grant("ftp://files.example/docs"), Grant("/docs")])
+    with pytest.raises(Refused) as refused:
+        known.folder("ten_a", url)
+    assert refused.value.code in ("source_not_allowed", "source_invalid")
+
+
+def test_only_the_grants_own_url_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def opened(url: str, **options: Any) -> tuple[Any, str]:
+        seen.append((url, options))
+        return fsspec.filesystem("memory"), "http://files.example/docs"
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", opened)
+    known = Sources([Grant("http://files.example/docs", options={"block_size": 0})])
+    for url in ("http://files.example/docs/a/b", "HTTP://files.example/docs/a/b/"):
+        assert known.folder("ten_a", url).root == "http://files.example/docs/a/b"
+    assert seen == [("http://files.example/docs", {"block_size": 0})] * 2
+
+
+def test_a_driver_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise OSError("ftp://key:hunter2@files.example does not answer")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", opened)
+    with pytest.raises(Refused) as refused:
+        Sources([Grant("ftp://files.example")]).folder("ten_a", "ftp://files.example/x")
+    assert refused.value.code == "source_invalid"
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_bare_path_and_a_file_url_are_the_same(root: Path) -> None:
+    for granted, url in ((f"file://{root}", f"{root}/sub"), (str(root), f"file://{root}/sub")):
+        folder = Sources([Grant(granted)]).folder("ten_a", url)
+        assert [one.path for one in folder.entries("*")] == ["c.txt"]
+
+
+def test_a_stored_glob_that_is_none_is_said(root: Path) -> None:
+    with pytest.raises(SourceAway, match="stands alone"):
+        allowed(root).folder("ten_a", str(root)).entries("**.txt")
+
+
+def test_what_is_no_regular_file_is_left_out_or_said(root: Path) -> None:
+    os.mkfifo(root / "pipe.txt")
+    (root / "to-pipe.txt").symlink_to(root / "pipe.txt")
+    (root / "to-a.txt").symlink_to(root / "a.txt")
+    folder = allowed(root).folder("ten_a", str(root))
+    entries = {one.path: one for one in folder.entries("*.txt")}
+    assert list(entries) == ["a.txt", "to-a.txt", "to-pipe.txt"]
+    assert entries["to-a.txt"].fingerprint is None  # the link's own time says nothing
+    with folder.open("to-a.txt") as file:
+        assert file.read() == b"a.txt"
+    for path in ("pipe.txt", "to-pipe.txt"):
+        with pytest.raises(SourceAway), folder.open(path):
+            pass
+
+
+def test_names_that_no_document_can_have_are_said(root: Path) -> None:
+    (root / os.fsdecode(b"bad\xff.txt")).write_text("x")
+    deep = root / "long" / ("d" * 250) / ("e" * 250) / ("f" * 250)
+    deep.mkdir(parents=True)
+    (deep / ("g" * 246 + ".txt")).write_text("x")
+    found = {
+        one.path: one.unusable
+        for one in allowed(root).folder("ten_a", str(root)).entries("**/*")
+        if one.unusable
+    }
+    assert sorted(found.values()) == ["Its name is not UTF-8 text.", "Its path is longer than 1,000 bytes."]
+    assert "bad\\xff.txt" in found
+    assert all(len(path.encode()) <= MAX_PATH_BYTES for path in found)
+
+
+class Failing:
+    """What some drivers raise is no OSError."""
+
+    protocol = "odd"
+
+    def invalidate_cache(self) -> None:
+        raise RuntimeError("expired")
+
+    def open(self, *_: Any) -> Any:
+        return self
+
+    def read(self, _: int) -> bytes:
+        raise RuntimeError("gone")
+
+    def close(self) -> None:
+        raise RuntimeError("gone")
+
+
+def test_whatever_a_driver_raises_is_the_sources_fault_and_nothing_else() -> None:
+    folder = sources.Folder(Failing(), "x", "x")
+    with pytest.raises(SourceAway):
+        folder.entries(None)
+    with pytest.raises(SourceAway), folder.open("a.txt") as file:
+        file.read()
+    with pytest.raises(OSError, match="disk"), folder.open("a.txt"):
+        raise OSError("the disk of whoever reads is full")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,22 +11,24 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, bulk_results, bulks, collections, jobs, prompt_templates, workers
-from store.bulk_tables import Bulk, BulkPart
+from store.bulk_tables import Bulk, BulkPart, CollectionItem
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
 from store.intake import Ask, Owner
 from store.models import Document, Job
 from store.money import Bill
 from store.settings import Settings
-from store.sources import Grant, Sources
+from store.sources import Entry, Grant, Reading, SourceAway, Sources
 from store.workers import ModelCard
 from tests.standin import right_answer
-from worker import bundle, parts
+from worker import bundle, parts, refreshes
 from worker.conductor import Conductor
 from worker.drain import drain_jobs
+from worker.ingest import Ingest
 from worker.process import WorkerProcess
 
 ASK = Ask(task="summarize", template="key-points", points=1, questions=("Who?",), policy="window")
@@ -77,6 +80,16 @@ class Bench:
     def look(self, bulk_id: str) -> Bulk:
         with self.db.session() as session:
             return bulks.get(session, self.owner.tenant_id, bulk_id)
+
+    def items(self) -> dict[str, CollectionItem]:
+        with self.db.session() as session:
+            found = collections.of_source(session, self.owner.tenant_id, str(self.folder), None)
+            return {
+                row.path: row for row in collections.items(session, found.tenant_id, found.id, limit=1000)
+            }
+
+    def blobs(self) -> int:
+        return len(self.files.names(f"documents/{self.owner.tenant_id}"))
 
     def counts(self, bulk_id: str) -> dict[str, int]:
         with self.db.session() as session:
@@ -288,6 +301,167 @@ def test_a_bundle_that_cannot_be_delivered_can_be_fetched_and_tried_again(bench:
     assert (again.delivery_error, (target / "new" / bulk_id / bundle.DIGEST).is_file()) == (None, True)
     with bench.db.session() as session, pytest.raises(NotRetryable):
         bulks.retry(session, bench.owner.tenant_id, bulk_id)
+
+
+def test_names_and_things_that_are_no_documents_do_not_stop_the_rest(bench: Bench) -> None:
+    (bench.folder / os.fsdecode(b"bad\xff.txt")).write_text("x")
+    deep = bench.folder.joinpath(*[letter * 240 for letter in "abcd"])
+    deep.mkdir(parents=True)
+    (deep / ("e" * 200 + ".txt")).write_text("x")
+    os.mkfifo(bench.folder / "pipe.txt")
+    found = bench.run(bench.begin())
+    codes = [line["error"] and line["error"]["code"] for line in bench.lines(found)]
+    assert sorted(codes, key=str) == [None] * 5 + ["path_invalid"] * 2
+
+
+def test_a_listing_gives_others_a_turn_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refreshes, "STEP_FILES", 2)
+    bulk_id = bench.begin()
+    for read in (2, 4, 5):
+        assert bench.look(bulk_id).state == "listing"
+        bench.conductor._list(bulk_id)
+        assert len(bench.items()) == read
+    assert bench.run(bulk_id).state == "succeeded"
+    assert bench.conductor._refreshes._looks == {}
+    for file in bench.folder.rglob("*.txt"):
+        file.write_text("Changed. " * 5)
+    other = bench.begin()
+    bench.conductor._list(other)
+    with bench.db.session() as session:
+        bulks.cancel(session, bench.owner.tenant_id, other)
+    assert (bench.run(other).state, bench.counts(other)) == ("cancelled", {})
+
+
+def test_a_defect_while_listing_ends_the_bulk_job_and_can_be_retried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(collections, "unread", defect)
+    bulk_id = bench.begin()
+    found = bench.run(bulk_id)
+    assert (found.state, found.error_code) == ("failed", "internal_error")
+    monkeypatch.undo()
+    with bench.db.session() as session:
+        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+    assert bench.run(bulk_id).state == "succeeded"
+
+
+def test_a_defect_at_one_file_does_not_stop_the_rest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Ingest._record
+
+    def record(self: Ingest, collection: Any, entry: Entry, *rest: Any) -> bool:
+        if entry.path == "0/2.txt":
+            raise ZeroDivisionError
+        return plain(self, collection, entry, *rest)
+
+    monkeypatch.setattr(Ingest, "_record", record)
+    lines = {line["path"]: line for line in bench.lines(bench.run(bench.begin(digest=False)))}
+    assert lines.pop("0/2.txt")["error"]["code"] == "internal_error"
+    assert {line["state"] for line in lines.values()} == {"succeeded"}
+    assert bench.blobs() == 4  # that of the row which was not written is gone
+
+
+def test_a_full_disk_is_not_the_sources_fault_and_drops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.begin())
+    before = {path: row.document_id for path, row in bench.items().items()}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bench.files, "create", full)
+    for file in bench.folder.rglob("*.txt"):
+        file.write_text("Changed. " * 5)
+    bulk_id = bench.begin()
+    found = bench.run(bulk_id, 3)
+    assert (found.state, found.error_code) == ("failed", "internal_error")
+    assert {path: row.document_id for path, row in bench.items().items()} == before
+    assert {row.error_code for row in bench.items().values()} == {None}
+
+
+def test_a_file_that_cannot_be_read_now_keeps_its_document(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.begin())
+    before = {path: row.document_id for path, row in bench.items().items()}
+
+    def away(*_: Any) -> bytes:
+        raise SourceAway("It cannot be read: a hiccup")
+
+    for file in bench.folder.rglob("*.txt"):
+        file.write_text(file.read_text())
+    monkeypatch.setattr(Reading, "read", away)
+    found = bench.run(bench.begin())
+    assert {line["error"]["code"] for line in bench.lines(found)} == {"source_away"}
+    assert {path: row.document_id for path, row in bench.items().items()} == before
+    with bench.db.session() as session:
+        of = collections.of_source(session, bench.owner.tenant_id, str(bench.folder), None)
+        assert collections.counts(session, of) == collections.Counts(0, 5, 0)
+    monkeypatch.undo()
+    assert bench.run(bench.begin()).state == "succeeded"
+    after = bench.items()
+    assert {path: row.document_id for path, row in after.items()} == before
+    assert {row.error_code for row in after.values()} == {None}
+
+
+def test_a_collection_may_hold_more_files_than_a_statement_has_parameters(bench: Bench) -> None:
+    with bench.db.session() as session:
+        found = collections.of_source(session, bench.owner.tenant_id, str(bench.folder), None)
+        session.execute(
+            text(
+                "INSERT INTO collection_items (collection_id, tenant_id, path, fingerprint, error_code) "
+                "SELECT :id, :tenant, n::text, 'same', 'x' FROM generate_series(1, 70000) n"
+            ),
+            {"id": found.id, "tenant": found.tenant_id},
+        )
+    with bench.db.session() as session:
+        entries = [Entry(str(n), 1, "same") for n in range(1, 70001)]
+        assert collections.unread(session, found, entries) == []
+        assert collections.unread(session, found, []) == []
+        assert collections.counts(session, found).deleted == 70000
+
+
+def test_a_statement_that_the_database_refuses_stops_nobody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, whole = bench.begin(digest=False), bench.begin(digest=False)
+    plain = Conductor.step
+
+    def step(self: Conductor, bulk_id: str) -> bool:
+        if bulk_id == broken:
+            raise OperationalError("SELECT", {}, Exception("too many parameters"))
+        return plain(self, bulk_id)
+
+    monkeypatch.setattr(Conductor, "step", step)
+    assert bench.run(whole).state == "succeeded"
+
+    def gone() -> None:
+        raise OperationalError("SELECT 1", {}, Exception("no connection"))
+
+    monkeypatch.setattr(bench.db, "ping", gone)
+    with pytest.raises(OperationalError):
+        bench.conductor.round()
+
+
+def test_a_refresh_that_fails_is_not_tried_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench.db.session() as session:
+        found = collections.of_source(session, bench.owner.tenant_id, str(bench.folder), None)
+        session.execute(text("UPDATE collections SET glob = '**.txt' WHERE id = :id"), {"id": found.id})
+    bench.conductor.round()
+    with bench.db.session() as session:
+        now = collections.get(session, found.tenant_id, found.id)
+    assert (now.refresh_requested_at, "'**' stands alone" in (now.refresh_error or "")) == (None, True)
+    monkeypatch.setattr(collections, "unread", None)
+    with bench.db.session() as session:
+        session.execute(text("UPDATE collections SET glob = NULL WHERE id = :id"), {"id": found.id})
+        collections.refresh(session, collections.get(session, found.tenant_id, found.id))
+    bench.conductor.round()
+    with bench.db.session() as session:
+        now = collections.get(session, found.tenant_id, found.id)
+    assert (now.refresh_requested_at, now.refresh_error) == (None, refreshes._DEFECT)
 
 
 class Killed(BaseException):
