@@ -207,12 +207,13 @@ def test_a_digest_waits_for_a_worker_too(bench: BulkBench, collection: dict[str,
     while bench.look(begun["id"])["state"] != "digesting":
         bench.work()
     with bench.api.database.session() as session:
-        session.execute(text("UPDATE workers SET heartbeat_at = now() - interval '1 hour'"))
+        served = workers.models(session, 60.0)
+        for worker in ("wrk_test", bench.process.worker_id):
+            workers.stopped(session, worker)
     bench.conductor.round()
     waiting = bench.look(begun["id"])
     assert (waiting["state"], waiting["error"]["code"]) == ("digesting", "no_worker")
-    with bench.api.database.session() as session:
-        session.execute(text("UPDATE workers SET heartbeat_at = now()"))
+    bench.api.register(served[0].card, "wrk_back")
     assert bench.end(begun["id"])["digest_job_id"]
     assert json.loads(bench.bundle(begun["id"], "totals.json"))["digest"] == {"made": True}
 
