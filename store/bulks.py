@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, or_, select, text
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, or_, text
 from sqlalchemy.orm import Session
 
 from store import documents, outbox
@@ -179,10 +179,12 @@ def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
         item.state, item.job_id = "pending", None
         item.error_code = item.error_message = None
     session.flush()
-    _forget_parts(session, row.id, [item.seq for item in failed])
+    _forget_parts(session, row, [item.seq for item in failed])
     if failed or digest_missing:
         row.digest_document_id = row.digest_job_id = row.digest_error = None
-    if session.scalar(select(Bulk.deadline_at <= func.now()).where(Bulk.id == row.id)):
+    if session.scalars(
+        scoped(Bulk, tenant_id).where(Bulk.id == row.id, Bulk.deadline_at <= func.now())
+    ).first():
         row.deadline_at = None
     row.state = "running" if row.listed_at is not None else "listing"
     row.round += 1
@@ -215,10 +217,10 @@ def _digest_missing(session: Session, bulk: Bulk) -> bool:
     return session.scalars(made).first() is None
 
 
-def _forget_parts(session: Session, bulk_id: str, seqs: Sequence[int]) -> None:
+def _forget_parts(session: Session, bulk: Bulk, seqs: Sequence[int]) -> None:
     """Of documents in parts, the parts that are to be read again: what was read well is not."""
-    done = select(Job.id).where(Job.id == BulkPart.job_id, Job.state == State.SUCCEEDED).exists()
-    again = and_(BulkPart.bulk_id == bulk_id, BulkPart.seq.in_(seqs), ~done)
+    done = scoped(Job, bulk.tenant_id).where(Job.id == BulkPart.job_id, Job.state == State.SUCCEEDED).exists()
+    again = and_(BulkPart.bulk_id == bulk.id, BulkPart.seq.in_(seqs), ~done)
     session.execute(delete(BulkPart).where(again), execution_options={"synchronize_session": False})
 
 
