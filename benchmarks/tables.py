@@ -128,7 +128,7 @@ def swap(rows: list[Row]) -> str:
     ]
     caption = (
         f"{rows[0]['swaps']} swaps each, to versions new to the worker: fetching and checking are in it. "
-        f"One slot, documents of {rows[0]['document_bytes']:,} bytes, {made(rows)} Measured."
+        f"Documents of {rows[0]['document_bytes']:,} bytes, the default slots, {made(rows)} Measured."
     )
     return "\n".join([*table(["the worker", "median", "longest"], lines), "", caption])
 
