@@ -9,9 +9,6 @@ from api.submission import owner_of
 from store import bulks, collections, documents, intake
 from store.bulk_tables import Bulk, Collection
 from store.bulks import NewBulk
-from store.errors import Refused
-
-NOBODY_YET = "no_worker"  # a bulk job waits for one
 
 
 def collection_of(context: Context, caller: Caller, session: Session, body: BulkWork) -> Collection:
@@ -31,11 +28,7 @@ def check(context: Context, caller: Caller, session: Session, body: BulkWork) ->
         context.sources.folder(caller.tenant_id, body.to, write=True)
     if body.digest and body.job.task != "summarize" and "digest" in body.model_fields_set:
         raise Problem(422, "digest_of_summaries", "Only summaries have a digest.", field="digest")
-    try:
-        intake.admit(session, context.settings, owner_of(caller), body.job.ask())
-    except Refused as refused:
-        if refused.code != NOBODY_YET:
-            raise
+    intake.check(session, context.settings, owner_of(caller), body.job.ask())
 
 
 def begin(context: Context, caller: Caller, session: Session, body: BulkCreate) -> Bulk:

@@ -181,7 +181,7 @@ def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState |
         admitted = intake.admit(session, settings, owner_of(bulk), ask)
     except Refused as refused:
         if bulk.model is not None and refused.code == "unknown_model":
-            raise Refused("no_worker", f"No worker serves the model '{bulk.model}' any more.") from None
+            raise Refused(intake.NO_WORKER, f"No worker serves the model '{bulk.model}' any more.") from None
         raise
     bulk.model, bulk.template = admitted.card.name, admitted.template
     return Terms(admitted, intake.heed(spent))

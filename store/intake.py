@@ -20,6 +20,7 @@ from store.scorers import USABLE
 from store.settings import Settings
 from store.workers import ModelCard
 
+NO_WORKER = "no_worker"  # the code of the one refusal that passes by itself
 SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
 DEFAULT_OUTPUT_TOKENS = 64
 TOKENS_PER_WORD = 3  # a summary of so many words is not cut off in any language a tokenizer was made for
@@ -90,6 +91,15 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
     longest = _output_tokens(settings, ask, card, template)
     label = template.label if template else None
     return Admitted(ask, card, policy, budget, prompts, longest, label, len(summary))
+
+
+def check(session: Session, settings: Settings, owner: Owner, ask: Ask) -> None:
+    """For work that may wait for a worker. Raises Refused for any other reason."""
+    try:
+        admit(session, settings, owner, ask)
+    except Refused as refused:
+        if refused.code != NO_WORKER:
+            raise
 
 
 def new_job(

@@ -21,10 +21,10 @@ from store.bulk_tables import Bulk, Collection
 from store.bulks import NewBulk
 from store.errors import StoreError
 from store.ids import new_id
-from store.intake import Owner
+from store.intake import NO_WORKER, Owner
 from store.models import Job
 from store.schedule_tables import Schedule, ScheduleRun
-from store.schedules import NO_WORKER, Overlap, RunState, Template, labelled, labels, stop
+from store.schedules import Overlap, RunState, Template, labelled, labels, stop
 from store.settings import Settings
 from store.states import TERMINAL, State
 from store.tenants import get_scoped

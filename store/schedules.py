@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from store import bulks, collections, cron, documents, intake
 from store.budgets import refuse_unknown_zone
-from store.errors import Refused, StoreError
+from store.errors import StoreError
 from store.ids import new_id
 from store.intake import Ask, Owner
 from store.models import Job
@@ -27,8 +27,6 @@ from store.money import Bill
 from store.schedule_tables import Schedule, ScheduleRun
 from store.settings import Settings
 from store.tenants import get_scoped, scoped
-
-NO_WORKER = "no_worker"  # a refusal that passes, so it is no reason to refuse or to fail a schedule at once
 
 
 class Overlap(StrEnum):
@@ -154,11 +152,7 @@ def _checked(
         documents.get(session, owner.tenant_id, template.document_id)
     if template.collection_id is not None:
         collections.get(session, owner.tenant_id, template.collection_id)
-    try:
-        intake.admit(session, settings, owner, labelled(template.ask, schedule_id))
-    except Refused as error:
-        if error.code != NO_WORKER:
-            raise
+    intake.check(session, settings, owner, labelled(template.ask, schedule_id))
     return {
         "name": new.name,
         "cron": new.cron,

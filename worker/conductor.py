@@ -20,6 +20,7 @@ from store.budgets import BudgetState
 from store.bulk_tables import Bulk, BulkItem
 from store.database import Database, connect, lost
 from store.errors import Refused
+from store.intake import NO_WORKER
 from store.models import Document
 from store.settings import Settings, settings
 from store.sources import SourceAway, Sources
@@ -31,8 +32,6 @@ from worker.loop import forever
 from worker.refreshes import Refreshes
 
 _log = log.get("worker.conductor")
-NO_WORKER = "no_worker"  # the one refusal that passes by itself
-_ENDED = {*TERMINAL, "failed", "cancelled"}
 _AWAY = (OperationalError, InterfaceError)
 
 
@@ -125,7 +124,7 @@ class Conductor:
         if went_on:
             return True
         with self._database.session() as session:
-            if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= _ENDED:
+            if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= TERMINAL:
                 return bulk_steps.move(session, bulk_id, "running", "digesting")
         return False
 

@@ -97,11 +97,6 @@ class Ingest:
             session, tenant_id, new, sha256=sha256, size=size, media_type="text/plain", filename=name
         )
 
-    def read(self, document: Document) -> str:
-        """A document's text."""
-        with self._blobs.open(document.blob_key) as file:
-            return file.read().decode("utf-8", errors="replace")
-
     def _store(self, tenant_id: str, document_id: str, file: IO[bytes] | Reading) -> tuple[str, int]:
         """Copies text into a blob; gives its sha256 and size. Raises Refused."""
         digest, size, guard = hashlib.sha256(), 0, TextGuard()

@@ -41,7 +41,6 @@ FILES: dict[File, str] = {
     "digest.md": "text/markdown",
     "totals.json": "application/json",
 }
-_ENDED = {*TERMINAL, "failed", "cancelled"}
 
 
 def bulk_out(session: Session, row: Bulk) -> BulkOut:
@@ -63,7 +62,7 @@ def bulk_out(session: Session, row: Bulk) -> BulkOut:
         progress=BulkProgress(
             documents=sum(states.values()),
             states=states,
-            done=sum(count for state, count in states.items() if state in _ENDED),
+            done=sum(count for state, count in states.items() if state in TERMINAL),
         ),
         spent=[_money(one) for one in bulk_results.all_spent(session, row.tenant_id, row.id)],
         digest_job_id=row.digest_job_id,

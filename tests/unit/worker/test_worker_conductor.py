@@ -235,7 +235,8 @@ def test_long_documents_are_read_in_parts_when_asked_to(bench: Bench) -> None:
     assert "Read in 2 parts." in bench.read(found, bundle.DIGEST)
     with bench.db.session() as session:
         job = session.get_one(Job, long["job_id"])
-        text = bench.conductor._ingest.read(session.get_one(Document, job.document_id))
+        with bench.files.open(session.get_one(Document, job.document_id).blob_key) as file:
+            text = file.read().decode()
         line = next(bulk_results.all_lines(session, found))
         quoting = replace(line, answers=[{"prompt": PROMPTS[0], "text": "Document 0."}])
         [answer] = bench.conductor._finisher.in_the_original(session, quoting, 1).answers
