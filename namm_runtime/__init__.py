@@ -3,6 +3,7 @@
 What a program needs is importable from here; torch is loaded with the first of these names.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from namm_runtime.loading import LoadedModel, load_model
     from namm_runtime.memory import Memory
     from namm_runtime.policies import make as make_policy
+
+# Unless told not to, OpenMP's threads spin while they wait for each other. On cores that others want too, two
+# threads are then slower than one. It is read once, when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
     "Answer",

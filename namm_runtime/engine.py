@@ -20,6 +20,8 @@ from namm_runtime.run import Request, Run
 
 __all__ = ["Answer", "Engine", "Refusal", "Request", "Run"]
 
+LONG = 1 << 20  # bytes of a document, about 300,000 tokens
+
 
 class Engine:
     """Runs documents through one model.
@@ -27,7 +29,8 @@ class Engine:
     Args:
         slots: documents in flight at once.
         threads: how many of these are computed side by side, each in a thread of its own with one core for
-            its arithmetic. By default they take turns, and each has all the cores that torch may use.
+            its arithmetic. By default they take turns, and each has all the cores that torch may use; so do
+            documents above `LONG` in any case, which are waited for.
     """
 
     def __init__(self, model: LoadedModel, slots: int = 1, threads: int = 0) -> None:
@@ -54,18 +57,19 @@ class Engine:
             raise RuntimeError("no free slot")
         run = Run(request, self.model, snapshot)
         taken = [entry.lane for entry in self._active]
-        lane = min(range(len(self._lanes)), key=taken.count, default=None)
+        # Its own size decides, not its company: sums may depend on the number of cores.
+        long = request.document.is_file() and request.document.stat().st_size > LONG
+        lane = None if long else min(range(len(self._lanes)), key=taken.count, default=None)
         self._active.append(_Admitted(run, run.steps(), lane))
         return run
 
     def step(self) -> list[Run]:
         """Advance every run by one unit. Returns those now done; those that failed carry `error`."""
         entries = list(self._active)
-        if self._lanes:
-            self._side_by_side(entries)
-        else:
-            for entry in entries:
+        for entry in entries:
+            if entry.lane is None:
                 entry.advance()
+        self._side_by_side([entry for entry in entries if entry.lane is not None])
         finished = [entry.run for entry in entries if entry.run.phase == "done"]
         for run in finished:
             self.release(run)

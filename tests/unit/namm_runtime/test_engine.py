@@ -1,5 +1,6 @@
 """Requests in, answers out, with the bundled model: alone, in company, interrupted, and refused."""
 
+import threading
 import time
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 
 from namm_runtime.engine import Engine, Refusal, Request
 from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.memory import Memory
 from namm_runtime.tasks import Document, make_document
 
 
@@ -220,6 +222,31 @@ def test_side_by_side_every_bit_is_the_same_as_alone(bundled, tmp_path, slots, t
         assert replace(one.usage, seconds={}, kv_byte_seconds=0, dense_byte_seconds=0) == replace(
             other.usage, seconds={}, kv_byte_seconds=0, dense_byte_seconds=0
         )
+
+
+def test_a_long_document_has_all_cores_in_company_too(bundled, tmp_path, monkeypatch):
+    requests = _three(tmp_path)
+    monkeypatch.setattr(
+        "namm_runtime.engine.LONG", requests[0].document.stat().st_size
+    )  # the third is longer
+    fed_by: dict[int, set[tuple[str, int]]] = {}
+    original = Memory.feed
+
+    def noted(self: Memory, *args: object, **kwargs: object) -> object:
+        fed_by.setdefault(id(self), set()).add((threading.current_thread().name, torch.get_num_threads()))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Memory, "feed", noted)
+    cores = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = Engine(bundled, 3, 3).complete(requests[2])
+        runs = _together(Engine(bundled, 3, 3), requests)
+    finally:
+        torch.set_num_threads(cores)
+    here = threading.current_thread().name
+    assert [fed_by[id(run.memory)] for run in runs] == [{("slot-0_0", 1)}, {("slot-1_0", 1)}, {(here, 2)}]
+    assert _bits(runs[2]) == _bits(alone)
 
 
 def test_side_by_side_no_second_is_paid_for_twice(bundled, tmp_path):
