@@ -77,6 +77,6 @@ def _explained(error: OperationalError) -> str:
     statement = " ".join((error.statement or "").split())
     return (
         f"The schema was not changed: another transaction holds a lock that '{statement[:100]}' needs, and "
-        f"kept it through {ATTEMPTS} attempts of {LOCK_SECONDS:g} s. pg_stat_activity shows long transactions: "
-        "end it or wait for its end, then try again."
+        f"kept it through {ATTEMPTS} attempts of {LOCK_SECONDS:g} s. pg_stat_activity shows long "
+        "transactions: end it or wait for its end, then try again."
     )
