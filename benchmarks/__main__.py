@@ -37,6 +37,7 @@ def everything(context: typer.Context) -> None:
         swap()
         throughput()
         bulk()
+        schedules()
         shortcuts()
         lengths()
 
@@ -157,6 +158,12 @@ def bulk(small: int = 10_000, real: int = 300, kills: int = 6) -> None:
     """Bulk jobs under kills: is anything lost, doubled or out of order?"""
     sets = (("stand-in", small), ("real", real))
     _make("bulk", [{"engine": engine, "count": count, "kills": kills} for engine, count in sets], "bulk")
+
+
+@app.command()
+def schedules(count: int = 50, minutes: int = 5, minutes_alone: int = 3) -> None:
+    """How late schedules fire, with two schedulers alive and after one of them was killed."""
+    _make("schedules", [{"count": count, "minutes": minutes, "minutes_alone": minutes_alone}], "schedules")
 
 
 @app.command()
