@@ -98,10 +98,8 @@ def _make(database: Database, files: Blobs, count: int, owners: int) -> None:
     """Each tenant's document, and the schedules, spread over the tenants."""
     with database.session() as session:
         for number in range(owners):
-            tenant, key = (
-                tenants.ensure(session, f"ten_{number}", f"bench-{number}"),
-                documents.new_document_id(),
-            )
+            tenant = tenants.ensure(session, f"ten_{number}", f"bench-{number}")
+            key = documents.new_document_id()
             with files.create(documents.blob_key_of(tenant, key)) as file:
                 file.write(TEXT)
             documents.create(
