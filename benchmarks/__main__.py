@@ -161,9 +161,13 @@ def bulk(small: int = 10_000, real: int = 300, kills: int = 6) -> None:
 
 
 @app.command()
-def schedules(count: int = 50, minutes: int = 5, minutes_alone: int = 3) -> None:
+def schedules(few: int = 50, many: int = 300) -> None:
     """How late schedules fire, with two schedulers alive and after one of them was killed."""
-    _make("schedules", [{"count": count, "minutes": minutes, "minutes_alone": minutes_alone}], "schedules")
+    sets = ((few, 5, 3), (many, 2, 1))
+    settings = [
+        {"count": count, "minutes": minutes, "minutes_alone": alone} for count, minutes, alone in sets
+    ]
+    _make("schedules", settings, "schedules")
 
 
 @app.command()

@@ -191,10 +191,11 @@ def schedules(rows: list[Row]) -> str:
         "two alive": "both alive",
         "one killed": "one killed while the runs of the first minute were made",
     }
-    head = ["schedulers", "minutes", "runs due", "made", "doubled", "missed"]
+    head = ["schedules", "schedulers", "minutes", "runs due", "made", "doubled", "missed"]
     head += ["made and queued: median / 95% / longest", "a worker has it: median / 95% / longest"]
     lines = [
         [
+            str(row["schedules"]),
             phases[row["phase"]],
             str(row["minutes"]),
             *(str(row[name]) for name in ("expected", "runs", "doubled", "missed")),
@@ -203,8 +204,8 @@ def schedules(rows: list[Row]) -> str:
         for row in rows
     ]
     caption = (
-        f"{rows[0]['schedules']} schedules of {rows[0]['tenants']} tenants, all due every minute; seconds "
-        f"after that time. One run, {made(rows)} Measured."
+        f"Schedules of {rows[0]['tenants']} tenants, all due every minute; seconds after that time. "
+        f"One run each, {made(rows)} Measured."
     )
     return "\n".join([*table(head, lines), "", caption])
 
