@@ -37,6 +37,7 @@ def everything(context: typer.Context) -> None:
         swap()
         throughput()
         bulk()
+        schedules()
         shortcuts()
         lengths()
 
@@ -157,6 +158,16 @@ def bulk(small: int = 10_000, real: int = 300, kills: int = 6) -> None:
     """Bulk jobs under kills: is anything lost, doubled or out of order?"""
     sets = (("stand-in", small), ("real", real))
     _make("bulk", [{"engine": engine, "count": count, "kills": kills} for engine, count in sets], "bulk")
+
+
+@app.command()
+def schedules(few: int = 50, many: int = 300) -> None:
+    """How late schedules fire, with two schedulers alive and after one of them was killed."""
+    sets = ((few, 5, 3), (many, 2, 1))
+    settings = [
+        {"count": count, "minutes": minutes, "minutes_alone": alone} for count, minutes, alone in sets
+    ]
+    _make("schedules", settings, "schedules")
 
 
 @app.command()

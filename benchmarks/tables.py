@@ -185,6 +185,35 @@ def bulk(rows: list[Row]) -> str:
     return "\n".join([*table(head, lines), "", f"One run each, {made(rows)} Measured."])
 
 
+def schedules(rows: list[Row]) -> str:
+    """How late schedules fire."""
+    phases = {
+        "two alive": "both alive",
+        "one killed": "one killed while the runs of the first minute were made",
+    }
+    head = ["schedules", "schedulers", "minutes", "runs due", "made", "doubled", "missed"]
+    head += ["made and queued: median / 95% / longest", "a worker has it: median / 95% / longest"]
+    lines = [
+        [
+            str(row["schedules"]),
+            phases[row["phase"]],
+            str(row["minutes"]),
+            *(str(row[name]) for name in ("expected", "runs", "doubled", "missed")),
+            *(_lateness(row[stage]) for stage in ("queued", "begun")),
+        ]
+        for row in rows
+    ]
+    caption = (
+        f"Schedules of {rows[0]['tenants']} tenants, all due every minute; seconds after that time. "
+        f"One run each, {made(rows)} Measured."
+    )
+    return "\n".join([*table(head, lines), "", caption])
+
+
+def _lateness(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.1f} / {spread['p95']:.1f} / {spread['longest']:.1f} s"
+
+
 def shortcuts(rows: list[Row]) -> str:
     """What later evictions, and a policy that sees less, gain and cost."""
     head = ["policy", "evicts every", "sees", "facts found", "tokens/s", "KV resident / peak"]
@@ -226,6 +255,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "swap": swap,
     "throughput": throughput,
     "bulk": bulk,
+    "schedules": schedules,
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "quality": lambda report: markdown(report).rstrip(),

@@ -1,13 +1,23 @@
 """The schema's history and the functions that walk it. `python -m migrations` upgrades a database."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, text
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 LOCK = 7_041_966_315  # any fixed number: two processes that migrate at once take turns
+LOCK_SECONDS = 3.0  # a change waits at most so long for a table, as all other work on it queues up behind
+ATTEMPTS = 5
+PAUSE_SECONDS = 5.0  # between them, for the work that queued up
+
+
+class SchemaLocked(Exception):
+    """Another transaction kept a table that a migration changes. The schema is as it was."""
 
 
 def _config(connection: Connection) -> Config:
@@ -19,12 +29,18 @@ def _config(connection: Connection) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Brings the database at this SQLAlchemy URL up to a revision, in one transaction."""
+    """Brings the database at this SQLAlchemy URL up to a revision, in one transaction.
+
+    Raises SchemaLocked.
+    """
     _run(url, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Takes the database back to a revision; `base` is an empty one. Data in dropped tables is gone."""
+    """Takes the database back to a revision; `base` is an empty one. Data in dropped tables is gone.
+
+    Raises SchemaLocked.
+    """
     _run(url, lambda config: command.downgrade(config, revision))
 
 
@@ -36,8 +52,31 @@ def check(url: str) -> None:
 def _run(url: str, act: Callable[[Config], object]) -> None:
     engine = create_engine(url)
     try:
-        with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-            act(_config(connection))
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return _attempt(engine, act)
+            except OperationalError as error:
+                if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                    raise
+                if not left:
+                    raise SchemaLocked(_explained(error)) from error
+            time.sleep(PAUSE_SECONDS)
     finally:
         engine.dispose()
+
+
+def _attempt(engine: Engine, act: Callable[[Config], object]) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        limit = {"limit": f"{LOCK_SECONDS * 1000:.0f}ms"}
+        connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), limit)
+        act(_config(connection))
+
+
+def _explained(error: OperationalError) -> str:
+    statement = " ".join((error.statement or "").split())
+    return (
+        f"The schema was not changed: another transaction holds a lock that '{statement[:100]}' needs, and "
+        f"kept it through {ATTEMPTS} attempts of {LOCK_SECONDS:g} s. pg_stat_activity shows long "
+        "transactions: end it or wait for its end, then try again."
+    )

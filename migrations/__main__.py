@@ -1,6 +1,11 @@
 """Brings the database of the settings up to date."""
 
-from migrations import upgrade
+import sys
+
+from migrations import SchemaLocked, upgrade
 from store.settings import settings
 
-upgrade(settings().database)
+try:
+    upgrade(settings().database)
+except SchemaLocked as error:
+    sys.exit(str(error))

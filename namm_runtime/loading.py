@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import namm_runtime.attention  # noqa: F401  registers "bounded"
 from namm_runtime.bundled import MODEL_DIR
+from namm_runtime.encoding import encode
 from namm_runtime.errors import Refusal
 from namm_runtime.prompts import Frame, frame_for
 from namm_runtime.rope import Rotation
@@ -46,7 +47,7 @@ class LoadedModel:
         Args:
             opening: with what the model wants before a document, which belongs to its first piece only.
         """
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = encode(self.tokenizer, text)["input_ids"]
         before = list(self.frame.prefix) if opening else []
         return torch.tensor([before + ids], dtype=torch.int64, device=self.device)
 
@@ -146,7 +147,7 @@ def load_model(
     options |= _placement(device_map, tensor_parallel)
     shard = _shard() if tensor_parallel else (0, 1)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = _whole(AutoTokenizer.from_pretrained(source))
         config = AutoConfig.from_pretrained(source)
         _check_supported(config, shard[1])
         model = AutoModelForCausalLM.from_pretrained(source, **options)
@@ -164,6 +165,17 @@ def load_model(
         window=int(model.config.max_position_embeddings),
         shard=shard,
     )
+
+
+def _whole(tokenizer: Any) -> Any:
+    """Without the truncation or padding that its file may ask for, as it would be after its first text.
+
+    So that its hash, which snapshots hold, is the same before and after.
+    """
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
 
 
 def _computes_on_cpu(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from namm_runtime.encoding import encode
+
 _DOCUMENT, _QUESTION = "\x02document\x03", "\x02question\x03"
 
 
@@ -36,4 +38,4 @@ def frame_for(tokenizer: Any) -> Frame:
 
 
 def _ids(tokenizer: Any, text: str, control: bool) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=not control)["input_ids"])
+    return list(encode(tokenizer, text, control=control)["input_ids"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from namm_runtime.encoding import encode
 from namm_runtime.errors import Refusal
 
 WINDOW = 1 << 15  # characters tokenised at once
@@ -104,14 +105,7 @@ class TokenStream:
                 text, ids, starts, skip = next_text, next_ids, next_starts, there
 
     def _encode(self, text: str) -> tuple[list[int], list[int]]:
-        encoding = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a document that spells a control token only spells it
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
+        encoding = encode(self.tokenizer, text, return_offsets_mapping=True, return_attention_mask=False)
         return encoding["input_ids"], [start for start, _ in encoding["offset_mapping"]]
 
 

@@ -93,7 +93,10 @@ class Supervisor:
         port = free_port(self._host, self._port)
         settings = self._provide_servers()
         self._say("Bringing the database up to date")
-        migrations.upgrade(settings.database)
+        try:
+            migrations.upgrade(settings.database)
+        except migrations.SchemaLocked as error:
+            raise LocalError(str(error)) from None
         own_database = self._embedded is not None and settings.database == self._embedded.database_url
         if own_database:
             # It was down with everything that used it, so no worker in it is alive.

@@ -10,11 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 WINDOW = 2048
 
 
-def save_tiny_llama(folder: Path) -> Path:
+def save_tiny_llama(folder: Path, vocabulary: int = 256) -> Path:
     """Writes the model and its tokenizer; gives `folder`."""
     torch.manual_seed(1)
     config = LlamaConfig(
-        vocab_size=256,
+        vocab_size=vocabulary,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -1,7 +1,9 @@
 """The migrations lead to the models and back."""
 
+from collections.abc import Iterator
+
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
@@ -20,6 +22,14 @@ def tables(url: str) -> set[str]:
     return names
 
 
+def revision(url: str) -> str:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.scalars(text("SELECT version_num FROM alembic_version")).one()
+    engine.dispose()
+    return str(found)
+
+
 def test_up_down_and_up_again(empty_database_url: str) -> None:
     migrations.upgrade(empty_database_url)
     first = tables(empty_database_url)
@@ -28,6 +38,45 @@ def test_up_down_and_up_again(empty_database_url: str) -> None:
     assert tables(empty_database_url) == set()
     migrations.upgrade(empty_database_url)
     assert tables(empty_database_url) == first
+
+
+@pytest.fixture
+def held(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Connection]]:
+    """A database of before bulk jobs, and a transaction in it that has read jobs and goes on."""
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0)
+    migrations.upgrade(empty_database_url, "0006")
+    engine = create_engine(empty_database_url)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT count(*) FROM jobs"))
+        yield empty_database_url, connection
+    engine.dispose()
+
+
+def test_a_lock_that_cannot_be_had_leaves_the_schema_as_it_was(held: tuple[str, Connection]) -> None:
+    url, _ = held
+    with pytest.raises(migrations.SchemaLocked, match="'ALTER TABLE jobs ADD COLUMN bulk_id"):
+        migrations.upgrade(url)
+    assert revision(url) == "0006"
+    assert "bulks" not in tables(url)
+
+
+def test_a_lock_that_is_given_back_is_waited_for(
+    held: tuple[str, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, holder = held
+    monkeypatch.setattr(migrations.time, "sleep", lambda _: holder.rollback())
+    migrations.upgrade(url)
+    assert "bulks" in tables(url)
+
+
+def test_another_failure_is_told_as_it_is(empty_database_url: str) -> None:
+    engine = create_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE jobs (id text)"))
+    engine.dispose()
+    with pytest.raises(DBAPIError, match='relation "jobs" already exists'):
+        migrations.upgrade(empty_database_url)
 
 
 def test_models_equal_migrations(database_url: str) -> None:
