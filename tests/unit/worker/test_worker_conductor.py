@@ -19,10 +19,11 @@ from store.bulk_tables import Bulk, BulkPart, CollectionItem
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
 from store.intake import Ask, Owner
+from store.listings import Entry, SourceAway
 from store.models import Document, Job
 from store.money import Bill
 from store.settings import Settings
-from store.sources import Entry, Grant, Reading, SourceAway, Sources
+from store.sources import Grant, Reading, Sources
 from store.workers import ModelCard
 from tests.standin import right_answer
 from worker import bundle, parts, refreshes
