@@ -52,8 +52,10 @@ def entries(files: Any, root: str, wanted: Callable[[str], bool], most: int) -> 
         if not wanted(path) or not _is_file(info):
             continue
         if len(found) == most:
-            message = f"It has more than {most:,} files, which is the most that a source may have here; "
-            raise SourceTooLarge(message + "narrow it down with a glob, or to a folder below.")
+            raise SourceTooLarge(
+                f"It has more than {most:,} files. Name a folder below it or a glob; whoever runs the "
+                "service can raise PALIMPSEST_MAX_SOURCE_FILES."
+            )
         found.append(_entry(path, info))
     return sorted(found, key=lambda entry: entry.path)
 

@@ -409,6 +409,34 @@ def test_a_file_that_cannot_be_read_now_keeps_its_document(
     assert {row.error_code for row in after.values()} == {None}
 
 
+def test_a_folder_that_cannot_be_read_takes_nothing_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.begin())
+    before = {path: row.deleted_at for path, row in bench.items().items()}
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if os.fspath(path) == str(bench.folder / "1"):
+            raise PermissionError(13, "Not for you")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = bench.run(bench.begin())
+    assert (found.state, found.error_code) == ("failed", "source_away")
+    assert found.error_message is not None
+    assert "folder '1'" in found.error_message
+    assert {path: row.deleted_at for path, row in bench.items().items()} == before
+
+
+def test_a_source_that_is_too_large_is_refused(bench: Bench) -> None:
+    allowed = Sources([Grant(str(bench.folder))], 4)
+    bench.conductor = Conductor(bench.config, bench.db, bench.files, allowed)
+    found = bench.run(bench.begin())
+    assert (found.state, found.error_code) == ("failed", "source_too_large")
+    assert bench.items() == {}
+
+
 def test_a_collection_may_hold_more_files_than_a_statement_has_parameters(bench: Bench) -> None:
     with bench.db.session() as session:
         found = collections.of_source(session, bench.owner.tenant_id, str(bench.folder), None)
