@@ -27,7 +27,7 @@ COPY store store
 COPY worker worker
 # torch stays as it is.
 RUN grep -v '^torch==' constraints.txt > /tmp/constraints.txt \
-    && pip install -c /tmp/constraints.txt '.[service]'
+    && pip install -c /tmp/constraints.txt '.[service,s3]'
 # Documents are on a volume that this account owns.
 RUN useradd --system --uid 10001 --home-dir /data palimpsest && install -d -o palimpsest -m 0700 /data
 USER palimpsest
@@ -52,7 +52,7 @@ COPY worker worker
 # No build isolation: flash-attn compiles against the PyTorch that is already here.
 RUN grep -v '^torch==' constraints.txt > /tmp/constraints.txt \
     && pip install setuptools wheel packaging ninja \
-    && pip install -c /tmp/constraints.txt --no-build-isolation '.[service,gpu,large]'
+    && pip install -c /tmp/constraints.txt --no-build-isolation '.[service,s3,gpu,large]'
 
 FROM nvidia/cuda:${CUDA}-runtime-ubuntu24.04 AS gpu
 ENV PYTHONUNBUFFERED=1 PATH=/venv/bin:$PATH

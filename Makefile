@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> Palimpsest and its pinned dependencies"
 	@$(BIN)/python -m pip freeze | grep -E '^(torch|triton)==' > $(VENV)/torch.txt
 	@awk -F== 'NR == FNR {ours[$$1]; print; next} !($$1 in ours)' $(VENV)/torch.txt constraints.txt > $(VENV)/constraints.txt
-	@$(PIP) install -c $(VENV)/constraints.txt -e '.[service,embedded,evolve,evaluate,dev]'
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[service,s3,embedded,evolve,evaluate,dev]'
 	@touch $@
 
 # Triton's interpreter runs the GPU kernels on a CPU. Builds of PyTorch for CUDA bring their own Triton.

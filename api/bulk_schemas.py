@@ -18,7 +18,7 @@ from api.schemas import (
     Work,
 )
 from store import globs
-from store.sources import MAX_PATH_BYTES
+from store.listings import MAX_PATH_BYTES
 
 MAX_DOCUMENTS = 10_000  # that one request names one by one
 

@@ -7,6 +7,7 @@ from api.context import Caller, Context
 from api.problems import Problem
 from api.submission import owner_of
 from store import bulks, collections, documents, intake
+from store.budgets import BudgetState
 from store.bulk_tables import Bulk, Collection
 from store.bulks import NewBulk
 
@@ -31,9 +32,12 @@ def check(context: Context, caller: Caller, session: Session, body: BulkWork) ->
     intake.check(session, context.settings, owner_of(caller), body.job.ask())
 
 
-def begin(context: Context, caller: Caller, session: Session, body: BulkCreate) -> Bulk:
-    """Raises Problem, Refused, NotFound."""
+def begin(
+    context: Context, caller: Caller, session: Session, body: BulkCreate, spent: BudgetState | None
+) -> Bulk:
+    """`spent` is as `store.intake.heed` takes it. Raises Problem, Refused, NotFound."""
     check(context, caller, session, body)
+    intake.heed(spent)  # one that only holds jobs is heeded when they are made
     found, listed = None, list[tuple[str, str]]()
     if body.document_ids is not None:
         listed = _named(session, caller, body.document_ids)

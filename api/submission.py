@@ -15,6 +15,7 @@ from api.problems import Problem
 from api.schemas import JobCreate
 from api.storage import storing
 from store import budgets, documents, idempotency, intake, jobs
+from store.budgets import BudgetState
 from store.intake import Owner
 from store.models import Document, Job
 
@@ -38,6 +39,15 @@ def owner_of(caller: Caller) -> Owner:
     return Owner(caller.tenant_id, caller.key_id, caller.project)
 
 
+def stopping(context: Context, caller: Caller) -> BudgetState | None:
+    """The crossed budget that the caller's work comes under.
+
+    In a transaction of its own: that a budget is crossed is told even if the work is refused for it.
+    """
+    with context.database.session() as session:
+        return budgets.stopping(session, caller.tenant_id, caller.project, caller.key_id)
+
+
 def submit(
     context: Context,
     caller: Caller,
@@ -52,9 +62,7 @@ def submit(
     IdempotencyMismatch.
     """
     owner, settings = owner_of(caller), context.settings
-    # A transaction of its own: that a budget is crossed is told even if the job is refused for it.
-    with context.database.session() as session:
-        spent = budgets.stopping(session, caller.tenant_id, caller.project, caller.key_id)
+    spent = stopping(context, caller)
     with ExitStack() as undo, context.database.session() as session:
         if key is not None:
             hours = settings.idempotency_hours

@@ -27,7 +27,8 @@ class Blobs:
     """
 
     def __init__(self, location: str, scratch: Path) -> None:
-        self._files, self._root = fsspec.core.url_to_fs(location)
+        # A driver that remembers what it listed would not see what other processes write.
+        self._files, self._root = fsspec.core.url_to_fs(location, use_listings_cache=False)
         self._local = "file" in _protocols(self._files)
         self._scratch = scratch
 

@@ -17,8 +17,8 @@ from store.bulk_tables import Bulk, Collection, CollectionItem
 from store.bulks import ENDED, wake
 from store.errors import NotFound, StoreError
 from store.ids import new_id
+from store.listings import Entry
 from store.models import Document
-from store.sources import Entry
 from store.tenants import get_scoped, scoped
 
 

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         None  # local files on their way to a remote blob store; None = <data_dir>/scratch
     )
     sources_file: Path | None = None  # which folders outside may be read and written; see `store.sources`
+    max_source_files: PositiveInt = 100_000  # one with more is refused: all of them are listed at once
     database_pool_size: PositiveInt = 5
 
     # The API ----------------------------------------------------------------------------------------

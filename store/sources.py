@@ -12,50 +12,31 @@ the credentials too, so that none is ever in a row, a request or a log:
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import fsspec
 
+from store import listings
 from store.errors import Refused, StoreError
 from store.globs import GlobInvalid, matching
+from store.listings import Entry, SourceAway, said
 from store.settings import Settings
 
-MAX_PATH_BYTES = 1000  # an index holds every path, and no more than 2,704 bytes of a row
 _CREDENTIALS = re.compile(r"^[a-z0-9+.-]+://[^/]*@|[?#]", re.IGNORECASE)
-# A file written so recently may be written again without its time changing: it is read again next time.
-_SETTLED_SECONDS = 2.0
 
 
 class SourcesBroken(StoreError):
     """The sources file cannot be used."""
 
     code = "sources_broken"
-
-
-class SourceAway(StoreError):
-    """A source or destination did not answer as it should."""
-
-    code = "source_away"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file below a source; its fingerprint changes with its content, or is None if that is not sure."""
-
-    path: str
-    size: int  # bytes
-    fingerprint: str | None
-    unusable: str | None = None  # why it cannot be a document under its own name; `path` is then another
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,7 @@ class Reading:
         try:
             data: bytes = self._file.read(size)
         except Exception as error:  # each driver has its own
-            raise SourceAway(f"It cannot be read: {_said(error)}") from error
+            raise SourceAway(f"It cannot be read: {said(error)}") from error
         return data
 
 
@@ -90,11 +71,13 @@ class Folder:
     files: Any  # fsspec file system
     root: str
     limit: str  # the granted folder, which nothing may lead out of
+    max_files: int = listings.MAX_FILES
 
     def entries(self, glob: str | None) -> list[Entry]:
         """The files whose path below the folder matches, sorted; hidden ones are left out.
 
-        Raises SourceAway, also for a folder that is not there and a stored glob that is none.
+        Raises SourceAway, also for a folder that is not there, one below it that cannot be read, too many
+        files, and a stored glob that is none.
         """
         try:
             wanted = matching(glob)
@@ -104,29 +87,25 @@ class Folder:
             self.files.invalidate_cache()
             if not self.files.isdir(self.root):
                 raise SourceAway("There is no such folder, or it cannot be read.")
-            found = self.files.find(self.root, detail=True)
-            start = self.root.rstrip("/") + "/"
-            below = {name.removeprefix(start): info for name, info in found.items() if name.startswith(start)}
-            entries = [_entry(path, info) for path, info in below.items() if _is_file(info) and wanted(path)]
+            return listings.entries(self.files, self.root, wanted, self.max_files)
         except SourceAway:
             raise
         except Exception as error:  # each driver has its own
-            raise SourceAway(f"It cannot be listed: {_said(error)}") from error
-        return sorted(entries, key=lambda entry: entry.path)
+            raise SourceAway(f"It cannot be listed: {said(error)}") from error
 
     @contextmanager
     def open(self, path: str) -> Iterator[Reading]:
         """A file to read. Raises SourceAway."""
         try:
             full = self._inside(path)
-            if _is_local(self.files) and not os.path.isfile(full):
+            if self._is_local and not os.path.isfile(full):
                 # Opening a pipe waits for whoever writes to it, for ever.
                 raise SourceAway("It is gone, or no regular file.")
             file = self.files.open(full, "rb")
         except SourceAway:
             raise
         except Exception as error:
-            raise SourceAway(f"It cannot be opened: {_said(error)}") from error
+            raise SourceAway(f"It cannot be opened: {said(error)}") from error
         try:
             yield Reading(file)
         finally:
@@ -135,11 +114,11 @@ class Folder:
 
     def put(self, name: str, local: Path) -> None:
         """Copies a file there; where the driver can rename, nobody sees half of it. Raises SourceAway."""
-        target = f"{self.root.rstrip('/')}/{name}"
         try:
-            self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            if _is_local(self.files):
-                self._inside(name)
+            target = self._inside(name)
+            if not listings.has_buckets(self.files):  # there it would make a bucket that is missing
+                self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            if self._is_local:
                 part = f"{target}.partial"
                 self.files.put_file(str(local), part)
                 os.replace(part, target)
@@ -148,11 +127,15 @@ class Folder:
         except SourceAway:
             raise
         except Exception as error:
-            raise SourceAway(f"It cannot be written: {_said(error)}") from error
+            raise SourceAway(f"It cannot be written: {said(error)}") from error
+
+    @property
+    def _is_local(self) -> bool:
+        return "file" in listings.protocols(self.files)
 
     def _inside(self, path: str) -> str:
         full = f"{self.root.rstrip('/')}/{path}"
-        if _is_local(self.files) and not _below(os.path.realpath(full), self.limit):
+        if self._is_local and not _below(os.path.realpath(full), self.limit):
             raise SourceAway("It is a link that leads out of the folder.")
         return full
 
@@ -160,8 +143,8 @@ class Folder:
 class Sources:
     """What the operator allows."""
 
-    def __init__(self, grants: list[Grant]) -> None:
-        self._grants = grants
+    def __init__(self, grants: list[Grant], max_files: int = listings.MAX_FILES) -> None:
+        self._grants, self._max_files = grants, max_files
 
     def folder(self, tenant_id: str, url: str, *, write: bool = False) -> Folder:
         """An allowed folder. Raises Refused source_not_allowed, destination_not_allowed, source_invalid."""
@@ -174,7 +157,7 @@ class Sources:
                 continue
             granted = _place(grant.url, field)
             if wanted.is_below(granted):
-                return _opened(grant, granted, wanted, field)
+                return replace(_opened(grant, granted, wanted, field), max_files=self._max_files)
         remedy = "Whoever runs it can allow the folder in the file that PALIMPSEST_SOURCES_FILE names."
         if write:
             message = f"'{url}' may not be written to by this service. {remedy}"
@@ -198,7 +181,7 @@ def connect(config: Settings) -> Sources:
         # Not what the file holds: that may be a secret.
         kind = type(error).__name__
         raise SourcesBroken(f"{config.sources_file} cannot be read as sources ({kind}).") from None
-    return Sources(grants)
+    return Sources(grants, config.max_source_files)
 
 
 @dataclass(frozen=True)
@@ -240,54 +223,12 @@ def _opened(grant: Grant, granted: _Place, wanted: _Place, field: str) -> Folder
     try:
         files, limit = fsspec.core.url_to_fs(grant.url, **grant.options)
     except Exception as error:  # each driver has its own; ImportError if it is not installed
-        raise Refused("source_invalid", f"Its driver cannot be started: {_said(error)}", field) from None
+        raise Refused("source_invalid", f"Its driver cannot be started: {said(error)}", field) from None
     if granted.scheme == "file":
         return Folder(files, wanted.path, granted.path)
     below = wanted.path[len(granted.path) :].strip("/")
     return Folder(files, f"{limit.rstrip('/')}/{below}" if below else limit, limit)
 
 
-def _is_local(files: Any) -> bool:
-    return "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
-
-
 def _below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-def _is_file(info: dict[str, Any]) -> bool:
-    """No folder, pipe or device. A link may lead to a file: opening it shows."""
-    return info.get("type", "file") == "file" or bool(info.get("islink"))
-
-
-def _entry(path: str, info: dict[str, Any]) -> Entry:
-    size, fingerprint = int(info.get("size") or 0), _fingerprint(info)
-    raw = path.encode("utf-8", "surrogateescape")  # as the file system has it
-    shown = raw.decode("utf-8", "backslashreplace").replace("\0", "\\0")
-    unusable = None if shown == path else "Its name is not UTF-8 text."
-    if len(shown.encode()) > MAX_PATH_BYTES:
-        unusable = f"Its path is longer than {MAX_PATH_BYTES:,} bytes."
-        shown = f"{shown[:200]}… ({hashlib.sha256(raw).hexdigest()[:16]})"
-    return Entry(shown, size, fingerprint, unusable)
-
-
-def _fingerprint(info: dict[str, Any]) -> str | None:
-    if info.get("islink"):
-        return None  # what is said here is of the link, not of the file
-    for name in ("ETag", "etag", "md5Hash", "content_md5"):
-        if info.get(name):
-            return f"{info[name]}".strip('"')
-    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        moment = info.get(name)
-        if moment is None:
-            continue
-        seconds = moment if isinstance(moment, float | int) else getattr(moment, "timestamp", lambda: None)()
-        if seconds is not None and time.time() - seconds < _SETTLED_SECONDS:
-            return None
-        return f"{moment}/{info.get('size')}/{info.get('ino', '')}"
-    return None
-
-
-def _said(error: Exception) -> str:
-    """What a driver says, without what may hold a signed URL."""
-    return re.sub(r"\S+://\S+", "(a URL)", str(error))[:300] or type(error).__name__

@@ -95,9 +95,18 @@ class BulkBench:
 
 @contextmanager
 def bulk_bench(
-    database_url: str, redis_url: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str,
+    redis_url: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    granted: str = "",
+    **settings: Any,
 ) -> Iterator[BulkBench]:
-    """The stand-in engine under the name of the bundled model, whose template asks for each point."""
+    """The stand-in engine under the name of the bundled model, whose template asks for each point.
+
+    `granted` is more of the sources file.
+    """
     monkeypatch.setenv("PALIMPSEST_STANDIN_SECONDS", "0")
     source, theirs, target = (place / name for name in ("source", "theirs", "target"))
     for folder in (source, theirs, target):
@@ -108,8 +117,9 @@ def bulk_bench(
         f"[[source]]\nurl = '{theirs}'\ntenants = ['ten_other']\n\n"
         f"[[source]]\nurl = '{target}'\nwrite = true\n\n"
         f"[[source]]\nurl = 'memory://shelf'\nwrite = true\noptions = {{secret = '{SECRET}'}}\n"
+        f"{granted}"
     )
-    more = {"sources_file": allowed, "engine": "tests.standin:load", "default_policy": "window"}
+    more = {"sources_file": allowed, "engine": "tests.standin:load", "default_policy": "window", **settings}
     with api_on(database_url, redis_url, place / "data", **more) as api, api.client() as client:
         config = api.settings
         conductor = Conductor(config, api.database, blobs.connect(config), sources.connect(config))

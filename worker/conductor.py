@@ -21,9 +21,10 @@ from store.bulk_tables import Bulk, BulkItem
 from store.database import Database, connect, lost
 from store.errors import Refused
 from store.intake import NO_WORKER
+from store.listings import SourceAway
 from store.models import Document
 from store.settings import Settings, settings
-from store.sources import SourceAway, Sources
+from store.sources import Sources
 from store.states import TERMINAL
 from worker import parts
 from worker.finisher import Finisher
@@ -105,7 +106,8 @@ class Conductor:
             with self._database.session() as session:
                 bulk_steps.list_items(session, bulk_id)
         except (Refused, SourceAway) as away:
-            code, message = "source_away", str(away)
+            code = away.code if isinstance(away, SourceAway) else SourceAway.code
+            message = str(away)
         except Exception as error:
             if lost(error):
                 raise

@@ -13,8 +13,9 @@ from store.bulk_results import Line
 from store.bulk_tables import Bulk
 from store.database import Database
 from store.errors import Refused
+from store.listings import SourceAway
 from store.models import Document
-from store.sources import SourceAway, Sources
+from store.sources import Sources
 from worker import bundle
 from worker.bundle import Digest, Facts
 from worker.points import with_points

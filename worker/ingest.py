@@ -15,8 +15,9 @@ from store.blobs import Blobs
 from store.bulk_tables import Collection
 from store.database import Database, lost
 from store.errors import Refused
+from store.listings import Entry, SourceAway
 from store.models import Document
-from store.sources import Entry, Folder, Reading, SourceAway
+from store.sources import Folder, Reading
 from store.texts import TextGuard, kind_of
 
 _CHUNK = 1 << 20

@@ -13,7 +13,8 @@ from store import collections, log
 from store.bulk_tables import Collection
 from store.database import Database, lost
 from store.errors import Refused
-from store.sources import Entry, Folder, SourceAway, Sources
+from store.listings import Entry, SourceAway
+from store.sources import Folder, Sources
 from worker.ingest import Ingest
 
 STEP_FILES = 200

@@ -25,7 +25,7 @@ from api.problems import Problem, documented
 from api.routes.collections import Cursor, Limit
 from api.routes.jobs import IdempotencyKey
 from api.storage import pieces
-from api.submission import RawBody, fingerprint
+from api.submission import RawBody, fingerprint, stopping
 from store import bulk_results, bulks, idempotency
 from store.bulk_results import Line, Spent
 from store.bulk_tables import Bulk
@@ -108,7 +108,7 @@ def _item_out(line: Line) -> BulkItemOut:
     )
 
 
-@router.post("", status_code=201, responses=documented(400, 401, 404, 422))
+@router.post("", status_code=201, responses=documented(400, 401, 402, 404, 422))
 def create(
     body: BulkCreate,
     raw: RawBody,
@@ -119,12 +119,13 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> BulkOut:
     """Begin a bulk job: a job for each document, then a bundle with a line for each and a digest."""
+    spent = stopping(context, caller)
     with context.database.session() as session:
         answer = _replayed(context, session, caller.tenant_id, idempotency_key, raw)
         if answer is not None:
             response.headers["idempotent-replayed"] = "true"
         else:
-            answer = bulk_out(session, begin(context, caller, session, body))
+            answer = bulk_out(session, begin(context, caller, session, body, spent))
             if idempotency_key is not None:
                 shown = answer.model_dump(mode="json")
                 idempotency.complete(session, caller.tenant_id, ROUTE, idempotency_key, 201, shown)

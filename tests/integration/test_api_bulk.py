@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from store import workers
+from store.tenants import DEFAULT_TENANT
 from tests.bulk_bench import PROMPT, SECRET, SUMMARIZE, BulkBench, bulk_bench
 from tests.conftest import problem
 from tests.standin import right_answer
+from tests.unit.store.test_store_budgets import bill, events
 
 TEXTS = {"a.txt": "First. " * 20, "b.txt": "Second. " * 20, "c.md": "Third. " * 20}
 
@@ -275,6 +277,32 @@ def test_credentials_come_back_from_nowhere(bench: BulkBench, capfd: pytest.Capt
     assert SECRET not in shown
     out, err = capfd.readouterr()
     assert SECRET not in out + err
+
+
+def test_a_rejecting_budget_refuses_bulk_jobs_and_a_queueing_one_does_not(
+    bench: BulkBench, collection: dict[str, Any]
+) -> None:
+    body = {"collection": "letters", "job": SUMMARIZE}
+    key = {"idempotency-key": "before"}
+    before = bench.client.post("/v1/bulk", json=body, headers=key).json()
+    budget = {"amount": "1", "period": "month"}
+    queueing = bench.client.post("/v1/budgets", json={**budget, "action": "queue"}).json()
+    with bench.api.database.session() as session:
+        [now] = session.scalars(text("SELECT now()"))
+        bill(session, DEFAULT_TENANT, "1.50", now, project="default")
+    held = bench.begin(collection="letters")
+    rejecting = bench.client.post("/v1/budgets", json={**budget, "action": "reject"}).json()
+    problem(bench.client.post("/v1/bulk", json={**body, "collection": "none"}), 402, "budget_exceeded")
+    found = problem(bench.client.post("/v1/bulk", json=body), 402, "budget_exceeded")
+    assert (found["budget"], found["spent"]) == (rejecting["id"], "1.5")
+    source = {"source": "memory://shelf", "job": SUMMARIZE}
+    problem(bench.client.post("/v1/bulk", json=source), 402, "budget_exceeded")
+    names = [one["name"] for one in bench.client.get("/v1/collections").json()["data"]]
+    assert names == ["letters"]  # nothing is left of what was refused
+    assert {told["budget"] for told in events(bench.api.database)} == {queueing["id"], rejecting["id"]}
+    assert bench.client.post("/v1/bulk", json=body, headers=key).json() == before
+    shown = [one["id"] for one in bench.client.get("/v1/bulk").json()["data"]]
+    assert shown == [held["id"], before["id"]]
 
 
 # Collections ------------------------------------------------------------------------------------------

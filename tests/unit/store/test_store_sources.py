@@ -9,8 +9,9 @@ import pytest
 
 from store import sources
 from store.errors import Refused
+from store.listings import MAX_PATH_BYTES, SourceAway
 from store.settings import Settings
-from store.sources import MAX_PATH_BYTES, Grant, SourceAway, Sources, SourcesBroken
+from store.sources import Grant, Sources, SourcesBroken
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ from store.bulk_tables import Bulk, BulkPart, CollectionItem
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
 from store.intake import Ask, Owner
+from store.listings import Entry, SourceAway
 from store.models import Document, Job
 from store.money import Bill
 from store.settings import Settings
-from store.sources import Entry, Grant, Reading, SourceAway, Sources
+from store.sources import Grant, Reading, Sources
 from store.workers import ModelCard
 from tests.standin import right_answer
 from worker import bundle, parts, refreshes
@@ -406,6 +407,34 @@ def test_a_file_that_cannot_be_read_now_keeps_its_document(
     after = bench.items()
     assert {path: row.document_id for path, row in after.items()} == before
     assert {row.error_code for row in after.values()} == {None}
+
+
+def test_a_folder_that_cannot_be_read_takes_nothing_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.begin())
+    before = {path: row.deleted_at for path, row in bench.items().items()}
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if os.fspath(path) == str(bench.folder / "1"):
+            raise PermissionError(13, "Not for you")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = bench.run(bench.begin())
+    assert (found.state, found.error_code) == ("failed", "source_away")
+    assert found.error_message is not None
+    assert "folder '1'" in found.error_message
+    assert {path: row.deleted_at for path, row in bench.items().items()} == before
+
+
+def test_a_source_that_is_too_large_is_refused(bench: Bench) -> None:
+    allowed = Sources([Grant(str(bench.folder))], 4)
+    bench.conductor = Conductor(bench.config, bench.db, bench.files, allowed)
+    found = bench.run(bench.begin())
+    assert (found.state, found.error_code) == ("failed", "source_too_large")
+    assert bench.items() == {}
 
 
 def test_a_collection_may_hold_more_files_than_a_statement_has_parameters(bench: Bench) -> None:
