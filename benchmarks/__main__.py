@@ -173,9 +173,10 @@ def schedules(few: int = 50, many: int = 300) -> None:
 @app.command()
 def throughput(count: int = 200, tokens: int = MILLION) -> None:
     """Documents a minute through one worker: one slot against the default; then one long document."""
-    sets = ({"count": count}, {"count": 1, "tokens": tokens})
-    ways = ({"slots": 1, "all_cores": True}, {"slots": 1}, {"slots": None})
-    _make("throughput", [way | documents for documents in sets for way in ways], "throughput")
+    one_at_a_time, default = {"slots": 1, "all_cores": True}, {"slots": None}
+    many = [way | {"count": count} for way in (one_at_a_time, {"slots": 1}, default)]
+    long = [way | {"count": 1, "tokens": tokens} for way in (one_at_a_time, default)]
+    _make("throughput", [*many, *long], "throughput")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

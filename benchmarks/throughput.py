@@ -18,6 +18,7 @@ import torch
 
 import migrations
 from benchmarks.measure import machine
+from namm_runtime.engine import LONG
 from namm_runtime.tasks import make_document
 from palimpsest.embedded import EmbeddedServers
 from store import documents, jobs, log, tenants, workers
@@ -56,17 +57,17 @@ def measure(
                 tenants.ensure(session)
             process = WorkerProcess(config, database, "wrk_bench")
             served = process.serve()
-            made = _submit(process, count, tokens, seed)
+            made, longest = _submit(process, count, tokens, seed)
             begun = time.perf_counter()
             drain_jobs(process)
             seconds = time.perf_counter() - begun
-            row = _row(database, made)
+            row = _row(database, made) | {"longest": longest}
             database.close()
         finally:
             servers.destroy()
     return {
         "slots": served.engine.slots,  # type: ignore[attr-defined]
-        "cores_each": "all" if all_cores else 1,
+        "cores_each": "all" if all_cores or row["longest"] > LONG else 1,
         "documents": count,
         **row,
         "seconds": round(seconds, 1),
@@ -77,13 +78,15 @@ def measure(
     }
 
 
-def _submit(process: WorkerProcess, count: int, tokens: int | None, seed: int) -> list[str]:
-    rng, tenant, made = random.Random(seed), tenants.DEFAULT_TENANT, list[str]()
+def _submit(process: WorkerProcess, count: int, tokens: int | None, seed: int) -> tuple[list[str], int]:
+    """Ids of the jobs, bytes of the longest document."""
+    rng, tenant, made, longest = random.Random(seed), tenants.DEFAULT_TENANT, list[str](), 0
     for number in range(count):
         length = tokens or rng.randint(SMALLEST, LARGEST)
         document = make_document(
             int(length * CHARACTERS_PER_TOKEN), 4, seed=seed + number, split="test", filler="business"
         )
+        longest = max(longest, len(document.text.encode()))
         key = documents.new_document_id()
         with process.blobs.create(documents.blob_key_of(tenant, key)) as file:
             file.write(document.text.encode())
@@ -93,7 +96,7 @@ def _submit(process: WorkerProcess, count: int, tokens: int | None, seed: int) -
             about = {"sha256": "", "size": len(document.text), "media_type": "text/plain", "filename": None}
             documents.create(session, tenant, key, **about)  # type: ignore[arg-type]
             made.append(jobs.create(session, tenant, new).id)
-    return made
+    return made, longest
 
 
 def _row(database: Database, made: list[str]) -> dict[str, Any]:
