@@ -2,15 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
+
 from palimpsest.client import ApiError, Client
 from palimpsest.local import LocalError
 from store.errors import Refused
-from store.globs import GlobInvalid, matching
+from store.listings import SourceAway
+from store.sources import Folder
 from store.texts import TextGuard, kind_of
 
 _CHUNK = 1 << 20
@@ -33,7 +36,13 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
     A file that cannot be read now keeps the place that it had. Raises LocalError for a collection that is not
     this folder's.
     """
-    paths = sorted(files_of(folder, glob))
+    root = os.path.realpath(folder)
+    source = Folder(LocalFileSystem(), root, root)  # listed and read as the service's own sources are
+    try:
+        listed = {entry.path: entry.unusable for entry in source.entries(glob)}
+    except SourceAway as error:
+        raise LocalError(f"{folder}: {error}") from None
+    paths = list(listed)
     collection = _collection(client, name)
     held = {item["path"]: item for item in client.collection_documents(collection["id"])}
     if held and not held.keys() & set(paths):
@@ -46,8 +55,10 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
     for number, path in enumerate(paths, 1):
         say(f"{number:,} of {len(paths):,} files: {path}")
         try:
-            _put(client, found, folder / path, path, held, documents)
-        except (ApiError, Refused) as error:
+            if unusable := listed[path]:
+                raise Refused("path_invalid", unusable, "source")
+            _put(client, found, source, path, held, documents)
+        except (ApiError, Refused, SourceAway) as error:
             found.unreadable[path] = f"{error.code}: {error}"
         except OSError as error:
             found.unreadable[path] = error.strerror or str(error)
@@ -55,19 +66,6 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
         client.take_from_collection(found.collection_id, path)
         found.removed.append(path)
     return found
-
-
-def files_of(folder: Path, glob: str | None) -> Iterator[str]:
-    """Paths below a folder that match, as a source of the service would list them; hidden ones left out."""
-    try:
-        wanted = matching(glob)
-    except GlobInvalid as error:
-        raise LocalError(str(error)) from None
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = (Path(place) / name).relative_to(folder).as_posix()
-            if wanted(path):
-                yield path
 
 
 def _collection(client: Client, name: str) -> dict[str, Any]:
@@ -83,25 +81,25 @@ def _collection(client: Client, name: str) -> dict[str, Any]:
 
 
 def _put(
-    client: Client, found: Synced, file: Path, path: str, held: dict[str, Any], documents: dict[str, str]
+    client: Client, found: Synced, source: Folder, path: str, held: dict[str, Any], documents: dict[str, str]
 ) -> None:
-    sha256 = _read(file)
+    sha256 = _read(source, path)
     if path in held and held[path]["sha256"] == sha256:
         found.same.append(path)
         return
     document = documents.get(sha256)
     if document is None:  # else the file was moved, or is there twice
-        document = client.upload(file)["id"]
+        document = client.upload(Path(source.root, path))["id"]
         found.uploaded.append(path)
     documents[sha256] = document
     client.put_in_collection(found.collection_id, path, document)
 
 
-def _read(file: Path) -> str:
-    """The file's sha256. Raises OSError, Refused for what is no document."""
-    kind_of(file.name)
+def _read(source: Folder, path: str) -> str:
+    """The file's sha256. Raises SourceAway, Refused for what is no document."""
+    kind_of(path)
     digest, guard = hashlib.sha256(), TextGuard()
-    with file.open("rb") as opened:
+    with source.open(path) as opened:
         while chunk := opened.read(_CHUNK):
             guard.feed(chunk)
             digest.update(chunk)

@@ -1,6 +1,7 @@
 """`palimpsest bulk`, `bulks`, `collection` and `template` against a real API and conductor."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,18 @@ def test_only_what_changed_is_uploaded_and_what_vanished_is_removed(bench: BulkB
         # A file that cannot be read now keeps the place that it had.
         held = [item["path"] for item in client.collection_documents("letters")]
         assert held == ["a.txt", "moved.md", "old/c.txt"]
+
+
+def test_what_is_no_file_of_the_folder_is_left_out(bench: BulkBench, letters: Path, tmp_path: Path) -> None:
+    os.mkfifo(letters / "pipe.txt")  # opening it would wait for ever
+    (tmp_path / "secret.txt").write_text("Not of this folder.")
+    (letters / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (letters / os.fsdecode(b"caf\xe9.txt")).write_text("A name of another encoding.")
+    with Client(bench.api.url, bench.api.key) as client:
+        synced = folders.sync(client, letters, "letters", None, lambda _: None)
+        assert synced.uploaded == ["a.txt", "b.md", "old/c.txt"]
+        reasons = {path: why.partition(":")[0] for path, why in synced.unreadable.items()}
+        assert reasons == {"link.txt": "source_away", "caf\\xe9.txt": "path_invalid"}
 
 
 def test_one_unreadable_file_does_not_stop_the_rest(bench: BulkBench, letters: Path) -> None:
