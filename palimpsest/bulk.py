@@ -77,6 +77,10 @@ def bulk(
     here = Path(to) if to is not None and "://" not in to else None
     if here is not None and detach:
         raise typer.BadParameter("a folder here is filled at the end: leave out --detach, or fetch it later")
+    if task not in ("summarize", "ask"):
+        raise typer.BadParameter(f"'{task}' is none: summarize or ask", param_hint="--task")
+    if here is not None:
+        _make_writable(here)
     with connected(data) as client:
         where: dict[str, Any] = {"collection": collection, "source": source, "glob": glob}
         complete = True
@@ -166,6 +170,16 @@ def _leaving(bulk_id: str, here: Path | None) -> Iterator[None]:
             markup=False,
         )
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _make_writable(here: Path) -> None:
+    """Before hours of work, not after them. Raises LocalError."""
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=here):
+            pass
+    except OSError as error:
+        raise LocalError(f"{here} cannot be written: {error.strerror}.") from None
 
 
 def _fetch(client: Client, bulk: dict[str, Any], here: Path) -> None:

@@ -61,7 +61,7 @@ def ending(bulk: dict[str, Any]) -> str:
 def table(bulks: list[dict[str, Any]]) -> Table:
     """A line for each."""
     found = Table(box=None, pad_edge=False)
-    for heading in ("bulk job", "state", "collection", "documents", "created"):
+    for heading in ("bulk job", "state", "collection", "documents done", "created"):
         found.add_column(heading)
     for one in bulks:
         known = one["progress"]
@@ -69,7 +69,7 @@ def table(bulks: list[dict[str, Any]]) -> Table:
             one["id"],
             _standing(one) if one["state"] not in ENDED else one["state"],
             Text(one["collection"] or ""),
-            f"{known['done']:,} of {known['documents']:,}",
+            f"{known['states'].get('succeeded', 0):,} of {known['documents']:,}",
             one["created_at"][:19],
         )
     return found

@@ -15,7 +15,9 @@ app = typer.Typer(
     help="Jobs and bulk jobs that begin at the times of a cron expression.", no_args_is_help=True
 )
 
-ScheduleId = Annotated[str, typer.Argument(help="As `palimpsest schedule list` shows it.", metavar="ID")]
+ScheduleId = Annotated[
+    str, typer.Argument(help="Id or name, as `palimpsest schedule list` shows them.", metavar="ID")
+]
 Limit = Annotated[int, typer.Option(min=1, max=100)]
 
 

@@ -321,10 +321,27 @@ def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | N
     done, all_items = found.get("succeeded", 0), sum(found.values())
     if bulk.cancel_requested_at is not None:
         _close(session, bulk, "cancelled", "cancelled", "It was cancelled; what was done before is kept.")
-    elif done or not all_items:
+    elif done or not all_items or _all_told_before(session, bulk):
         _close(session, bulk, "succeeded", None, None)
     else:
         _close(session, bulk, "failed", "nothing_succeeded", "Not one of the documents could be done.")
+
+
+def _all_told_before(session: Session, bulk: Bulk) -> bool:
+    """Whether nothing has changed but files that an earlier bulk job could not read either."""
+    if not bulk.only_changed:
+        return False
+    before, told = aliased(Bulk), aliased(BulkItem)
+    known = exists().where(
+        before.collection_id == bulk.collection_id,
+        before.id < bulk.id,
+        told.bulk_id == before.id,
+        told.path == BulkItem.path,
+        told.error_code == BulkItem.error_code,
+        told.document_id.is_(None),
+    )
+    new = or_(BulkItem.document_id.is_not(None), ~known.correlate(BulkItem))
+    return not session.scalar(select(exists().where(BulkItem.bulk_id == bulk.id, new)))
 
 
 def _close(session: Session, bulk: Bulk, state: str, code: str | None, message: str | None) -> None:

@@ -6,6 +6,7 @@ The scheduler (`worker.scheduler`) begins and ends runs with `store.schedule_ste
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from store import bulks, collections, cron, documents, intake
 from store.budgets import refuse_unknown_zone
-from store.errors import StoreError
+from store.errors import NotFound, StoreError
 from store.ids import new_id
 from store.intake import Ask, Owner
 from store.models import Job
@@ -112,15 +113,13 @@ def create(session: Session, settings: Settings, owner: Owner, new: NewSchedule)
     return _write(session, Schedule(id=schedule_id), values)
 
 
-def change(
-    session: Session, settings: Settings, owner: Owner, schedule_id: str, new: NewSchedule
-) -> Schedule:
+def change(session: Session, settings: Settings, owner: Owner, id_or_name: str, new: NewSchedule) -> Schedule:
     """Replaces all that was asked for; failures are counted anew, and a paused one stays paused.
 
     Runs that have begun go on as they are. Raises as `create` does.
     """
-    row = _locked(session, owner.tenant_id, schedule_id)
-    values = _checked(session, settings, owner, schedule_id, new)
+    row = _locked(session, owner.tenant_id, id_or_name)
+    values = _checked(session, settings, owner, row.id, new)
     values |= {"failures": 0, "updated_at": _now(session)}
     following = cron.next_time(new.cron, new.timezone, _now(session))
     # With the same times, one that has come but was not seen to yet is not lost.
@@ -181,16 +180,22 @@ def _now(session: Session) -> datetime:
     return moment
 
 
-def get(session: Session, tenant_id: str, schedule_id: str) -> Schedule:
+def get(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
     """Raises NotFound, for a deleted one too."""
-    return get_scoped(session, Schedule, tenant_id, id=schedule_id, deleted_at=None)
+    if id_or_name.startswith("sch_"):
+        with suppress(NotFound):  # a name may begin like that too
+            return get_scoped(session, Schedule, tenant_id, id=id_or_name, deleted_at=None)
+    return get_scoped(session, Schedule, tenant_id, name=id_or_name, deleted_at=None)
 
 
-def _locked(session: Session, tenant_id: str, schedule_id: str) -> Schedule:
-    """A scheduler passes over one that is locked, so what is decided here holds."""
-    query = scoped(Schedule, tenant_id).where(Schedule.id == schedule_id, Schedule.deleted_at.is_(None))
-    found = session.scalars(query.with_for_update()).one_or_none()
-    return found or get(session, tenant_id, schedule_id)  # raises NotFound in its own words
+def _locked(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
+    """A scheduler passes over one that is locked, so what is decided here holds. Raises NotFound."""
+    found = get(session, tenant_id, id_or_name)
+    query = scoped(Schedule, tenant_id).where(Schedule.id == found.id, Schedule.deleted_at.is_(None))
+    locked = session.scalars(
+        query.with_for_update(), execution_options={"populate_existing": True}
+    ).one_or_none()
+    return locked or get(session, tenant_id, id_or_name)  # deleted meanwhile: NotFound in its own words
 
 
 def list_schedules(
@@ -203,25 +208,25 @@ def list_schedules(
     return list(session.scalars(query.order_by(Schedule.id.desc()).limit(limit)))
 
 
-def remove(session: Session, tenant_id: str, schedule_id: str) -> None:
+def remove(session: Session, tenant_id: str, id_or_name: str) -> None:
     """Deletes a schedule. Its running runs go on, those that wait are skipped. Raises NotFound."""
-    row = _locked(session, tenant_id, schedule_id)
+    row = _locked(session, tenant_id, id_or_name)
     stop(session, row, "deleted", "The schedule was deleted.", manual_too=True)
     row.deleted_at = _now(session)
 
 
-def pause(session: Session, tenant_id: str, schedule_id: str) -> Schedule:
+def pause(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
     """No run begins by itself any more; those that wait are skipped. Again: no change. Raises NotFound."""
-    row = _locked(session, tenant_id, schedule_id)
+    row = _locked(session, tenant_id, id_or_name)
     if row.paused_at is None:
         row.paused_at, row.pause_reason = _now(session), "It was paused by hand."
         stop(session, row, "paused", "The schedule was paused.")
     return row
 
 
-def resume(session: Session, tenant_id: str, schedule_id: str) -> Schedule:
+def resume(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
     """Goes on with the next time from now on, failures counted anew. Raises NotFound."""
-    row = _locked(session, tenant_id, schedule_id)
+    row = _locked(session, tenant_id, id_or_name)
     if row.paused_at is not None:
         row.paused_at = row.pause_reason = None
         row.failures = 0
@@ -242,9 +247,9 @@ def stop(session: Session, row: Schedule, code: str, reason: str, *, manual_too:
     )
 
 
-def run_now(session: Session, tenant_id: str, schedule_id: str) -> ScheduleRun:
+def run_now(session: Session, tenant_id: str, id_or_name: str) -> ScheduleRun:
     """A run by hand, of a paused schedule too; the scheduler begins it within seconds. Raises NotFound."""
-    row = _locked(session, tenant_id, schedule_id)
+    row = _locked(session, tenant_id, id_or_name)
     now = func.clock_timestamp()  # not the transaction's start: of two that waited here no two are the same
     values = {"id": new_id("run"), "schedule_id": row.id, "tenant_id": tenant_id, "manual": True}
     statement = insert(ScheduleRun).values(**values, scheduled_for=now, fires_at=now)
@@ -258,14 +263,14 @@ def preview(session: Session, row: Schedule, count: int) -> list[tuple[datetime,
 
 
 def history(
-    session: Session, tenant_id: str, schedule_id: str, *, before: datetime | None = None, limit: int = 20
+    session: Session, tenant_id: str, id_or_name: str, *, before: datetime | None = None, limit: int = 20
 ) -> list[ScheduleRun]:
     """A schedule's runs, the latest time first; `before` is `scheduled_for` of the page before's last one.
 
     Raises NotFound.
     """
-    get(session, tenant_id, schedule_id)
-    query = scoped(ScheduleRun, tenant_id).where(ScheduleRun.schedule_id == schedule_id)
+    row = get(session, tenant_id, id_or_name)
+    query = scoped(ScheduleRun, tenant_id).where(ScheduleRun.schedule_id == row.id)
     if before is not None:
         query = query.where(ScheduleRun.scheduled_for < before)
     return list(session.scalars(query.order_by(ScheduleRun.scheduled_for.desc()).limit(limit)))

@@ -51,7 +51,7 @@ def get_scoped(session: Session, row: type[Row], tenant_id: str, **key: Any) -> 
     """The tenant's row with these column values. Raises NotFound, also when it is another tenant's."""
     found = session.scalars(scoped(row, tenant_id).filter_by(**key)).one_or_none()
     if found is None:
-        described = ", ".join(str(value) for value in key.values())
+        described = ", ".join(str(value) for value in key.values() if value is not None)
         raise NotFound(f"There is no {row.__name__.lower()} {described}.")
     return found
 

@@ -84,21 +84,7 @@ def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: 
     )
 
 
-@router.get("/{collection}", name="show_collection", responses=documented(401, 404))
-def show(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
-    """A collection, by its id or its name."""
-    with context.database.session() as session:
-        return _out(session, collections.get(session, caller.tenant_id, collection))
-
-
-@router.delete("/{collection}", status_code=204, responses=documented(401, 404, 409))
-def delete(collection: str, context: ContextDep, caller: CallerDep) -> None:
-    """Forget a collection. Its documents, and what bulk jobs made of them, stay."""
-    with context.database.session() as session:
-        collections.drop(session, collections.get(session, caller.tenant_id, collection))
-
-
-@router.post("/{collection}/refresh", status_code=202, responses=documented(401, 404))
+@router.post("/{collection:path}/refresh", status_code=202, responses=documented(401, 404))
 def refresh(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
     """Look at the source now. Bulk jobs do so by themselves before they begin."""
     with context.database.session() as session:
@@ -108,7 +94,7 @@ def refresh(collection: str, context: ContextDep, caller: CallerDep) -> Collecti
         return _out(session, row)
 
 
-@router.get("/{collection}/documents", responses=documented(401, 404, 422))
+@router.get("/{collection:path}/documents", responses=documented(401, 404, 422))
 def documents(
     collection: str,
     context: ContextDep,
@@ -133,7 +119,7 @@ def documents(
     )
 
 
-@router.post("/{collection}/documents", responses=documented(400, 401, 404, 409, 422))
+@router.post("/{collection:path}/documents", responses=documented(400, 401, 404, 409, 422))
 def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDep) -> CollectionOut:
     """Put documents in. One that is there under the same path is replaced."""
     with context.database.session() as session:
@@ -143,7 +129,7 @@ def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDe
         return _out(session, found)
 
 
-@router.delete("/{collection}/documents", status_code=204, responses=documented(401, 404, 409))
+@router.delete("/{collection:path}/documents", status_code=204, responses=documented(401, 404, 409))
 def remove(
     collection: str, path: Annotated[DocumentPath, Query()], context: ContextDep, caller: CallerDep
 ) -> None:
@@ -151,3 +137,20 @@ def remove(
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
         collections.remove(session, found, path)
+
+
+# Last: a name may hold slashes, and would take the rest of the addresses above for its own.
+
+
+@router.get("/{collection:path}", name="show_collection", responses=documented(401, 404))
+def show(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
+    """A collection, by its id or its name."""
+    with context.database.session() as session:
+        return _out(session, collections.get(session, caller.tenant_id, collection))
+
+
+@router.delete("/{collection:path}", status_code=204, responses=documented(401, 404, 409))
+def delete(collection: str, context: ContextDep, caller: CallerDep) -> None:
+    """Forget a collection. Its documents, and what bulk jobs made of them, stay."""
+    with context.database.session() as session:
+        collections.drop(session, collections.get(session, caller.tenant_id, collection))

@@ -88,6 +88,16 @@ def test_schedules_of_another_tenant_are_not_there(made: Schedules) -> None:
         assert [one.id for one in schedules.history(session, made.tenant, one)] == [run.id]
 
 
+def test_a_schedule_goes_by_its_name_too(made: Schedules) -> None:
+    one = made.make(name="sch_like an id")
+    with made.database.session() as session:
+        assert schedules.get(session, made.tenant, "sch_like an id").id == one
+        run = schedules.run_now(session, made.tenant, "sch_like an id")
+        assert [found.id for found in schedules.history(session, made.tenant, "sch_like an id")] == [run.id]
+    with pytest.raises(NotFound, match=r"There is no schedule other\.$"), made.database.session() as session:
+        schedules.pause(session, made.tenant, "other")
+
+
 # Times ----------------------------------------------------------------------------------------------
 
 

@@ -211,6 +211,18 @@ def test_only_what_changed_is_read_again_and_what_is_gone_is_said(bench: Bench) 
     assert bench.lines(nothing) == []
 
 
+def test_a_quiet_night_is_no_failure_for_what_could_not_be_read_before_either(bench: Bench) -> None:
+    bench.run(bench.begin())
+    (bench.folder / "latin.txt").write_bytes(b"caf\xe9")
+    for expected in ("failed", "succeeded"):  # told once
+        found = bench.run(bench.begin(only_changed=True))
+        assert found.state == expected
+        assert [line["error"]["code"] for line in bench.lines(found)] == ["document_not_text"]
+    (bench.folder / "1" / "1.txt").write_text("refuse-now")
+    found = bench.run(bench.begin(replace(ASK, questions=("refuse-now",)), only_changed=True))
+    assert found.state == "failed"  # what could be read was tried, and nothing of it was done
+
+
 def test_a_file_that_only_looks_new_is_no_new_document(bench: Bench) -> None:
     bench.run(bench.begin())
     with bench.db.session() as session:
