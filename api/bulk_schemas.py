@@ -122,11 +122,30 @@ class CollectionPage(Answered):
     next_cursor: str | None
 
 
-class Member(Asked):
-    """A document and the path it has in a collection."""
+class Unreadable(Asked):
+    """Why a file is no document."""
 
-    document_id: DocumentId
+    code: Annotated[Text, StringConstraints(pattern=r"^[a-z0-9_]{1,60}$")]
+    message: Annotated[Text, StringConstraints(min_length=1, max_length=500)]
+
+
+class Member(Asked):
+    """A document and the path it has in a collection, or a path under which none could be read."""
+
+    document_id: DocumentId | None = None
     path: DocumentPath | None = Field(None, description="The document's id when left out.")
+    error: Unreadable | None = Field(
+        None,
+        description="Instead of a document: why the file could not be read, for bundles to say.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.document_id is None) == (self.error is None):
+            raise PydanticCustomError("member_choice", "Give either document_id or error")
+        if self.error is not None and self.path is None:
+            raise PydanticCustomError("member_choice", "An error has the path of its file")
+        return self
 
 
 class MembersAdd(Asked):

@@ -48,6 +48,11 @@ class BulkCalls:
         body = {"documents": [{"document_id": document_id, "path": path}]}
         return self._ask("POST", _of("collections", id_or_name, "documents"), json=body)
 
+    def put_unreadable(self, id_or_name: str, path: str, code: str, message: str) -> dict[str, Any]:
+        """The file under `path` could not be read."""
+        body = {"documents": [{"path": path, "error": {"code": code, "message": message[:500]}}]}
+        return self._ask("POST", _of("collections", id_or_name, "documents"), json=body)
+
     def take_from_collection(self, id_or_name: str, path: str) -> None:
         """Nothing is in the collection under `path` any more."""
         self._ask("DELETE", _of("collections", id_or_name, "documents"), params={"path": path})

@@ -27,7 +27,7 @@ class Synced:
     uploaded: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)  # and why
+    unreadable: dict[str, str] = field(default_factory=dict)  # and why; the collection knows it too
 
 
 def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callable[[str], None]) -> Synced:
@@ -59,9 +59,9 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
                 raise Refused("path_invalid", unusable, "source")
             _put(client, found, source, path, held, documents)
         except (ApiError, Refused, SourceAway) as error:
-            found.unreadable[path] = f"{error.code}: {error}"
+            _leave_out(client, found, path, error.code, str(error))
         except OSError as error:
-            found.unreadable[path] = error.strerror or str(error)
+            _leave_out(client, found, path, "source_away", error.strerror or str(error))
     for path in sorted(held.keys() - set(paths)):
         client.take_from_collection(found.collection_id, path)
         found.removed.append(path)
@@ -93,6 +93,11 @@ def _put(
         found.uploaded.append(path)
     documents[sha256] = document
     client.put_in_collection(found.collection_id, path, document)
+
+
+def _leave_out(client: Client, found: Synced, path: str, code: str, message: str) -> None:
+    client.put_unreadable(found.collection_id, path, code, message)
+    found.unreadable[path] = f"{code}: {message}"
 
 
 def _read(source: Folder, path: str) -> str:

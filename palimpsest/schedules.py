@@ -96,8 +96,14 @@ def create_schedule(
     collection: Annotated[
         str | None, typer.Option(help="Id or name of a collection instead; runs are bulk jobs.")
     ] = None,
-    ask: Annotated[list[str] | None, typer.Option(help="A question; may be given more than once.")] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help="A question; may be given more than once, and beside --summarize."),
+    ] = None,
     summarize: Annotated[bool, typer.Option("--summarize", help="Ask for a summary.")] = False,
+    template: Annotated[str | None, typer.Option(help="name or name@version of a summary's prompt.")] = None,
+    points: Annotated[int | None, typer.Option(help="Key points of a summary.")] = None,
+    words: Annotated[int | None, typer.Option(help="Words of a summary.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What is to be done, in your words.")] = None,
     model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
     policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
@@ -125,13 +131,16 @@ def create_schedule(
     data: Data = None,
 ) -> None:
     """Make a schedule and print its id."""
-    if sum((bool(ask), summarize, prompt is not None)) != 1:
-        raise typer.BadParameter("give one of --ask, --summarize and --prompt")
+    if (prompt is not None) == (bool(ask) or summarize):
+        raise typer.BadParameter("give --prompt, or --ask, --summarize or both")
     if sum(given is not None for given in (file, document, collection)) != 1:
         raise typer.BadParameter("give one of --file, --document and --collection")
     work: dict[str, Any] = {
-        "task": "ask" if ask else "summarize" if summarize else "prompt",
+        "task": "summarize" if summarize else "ask" if ask else "prompt",
         "questions": ask,
+        "template": template,
+        "points": points,
+        "words": words,
         "prompt": prompt,
         "model": model,
         "policy": policy,

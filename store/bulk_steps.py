@@ -193,6 +193,8 @@ def submit(
     """A job for one document of the bulk job, or for its digest; gives its id."""
     owner = owner_of(bulk)
     new = intake.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id, seq)
+    if seq is None:  # or it would wait behind every document of the bulk jobs that came meanwhile
+        new = replace(new, priority=new.priority + 1)
     return jobs.create(session, owner.tenant_id, new).id
 
 

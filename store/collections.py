@@ -19,6 +19,7 @@ from store.errors import NotFound, StoreError
 from store.ids import new_id
 from store.listings import Entry
 from store.models import Document
+from store.schedule_tables import Schedule
 from store.tenants import get_scoped, scoped
 
 
@@ -29,7 +30,7 @@ class CollectionExists(StoreError):
 
 
 class CollectionInUse(StoreError):
-    """A bulk job over the collection has not ended."""
+    """A bulk job over the collection has not ended, or a schedule makes some."""
 
     code = "collection_in_use"
 
@@ -148,6 +149,12 @@ def add(session: Session, collection: Collection, members: Sequence[tuple[str, s
         put(session, collection.id, collection.tenant_id, path, known[document])
 
 
+def add_unread(session: Session, collection: Collection, path: str, code: str, message: str) -> None:
+    """Notes that a file could not be read; what it held is remembered. Raises CollectionLive."""
+    _refuse_live(collection)
+    put_unread(session, collection.id, collection.tenant_id, path, code, message)
+
+
 def remove(session: Session, collection: Collection, path: str) -> None:
     """Takes a document out; it stays where it is. Raises NotFound, CollectionLive."""
     _refuse_live(collection)
@@ -170,6 +177,11 @@ def drop(session: Session, collection: Collection) -> None:
     active = exists().where(Bulk.collection_id == collection.id, Bulk.state.not_in(ENDED))
     if session.scalar(select(active)):
         raise CollectionInUse("A bulk job over this collection has not ended; cancel it first.")
+    planned = scoped(Schedule, collection.tenant_id).where(
+        Schedule.deleted_at.is_(None), Schedule.template["collection_id"].astext == collection.id
+    )
+    for schedule in session.scalars(planned.limit(1)):
+        raise CollectionInUse(f"The schedule '{schedule.name}' runs over this collection; delete it first.")
     session.execute(delete(Collection).where(Collection.id == collection.id))
 
 

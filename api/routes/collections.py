@@ -124,8 +124,11 @@ def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDe
     """Put documents in. One that is there under the same path is replaced."""
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
-        pairs = [(one.path or one.document_id, one.document_id) for one in body.documents]
-        collections.add(session, found, pairs)
+        named = [(one.path or one.document_id, one.document_id) for one in body.documents if one.document_id]
+        collections.add(session, found, named)
+        for one in body.documents:
+            if one.error and one.path:
+                collections.add_unread(session, found, one.path, one.error.code, one.error.message)
         return _out(session, found)
 
 

@@ -332,6 +332,12 @@ def test_a_collection_changes_by_hand(bench: BulkBench, collection: dict[str, An
     problem(bench.client.get("/v1/collections/col_none"), 404, "not_found")
     body = {"name": "globbed", "glob": "*.txt"}
     problem(bench.client.post("/v1/collections", json=body), 422, "invalid_request")
+    for wrong in (
+        {"path": "a"},
+        {"error": {"code": "x", "message": "y"}},
+        {"document_id": other, "error": {"code": "x", "message": "y"}},
+    ):
+        problem(bench.client.post(f"{path}/documents", json={"documents": [wrong]}), 422, "invalid_request")
     body = {"name": "globbed", "source": str(bench.source), "glob": "**/" * 90 + "x"}
     problem(bench.client.post("/v1/collections", json=body), 422, "invalid_request", "glob")
     body = {"documents": [{"document_id": other, "path": "é" * 501}]}
@@ -366,6 +372,15 @@ def test_a_collection_is_forgotten_once_nothing_works_on_it(
     begun = bench.begin(collection="letters")
     problem(bench.client.delete("/v1/collections/letters"), 409, "collection_in_use")
     bench.end(begun["id"])
+    body = {
+        "name": "nightly",
+        "cron": "0 6 * * *",
+        "bulk": {"collection": "letters", "job": {"task": "summarize"}},
+    }
+    planned = bench.client.post("/v1/schedules", json=body).json()["id"]
+    found = problem(bench.client.delete("/v1/collections/letters"), 409, "collection_in_use")
+    assert "'nightly'" in found["detail"]
+    assert bench.client.delete(f"/v1/schedules/{planned}").status_code == 204
     assert bench.client.delete("/v1/collections/letters").status_code == 204
     problem(bench.client.get("/v1/collections/letters"), 404, "not_found")
     assert len(bench.lines(begun["id"])) == 3

@@ -94,7 +94,7 @@ def test_only_what_changed_is_uploaded_and_what_vanished_is_removed(bench: BulkB
             "old/c.txt": "document_not_text",
         }
         # A file that cannot be read now keeps the place that it had.
-        held = [item["path"] for item in client.collection_documents("letters")]
+        held = [item["path"] for item in client.collection_documents("letters") if item["document_id"]]
         assert held == ["a.txt", "moved.md", "old/c.txt"]
 
 
@@ -108,6 +108,12 @@ def test_what_is_no_file_of_the_folder_is_left_out(bench: BulkBench, letters: Pa
         assert synced.uploaded == ["a.txt", "b.md", "old/c.txt"]
         reasons = {path: why.partition(":")[0] for path, why in synced.unreadable.items()}
         assert reasons == {"link.txt": "source_away", "caf\\xe9.txt": "path_invalid"}
+    # Whoever reads the bundle is told, too.
+    run(bench, "bulk", str(letters), "--points", "1", "--to", str(tmp_path / "out"))
+    failed = {
+        path: line["error"]["code"] for path, line in lines_of(tmp_path / "out").items() if line["error"]
+    }
+    assert failed == reasons
 
 
 def test_one_unreadable_file_does_not_stop_the_rest(bench: BulkBench, letters: Path) -> None:
@@ -115,7 +121,7 @@ def test_one_unreadable_file_does_not_stop_the_rest(bench: BulkBench, letters: P
     ended = run(bench, "bulk", str(letters), "--points", "1", "--no-digest")
     assert ended.exit_code == 1  # not everything was done
     assert "image.png is left out: unsupported_document" in ended.stderr
-    assert "3 of 3 documents done" in ended.stdout  # the digest, as there is no --to
+    assert "3 of 4 documents done" in ended.stdout  # the digest, as there is no --to
     assert "All documents" not in ended.stdout
 
 

@@ -1,5 +1,6 @@
 """Schedules over real HTTP and on the command line, with the scheduler's own loop beside."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,7 @@ def test_the_command_line_does_all_of_it(api: Api, bulk: dict[str, Any], tmp_pat
         "--collection",
         "papers",
         "--summarize",
+        *("--points", "3", "--words", "90", "--ask", "Who?"),
         "--policy",
         "window",
         "--only-changed",
@@ -206,6 +208,9 @@ def test_the_command_line_does_all_of_it(api: Api, bulk: dict[str, Any], tmp_pat
     )
     second = palimpsest(api, "create", "weekly", "0 6 * * MON", *bulk_options)
     assert second.exit_code == 0, second.output
+    shown = palimpsest(api, "show", second.output.strip(), "--json").output
+    asked = json.loads(shown)["bulk"]["job"]
+    assert (asked["points"], asked["words"], asked["questions"]) == (3, 90, ["Who?"])
     listed = palimpsest(api, "list").output
     for word in (schedule, "30 2 * * *", "Europe/Berlin", "ask doc_", f"summarize collection {COLLECTION}"):
         assert word in listed

@@ -148,6 +148,14 @@ def test_the_digest_is_the_models_own_reading_of_the_summaries(bench: Bench) -> 
     assert result.answers[0]["text"] == right_answer(text.encode(), PROMPTS[0])
 
 
+def test_the_digest_goes_before_documents_of_bulk_jobs_that_came_later(bench: Bench) -> None:
+    found = bench.run(bench.begin(replace(ASK, priority=3)))
+    with bench.db.session() as session:
+        jobs_of = session.scalars(select(Job).where(Job.bulk_id == found.id)).all()
+    assert {job.priority for job in jobs_of if job.id != found.digest_job_id} == {3}
+    assert {job.priority for job in jobs_of if job.id == found.digest_job_id} == {4}
+
+
 def test_one_bad_document_does_not_stop_the_rest_and_is_tried_again(bench: Bench) -> None:
     (bench.folder / "bad.txt").write_bytes(b"\xff\xfe")
     (bench.folder / "image.png").write_bytes(b"x")
