@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_results, bulk_steps, bulks, collections, log, sources
+from store import blobs, bulk_results, bulk_steps, bulks, collection_files, log, sources
 from store.blobs import Blobs
 from store.budgets import BudgetState
 from store.bulk_tables import Bulk, BulkItem
@@ -51,7 +51,7 @@ class Conductor:
     def round(self) -> bool:
         """One step for every collection and bulk job that wants one; True if any went on."""
         with self._database.session() as session:
-            stale = collections.to_refresh(session)
+            stale = collection_files.to_refresh(session)
             active = bulk_steps.active(session)
         self._refreshes.forget_others({*stale, *active})
         went_on = False

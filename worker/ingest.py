@@ -10,7 +10,7 @@ from typing import IO
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import collections, documents, log
+from store import collection_files, documents, log
 from store.blobs import Blobs
 from store.bulk_tables import Collection
 from store.database import Database, lost
@@ -43,16 +43,17 @@ class Ingest:
         except Refused as refused:
             # What was read and is no document is not read again until it changes.
             with self._database.session() as session:
-                collections.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
+                collection_files.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
         except SourceAway as away:
             with self._database.session() as session:
-                collections.put_unread(session, *key, away.code, str(away))
+                collection_files.put_unread(session, *key, away.code, str(away))
         except (OSError, SQLAlchemyError):
             raise
         except Exception:  # a defect: the files behind this one are read all the same
             _log.exception("file_not_taken", collection=collection.id, path=entry.path)
             with self._database.session() as session:
-                collections.put_unread(session, *key, "internal_error", "The service failed at this file.")
+                message = "The service failed at this file."
+                collection_files.put_unread(session, *key, "internal_error", message)
 
     def _take(self, collection: Collection, folder: Folder, entry: Entry) -> None:
         new = documents.new_document_id()
@@ -74,9 +75,9 @@ class Ingest:
         """Says in the collection what was read; False if that is what it held already."""
         key = (collection.id, collection.tenant_id, entry.path)
         with self._database.session() as session:
-            held = collections.held(session, collection.id, entry.path)
+            held = collection_files.held(session, collection.id, entry.path)
             if held is not None and held.sha256 == sha256:
-                collections.keep(session, *key, entry.fingerprint)
+                collection_files.keep(session, *key, entry.fingerprint)
                 return False
             row = documents.create(
                 session,
@@ -87,7 +88,7 @@ class Ingest:
                 media_type=kind,
                 filename=PurePosixPath(entry.path).name,
             )
-            collections.put(session, *key, row, entry.fingerprint)
+            collection_files.put(session, *key, row, entry.fingerprint)
         return True
 
     def text(self, session: Session, tenant_id: str, text: str, name: str) -> Document:

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
 
-from store import collections, log
+from store import collection_files, log
 from store.bulk_tables import Collection
 from store.database import Database, lost
 from store.errors import Refused
@@ -79,7 +79,7 @@ class Refreshes:
         if look is None or look.which != which:
             entries = folder.entries(collection.glob)
             with self._database.session() as session:
-                left = collections.unread(session, collection, entries)
+                left = collection_files.unread(session, collection, entries)
             look = self._looks[name] = _Look(which, collection.refresh_requested_at, deque(left))
         return look
 
@@ -93,5 +93,5 @@ class Refreshes:
 
     def _end(self, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
         with self._database.session() as session:
-            collections.refreshed(session, collection_id, asked_at, error)
+            collection_files.refreshed(session, collection_id, asked_at, error)
         _log.info("collection_refreshed", collection=collection_id, error=error)

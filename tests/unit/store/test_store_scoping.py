@@ -40,7 +40,7 @@ SYSTEM = {
     "tenants.py",
 }
 ALLOWED = {
-    ("collections.py", "to_refresh"),  # the conductor's
+    ("collection_files.py", "to_refresh"),  # the conductor's
     ("keys.py", "authenticate"),
     ("documents.py", "of_job"),
     ("jobs.py", "ended_with_snapshot"),

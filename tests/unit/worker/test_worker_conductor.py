@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_results, bulks, collections, jobs, prompt_templates, workers
+from store import blobs, bulk_results, bulks, collection_files, collections, jobs, prompt_templates, workers
 from store.bulk_tables import Bulk, BulkPart, CollectionItem
 from store.bulks import NewBulk, NotRetryable
 from store.database import Database
@@ -469,8 +469,8 @@ def test_a_collection_may_hold_more_files_than_a_statement_has_parameters(bench:
         )
     with bench.db.session() as session:
         entries = [Entry(str(n), 1, "same") for n in range(1, 70001)]
-        assert collections.unread(session, found, entries) == []
-        assert collections.unread(session, found, []) == []
+        assert collection_files.unread(session, found, entries) == []
+        assert collection_files.unread(session, found, []) == []
         assert collections.counts(session, found).deleted == 70000
 
 
