@@ -173,10 +173,9 @@ def schedules(few: int = 50, many: int = 300) -> None:
 @app.command()
 def throughput(count: int = 200, tokens: int = MILLION) -> None:
     """Documents a minute through one worker: one slot against the default; then one long document."""
-    one_at_a_time, default = {"slots": 1, "all_cores": True}, {"slots": None}
-    many = [way | {"count": count} for way in (one_at_a_time, {"slots": 1}, default)]
-    long = [way | {"count": 1, "tokens": tokens} for way in (one_at_a_time, default)]
-    _make("throughput", [*many, *long], "throughput")
+    ways = ({"slots": 1, "all_cores": True}, {"slots": None})
+    sets = ({"count": 1, "tokens": tokens}, {"count": count})
+    _make("throughput", [way | documents for documents in sets for way in ways], "throughput")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

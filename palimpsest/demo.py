@@ -31,7 +31,7 @@ def demo(
     ask: Annotated[
         list[str] | None, typer.Option(help="What to ask of it; may be given more than once.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="How the memory is pruned.")] = "namm",
+    policy: Annotated[str, typer.Option(help="How the memory is pruned.")] = "namm-key",
     tokens: Annotated[int, typer.Option(min=1000, help="Length of the assembled document.")] = 1_000_000,
     budget: Annotated[int | None, typer.Option(help="Entries each KV head keeps.")] = None,
     max_output_tokens: Annotated[int, typer.Option(help="For each answer about your own text.")] = 48,

@@ -49,7 +49,9 @@ class EvolutionConfig:
             Without a threshold all candidates keep equally many and it changes nothing.
         validate_every: generations between checks of the mean on fixed validation documents.
         patience: checks without a better mean that end a stage early; 0 for never.
-        distil_documents, distil_rounds, distil_steps: see `namm_runtime.evolve.distil`.
+        distil_documents, distil_rounds, distil_steps: see `namm_runtime.evolve.distil`; documents of the
+            first round, of which later rounds read fewer, as theirs are longer.
+        distil_tokens: of the longest documents of distillation, at most.
     """
 
     name: str
@@ -80,6 +82,7 @@ class EvolutionConfig:
     validation_documents: int = 33
     patience: int = 0
     distil_documents: int = 96
+    distil_tokens: int = 24_576
     distil_rounds: int = 3
     distil_steps: int = 400
     seed: int = 0

@@ -4,6 +4,8 @@ A generator of documents knows which tokens its questions will need, and a score
 eviction is not. So documents are read, each eviction's features are noted with the truth about every slot,
 and the scorer learns to put needed slots above the others. In the first round the rest of the cache is a
 random choice; in later rounds it is what the scorer so far would keep, so that it meets its own mistakes.
+These rounds have the budget of serving, and each has documents twice as long as the round before: what looks
+most like a fact among a thousand candidates a slot is rare, and no short document has it.
 
 Where the scorer has a threshold, what remains is to choose how much it keeps: shifts of its bias are tried on
 training documents, and the one of the best fitness is taken.
@@ -30,9 +32,9 @@ from namm_runtime.policies.namm import Namm
 Note = tuple[Tensor, Tensor]
 """Features [B, Hkv, N, F] and truth [B, Hkv, N] of one layer at one eviction."""
 
-_DOCUMENTS_AT_ONCE = 12
+_DOCUMENTS_AT_ONCE = 6
 _LEARNING_RATE = 1e-2
-_HARDEST_SHARE = 0.02
+_RIVALS = 32  # slots of a head that are not needed and have its highest scores
 _NOTES_BYTES = 2 << 30  # a model of many layers and heads fills more in one document
 _SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -66,21 +68,33 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
     generator = torch.Generator().manual_seed(config.seed)
     notes: list[Note] = []
     losses = []
+    read, families = {"documents": 0, "tokens": 0}, config.families(len(config.stages))
     for number in range(config.distil_rounds):
-        current = replace(scorer, parameters=parameters)
-        draw = training_draw(config, config.distil_documents, -2_000_000 - number * config.distil_documents)
+        current, setting = replace(scorer, parameters=parameters), _setting(config, number)
+        # One of each family at least.
+        count = max(len(families), config.distil_documents * config.tokens // setting.tokens)
+        draw = training_draw(config, count, -2_000_000 - number * config.distil_documents)
         for part in draw.parts(_DOCUMENTS_AT_ONCE):
-            exam = make_exam(model, config, part)
+            exam = make_exam(model, setting, part)
             notebook = _Notebook(current, exam.until, generator if number == 0 else None)
-            Memory(model, notebook, config.budget, config.interval, by_slot=True).feed(exam.documents)
+            Memory(model, notebook, setting.budget, setting.interval, by_slot=True).feed(exam.documents)
             notes = _fewer(notes + notebook.notes, generator)
         parameters, loss = _fit(scorer, parameters, notes, config.distil_steps, generator)
         losses.append(round(loss, 4))
-    documents = config.distil_rounds * config.distil_documents
-    record: dict[str, Any] = {"documents": documents, "steps": config.distil_steps, "losses": losses}
+        read = {"documents": read["documents"] + count, "tokens": read["tokens"] + count * setting.tokens}
+    record: dict[str, Any] = {**read, "steps": config.distil_steps, "losses": losses}
     if scorer.config.threshold is not None:
         parameters, record["shift"] = _calibrate(model, config, replace(scorer, parameters=parameters))
     return parameters, record
+
+
+def _setting(config: EvolutionConfig, number: int) -> EvolutionConfig:
+    """How long the documents of a round are, and how small its cache."""
+    if number == 0:
+        return config
+    doublings = max(0, (config.distil_tokens // config.tokens).bit_length() - 1)
+    tokens = config.tokens << min(number, doublings)
+    return replace(config, tokens=tokens, budget=config.serving_budget or config.budget)
 
 
 def _calibrate(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple[Tensor, float]:
@@ -146,9 +160,12 @@ def _fit(
 
 
 def _loss(scores: Tensor, truth: Tensor) -> Tensor:
-    """Balanced cross-entropy (nats); the worst of the rest count again, since caches fill with these."""
-    wrong = functional.softplus(scores[truth == 0])
-    hardest = wrong.topk(max(1, int(len(wrong) * _HARDEST_SHARE))).values
-    missed = functional.softplus(-scores[truth == 1])
-    loss = wrong.mean() + 0.5 * hardest.mean()
-    return loss + missed.mean() if len(missed) else loss
+    """Balanced cross-entropy, and how little each needed slot is above its head's strongest rivals (nats)."""
+    needed = truth == 1
+    loss = functional.softplus(scores[~needed]).mean()
+    if not needed.any():
+        return loss
+    loss = loss + functional.softplus(-scores[needed]).mean()
+    rivals = scores.masked_fill(needed, -math.inf).topk(min(_RIVALS, scores.shape[-1])).values
+    margins = scores.unsqueeze(-1) - rivals.unsqueeze(-2)  # [B, Hkv, N, rivals]
+    return 0.5 * loss + functional.softplus(-margins[needed]).mean()

@@ -101,7 +101,7 @@ def _document(
         needed = sum(len(piece.ids) for line in lines for piece in line if piece.role in NEEDED)
         if needed <= most and used <= room:
             return lay_out(story, lines, room - used, encode, rng, split, filler, cut=True), story
-        share *= max(0.3, min(0.9, most / needed))
+        share = min(share, used / room) * max(0.3, min(0.9, most / needed))
     raise Refusal(
         "bad_config",
         f"no document of the family {family} fits {config.tokens} tokens and {most:.0f} slots; "
