@@ -96,6 +96,11 @@ def create_schedule(
     collection: Annotated[
         str | None, typer.Option(help="Id or name of a collection instead; runs are bulk jobs.")
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="A folder that the service reads instead, as a URL; runs are bulk jobs."),
+    ] = None,
+    glob: Annotated[str | None, typer.Option(help="Of paths below --source, such as '**/*.txt'.")] = None,
     ask: Annotated[
         list[str] | None,
         typer.Option(help="A question; may be given more than once, and beside --summarize."),
@@ -133,8 +138,8 @@ def create_schedule(
     """Make a schedule and print its id."""
     if (prompt is not None) == (bool(ask) or summarize):
         raise typer.BadParameter("give --prompt, or --ask, --summarize or both")
-    if sum(given is not None for given in (file, document, collection)) != 1:
-        raise typer.BadParameter("give one of --file, --document and --collection")
+    if sum(one is not None for one in (file, document, collection, source)) != 1:
+        raise typer.BadParameter("give one of --file, --document, --collection and --source")
     work: dict[str, Any] = {
         "task": "summarize" if summarize else "ask" if ask else "prompt",
         "questions": ask,
@@ -165,7 +170,9 @@ def create_schedule(
                 given({"deadline_seconds": deadline_seconds}),
                 file,
                 document,
-                given({"collection": collection, "strategy": strategy, "to": to})
+                given(
+                    {"collection": collection, "source": source, "glob": glob, "strategy": strategy, "to": to}
+                )
                 | {"digest": not no_digest, "only_changed": only_changed},
             ),
         )
@@ -184,7 +191,7 @@ def _work(
     bulk: dict[str, Any],
 ) -> dict[str, Any]:
     """The field `job` or `bulk` of a schedule."""
-    if "collection" in bulk:
+    if "collection" in bulk or "source" in bulk:
         return {"bulk": {"job": work, **bulk, **deadline}}
     if file is not None:
         document = client.upload(file)["id"]

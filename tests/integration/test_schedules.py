@@ -241,3 +241,9 @@ def test_a_refusal_is_told_and_fails(api: Api, arguments: tuple[str, ...]) -> No
     ended = palimpsest(api, *arguments)
     assert ended.exit_code in (1, 2)
     assert ended.exception is None or isinstance(ended.exception, SystemExit)
+
+
+def test_a_folder_that_the_service_may_not_read_is_refused_on_the_command_line(api: Api) -> None:
+    options = ("--source", "s3://contracts/2027", "--glob", "**/*.txt", "--summarize")
+    ended = palimpsest(api, "create", "morning", "0 6 * * *", *options)
+    assert (ended.exit_code, "source_not_allowed" in ended.output) == (1, True), ended.output
