@@ -70,25 +70,25 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
     losses = []
     read, families = {"documents": 0, "tokens": 0}, config.families(len(config.stages))
     for number in range(config.distil_rounds):
-        current, setting = replace(scorer, parameters=parameters), _setting(config, number)
+        current, regime = replace(scorer, parameters=parameters), setting(config, number)
         # One of each family at least.
-        count = max(len(families), config.distil_documents * config.tokens // setting.tokens)
+        count = max(len(families), config.distil_documents * config.tokens // regime.tokens)
         draw = training_draw(config, count, -2_000_000 - number * config.distil_documents)
         for part in draw.parts(_DOCUMENTS_AT_ONCE):
-            exam = make_exam(model, setting, part)
+            exam = make_exam(model, regime, part)
             notebook = _Notebook(current, exam.until, generator if number == 0 else None)
-            Memory(model, notebook, setting.budget, setting.interval, by_slot=True).feed(exam.documents)
+            Memory(model, notebook, regime.budget, regime.interval, by_slot=True).feed(exam.documents)
             notes = _fewer(notes + notebook.notes, generator)
         parameters, loss = _fit(scorer, parameters, notes, config.distil_steps, generator)
         losses.append(round(loss, 4))
-        read = {"documents": read["documents"] + count, "tokens": read["tokens"] + count * setting.tokens}
+        read = {"documents": read["documents"] + count, "tokens": read["tokens"] + count * regime.tokens}
     record: dict[str, Any] = {**read, "steps": config.distil_steps, "losses": losses}
     if scorer.config.threshold is not None:
         parameters, record["shift"] = _calibrate(model, config, replace(scorer, parameters=parameters))
     return parameters, record
 
 
-def _setting(config: EvolutionConfig, number: int) -> EvolutionConfig:
+def setting(config: EvolutionConfig, number: int) -> EvolutionConfig:
     """How long the documents of a round are, and how small its cache."""
     if number == 0:
         return config
@@ -149,7 +149,7 @@ def _fit(
         for group in optimiser.param_groups:
             group["lr"] = _LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         features, truth = notes[int(torch.randint(len(notes), (), generator=generator))]
-        loss = _loss(network.score(parameters, features), truth)
+        loss = loss_of(network.score(parameters, features), truth)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([parameters], 1.0)
@@ -159,7 +159,7 @@ def _fit(
     return parameters.detach(), sum(late) / max(1, len(late))
 
 
-def _loss(scores: Tensor, truth: Tensor) -> Tensor:
+def loss_of(scores: Tensor, truth: Tensor) -> Tensor:
     """Balanced cross-entropy, and how little each needed slot is above its head's strongest rivals (nats)."""
     needed = truth == 1
     loss = functional.softplus(scores[~needed]).mean()

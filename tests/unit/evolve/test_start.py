@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from namm_runtime.evolve import distil
 from namm_runtime.evolve.exam import Draw, make_exam
 from namm_runtime.evolve.fitness import sit
 from namm_runtime.evolve.start import starting_scorer
@@ -22,12 +23,36 @@ def test_a_start_from_zero_scores_everything_alike(bundled, small):
 
 def test_a_distilled_start_remembers_more_than_zero_does(bundled, small):
     zero = starting_scorer(bundled, small)
-    distilled = starting_scorer(bundled, replace(small, start="distilled"))
+    longest = replace(small, start="distilled", distil_rounds=3, distil_tokens=1024)
+    distilled = starting_scorer(bundled, longest)
     assert torch.equal(zero.mean, distilled.mean)
-    assert distilled.provenance["start"]["documents"] == 12
+    # Six of 512 tokens, then twice one of each family of 1,024: documents do not grow beyond distil_tokens.
+    record = distilled.provenance["start"]
+    assert (record["documents"], record["tokens"], len(record["losses"])) == (6 + 3 + 3, 9 * 1024, 3)
     exam = make_exam(bundled, small, Draw("validation", 3, ("kv", "repeated", "kv", "distractors")))
     scores = [sit(bundled, small, Namm(scorer), exam).score.mean() for scorer in (zero, distilled)]
     assert scores[1] > scores[0] + 0.1
+
+
+def test_later_rounds_read_longer_documents_with_the_budget_of_serving(small):
+    config = replace(small, serving_budget=96, distil_tokens=5000)
+    rounds = [distil.setting(config, number) for number in range(6)]
+    assert [one.tokens for one in rounds] == [512, 1024, 2048, 4096, 4096, 4096]
+    assert [one.budget for one in rounds] == [64, 96, 96, 96, 96, 96]
+    assert distil.setting(replace(config, distil_tokens=100), 3).tokens == 512
+
+
+def test_the_loss_is_about_a_heads_strongest_rivals():
+    """Ninety-six slots that nobody needs, of which three score high, and four that are needed."""
+    scores, needed = torch.full((1, 2, 100), -4.0), torch.zeros(1, 2, 100)
+    scores[..., :3], scores[..., 96:], needed[..., 96:] = 1.0, 2.0, 1.0
+    above = distil.loss_of(scores, needed)
+    scores[0, 0, 96:] = 0.0  # below the three, in one of two heads
+    below = distil.loss_of(scores, needed)
+    scores[0, 0, :3] = -4.0
+    assert below > above + 0.1
+    assert distil.loss_of(scores, needed) < below - 0.05
+    assert distil.loss_of(scores, torch.zeros(1, 2, 100)).isfinite()
 
 
 @pytest.mark.parametrize("statistics", ["regime", "full-cache"])
