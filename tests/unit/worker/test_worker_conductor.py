@@ -360,7 +360,7 @@ def test_a_defect_while_listing_ends_the_bulk_job_and_can_be_retried(
     def defect(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(collections, "unread", defect)
+    monkeypatch.setattr(collection_files, "unread", defect)
     bulk_id = bench.begin()
     found = bench.run(bulk_id)
     assert (found.state, found.error_code) == ("failed", "internal_error")
@@ -504,7 +504,7 @@ def test_a_refresh_that_fails_is_not_tried_for_ever(bench: Bench, monkeypatch: p
     with bench.db.session() as session:
         now = collections.get(session, found.tenant_id, found.id)
     assert (now.refresh_requested_at, "'**' stands alone" in (now.refresh_error or "")) == (None, True)
-    monkeypatch.setattr(collections, "unread", None)
+    monkeypatch.setattr(collection_files, "unread", None)
     with bench.db.session() as session:
         session.execute(text("UPDATE collections SET glob = NULL WHERE id = :id"), {"id": found.id})
         collections.refresh(session, collections.get(session, found.tenant_id, found.id))
