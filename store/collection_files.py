@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -78,17 +78,14 @@ def put(
         "fingerprint": fingerprint,
         "error_code": None,
         "error_message": None,
-        "seen_at": func.now(),
         "changed_at": func.now(),
-        "deleted_at": None,
     }
     _upsert(session, collection_id, tenant_id, path, row)
 
 
 def keep(session: Session, collection_id: str, tenant_id: str, path: str, fingerprint: str | None) -> None:
     """The file was read again and holds what it held."""
-    row: dict[str, Any] = {"fingerprint": fingerprint, "seen_at": func.now(), "deleted_at": None}
-    row |= {"error_code": None, "error_message": None}
+    row = {"fingerprint": fingerprint, "error_code": None, "error_message": None}
     _upsert(session, collection_id, tenant_id, path, row)
 
 
@@ -128,9 +125,7 @@ def _put_error(
         "fingerprint": fingerprint,
         "error_code": code,
         "error_message": message,
-        "seen_at": func.now(),
         "changed_at": func.now(),
-        "deleted_at": None,
         **more,
     }
     _upsert(session, collection_id, tenant_id, path, row)
@@ -151,7 +146,9 @@ def refreshed(session: Session, collection_id: str, asked_at: datetime | None, e
         row.refresh_requested_at = None
 
 
-def _upsert(session: Session, collection_id: str, tenant_id: str, path: str, row: dict[str, Any]) -> None:
+def _upsert(session: Session, collection_id: str, tenant_id: str, path: str, row: Mapping[str, Any]) -> None:
+    """The file is there, and this is what has changed of it."""
+    row = {**row, "seen_at": func.now(), "deleted_at": None}
     key = {"collection_id": collection_id, "path": path}
     statement = insert(CollectionItem).values(**key, tenant_id=tenant_id, **row)
     session.execute(statement.on_conflict_do_update(index_elements=["collection_id", "path"], set_=row))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Select, delete, exists, func, select, update
@@ -16,7 +15,7 @@ from store.bulks import ENDED, wake
 from store.errors import NotFound, StoreError
 from store.ids import new_id
 from store.schedule_tables import Schedule
-from store.tenants import get_scoped, scoped
+from store.tenants import get_by_id_or_name, scoped
 
 
 class CollectionExists(StoreError):
@@ -84,10 +83,7 @@ def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -
 
 def get(session: Session, tenant_id: str, id_or_name: str) -> Collection:
     """Raises NotFound."""
-    if id_or_name.startswith("col_"):
-        with suppress(NotFound):  # a name may begin like that too
-            return get_scoped(session, Collection, tenant_id, id=id_or_name)
-    return get_scoped(session, Collection, tenant_id, name=id_or_name)
+    return get_by_id_or_name(session, Collection, tenant_id, "col", id_or_name)
 
 
 def page(session: Session, tenant_id: str, *, after: str | None = None, limit: int = 20) -> list[Collection]:

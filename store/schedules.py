@@ -6,7 +6,6 @@ The scheduler (`worker.scheduler`) begins and ends runs with `store.schedule_ste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -20,14 +19,14 @@ from sqlalchemy.orm import Session
 
 from store import bulks, collections, cron, documents, intake
 from store.budgets import refuse_unknown_zone
-from store.errors import NotFound, StoreError
+from store.errors import StoreError
 from store.ids import new_id
 from store.intake import Ask, Owner
 from store.models import Job
 from store.money import Bill
 from store.schedule_tables import Schedule, ScheduleRun
 from store.settings import Settings
-from store.tenants import get_scoped, scoped
+from store.tenants import get_by_id_or_name, scoped
 
 
 class Overlap(StrEnum):
@@ -182,10 +181,7 @@ def _now(session: Session) -> datetime:
 
 def get(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
     """Raises NotFound, for a deleted one too."""
-    if id_or_name.startswith("sch_"):
-        with suppress(NotFound):  # a name may begin like that too
-            return get_scoped(session, Schedule, tenant_id, id=id_or_name, deleted_at=None)
-    return get_scoped(session, Schedule, tenant_id, name=id_or_name, deleted_at=None)
+    return get_by_id_or_name(session, Schedule, tenant_id, "sch", id_or_name, deleted_at=None)
 
 
 def _locked(session: Session, tenant_id: str, id_or_name: str) -> Schedule:

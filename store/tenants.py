@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, select
@@ -54,6 +55,16 @@ def get_scoped(session: Session, row: type[Row], tenant_id: str, **key: Any) -> 
         described = ", ".join(str(value) for value in key.values() if value is not None)
         raise NotFound(f"There is no {row.__name__.lower()} {described}.")
     return found
+
+
+def get_by_id_or_name(
+    session: Session, row: type[Row], tenant_id: str, prefix: str, id_or_name: str, **more: Any
+) -> Row:
+    """The tenant's row whose id, which begins with the prefix, or whose name this is. Raises NotFound."""
+    if id_or_name.startswith(f"{prefix}_"):
+        with suppress(NotFound):  # a name may begin like that too
+            return get_scoped(session, row, tenant_id, id=id_or_name, **more)
+    return get_scoped(session, row, tenant_id, name=id_or_name, **more)
 
 
 def ensure(session: Session, tenant_id: str = DEFAULT_TENANT, name: str = "default") -> str:

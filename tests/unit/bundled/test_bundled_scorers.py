@@ -43,7 +43,7 @@ def test_they_verify_and_say_where_they_come_from(bundled: LoadedModel, name: st
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in policies.names()])
 def test_they_remember_what_a_window_forgets(bundled: LoadedModel, name: str) -> None:
-    """Test split, in the regime of the search: 3,072 tokens in 128 slots a head."""
+    """Test split, in the regime of the search."""
     scorer = checkpoint.load(checkpoint.resolve(name).path)
     config = replace(EvolutionConfig.from_dict(scorer.provenance["evolution"]), model="bundled")
     exam = make_exam(bundled, config, Draw("test", 8, FAMILIES))
