@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from namm_runtime.memory import Memory
     from namm_runtime.policies import make as make_policy
 
-# Unless told not to, OpenMP's threads spin while they wait for each other. On cores that others want too, two
-# threads are then slower than one. It is read once, when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin while they wait for each other. For as long as they do by default, two threads on cores
+# that others want too are slower than one; sleeping at once costs a quarter where nothing else runs. Decision
+# 012 has figures. It is read once, when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = [
     "Answer",
