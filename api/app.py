@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -68,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.context = context
     problems.install(app)
     plain = app.openapi
-    app.openapi = lambda: problems.describe(plain())  # type: ignore[method-assign]
+    app.openapi = cache(lambda: problems.describe(plain()))  # type: ignore[method-assign]
     _install_store_errors(app)
     # JSON may spell a character with six bytes, and there is more in a request than its text.
     app.add_middleware(BodyLimit, limit=6 * config.max_inline_bytes + 1024 * 1024, streamed=STREAMED)

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.parameters import refuse_undeclared
 from api.problems import Problem
 from store import keys
 from store.blobs import Blobs
@@ -44,10 +45,11 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: 
 
 
 def caller(
+    request: Request,
     context: Annotated[Context, Depends(context)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
-    """The tenant of the API key. Raises Problem 401 without a valid one."""
+    """The tenant of the API key. Raises Problem 401 without a valid one, 422 for parameters there are not."""
     if credentials is None:
         raise _unauthorized("api_key_missing", "Send an API key: 'Authorization: Bearer pal_…'.")
     if not keys.well_formed(credentials.credentials):
@@ -58,7 +60,9 @@ def caller(
         key = keys.authenticate(session, credentials.credentials, context.settings.pepper)
         if key is None:
             raise _unauthorized("api_key_invalid", "This API key is unknown, expired or revoked.")
-        return Caller(key.tenant_id, key.id, key.project, key.admin)
+        found = Caller(key.tenant_id, key.id, key.project, key.admin)
+    refuse_undeclared(request)
+    return found
 
 
 def admin(caller: Annotated[Caller, Depends(caller)]) -> Caller:

@@ -1,8 +1,8 @@
-"""What a report is asked for with: an interval, buckets, groups and filters. Nothing is silently ignored."""
+"""Query parameters, none of which is silently ignored, and what a report is asked for with."""
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Annotated, Any
@@ -92,7 +92,6 @@ def asked_for(
 ) -> Asked:
     """Reads and checks the parameters. Raises Problem 422."""
     given = request.query_params
-    refuse_others(request, _ONCE, _GROUPS, lambda name: _FILTER.fullmatch(name) is not None)
     groups = [name for spelling in _GROUPS for name in given.getlist(spelling)]
     if len(groups) > MAX_GROUPS:
         raise Problem(422, "invalid_request", f"There are at most {MAX_GROUPS} groups.", field="group_by[]")
@@ -122,24 +121,34 @@ def asked_for(
     )
 
 
-def refuse_others(
-    request: Request,
-    once: Collection[str],
-    often: Collection[str] = (),
-    is_open: Callable[[str], bool] = lambda name: False,
-) -> None:
-    """Raises Problem 422 for a parameter that there is not, one given too often, or one that is no text."""
+def refuse_undeclared(request: Request) -> None:
+    """Raises Problem 422 for a query parameter that the operation does not have, one given too often, or one
+    that is no text."""
     given = request.query_params
+    if not given:
+        return
+    path, method = request.scope["route"].path_format, request.method.lower()
+    declared = request.app.openapi()["paths"][path][method].get("parameters", ())
+    queries = {one["name"]: one for one in declared if one["in"] == "query"}
+    has_filters = queries.pop("filter", None) is not None
+    often = {name for name, one in queries.items() if _is_list(one["schema"])}
+    known = [*queries, *(["filter[<group>]"] if has_filters else [])]
     for name in given:
         values = given.getlist(name)
         if any("\0" in text for text in (name, *values)):
             raise Problem(422, "invalid_request", "The character U+0000 is not text.", field=name)
-        if name in once and len(values) > 1:
-            raise Problem(422, "invalid_request", f"'{name}' may be given once.", field=name)
-        if name not in once and name not in often and not is_open(name):
-            known = ", ".join([*once, *often, *(["filter[<group>]"] if is_open("filter[x]") else [])])
-            detail = f"There is no parameter '{name}'; the parameters are {known}."
+        if has_filters and (name in _GROUPS or _FILTER.fullmatch(name)):
+            continue
+        if name not in queries:
+            there = f"there are {', '.join(known)}" if known else "there is none"
+            detail = f"There is no parameter '{name}' here; {there}."
             raise Problem(422, "unknown_parameter", detail, field=name)
+        if name not in often and len(values) > 1:
+            raise Problem(422, "invalid_request", f"'{name}' may be given once.", field=name)
+
+
+def _is_list(schema: dict[str, Any]) -> bool:
+    return any(choice.get("type") == "array" for choice in schema.get("anyOf", [schema]))
 
 
 def _known(names: Iterable[str], field: Callable[[str], str]) -> None:

@@ -16,10 +16,11 @@ from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, 
 from sqlalchemy.orm import Session
 
 from store import documents, outbox
+from store.budgets import BudgetState
 from store.bulk_tables import Bulk, BulkItem, BulkPart
 from store.errors import StoreError
 from store.ids import new_id
-from store.intake import Ask, Owner
+from store.intake import Ask, Owner, heed
 from store.models import Job
 from store.states import State
 from store.tenants import get_scoped, scoped
@@ -164,10 +165,10 @@ def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     return row
 
 
-def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
+def retry(session: Session, tenant_id: str, bulk_id: str, spent: BudgetState | None = None) -> Bulk:
     """What did not succeed is tried again, and the bundle made anew; without a deadline that has passed.
 
-    Raises NotFound, NotRetryable.
+    Raises NotFound, NotRetryable; Refused where new jobs are to be made and `spent` rejects them.
     """
     row = _locked(session, tenant_id, bulk_id)
     if row.state not in ENDED:
@@ -175,6 +176,8 @@ def retry(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     failed, digest_missing = _failed(session, row), _digest_missing(session, row)
     if row.listed_at is not None and not failed and not digest_missing and row.delivery_error is None:
         raise NotRetryable("No document is left that can be tried again.")
+    if row.listed_at is None or failed or digest_missing:
+        heed(spent)
     for item in failed:
         item.state, item.job_id = "pending", None
         item.error_code = item.error_message = None

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from api import focus
 from api.accept import CSV, PARQUET, chosen
 from api.context import Caller, CallerDep, Context, ContextDep
-from api.parameters import EndTime, StartTime, refuse_others
+from api.parameters import EndTime, StartTime
 from api.problems import Problem, documented
 from api.tables import Value, moment, written
 from store import charges, reports
@@ -45,7 +45,6 @@ def focus_export(
     end_time: EndTime = None,
 ) -> StreamingResponse:
     """Your bills of an interval by FOCUS 1.2, with what a full cache would have cost in `x_` columns."""
-    refuse_others(request, ("start_time", "end_time"))
     form = chosen(request, (CSV, PARQUET))
     with context.database.session() as session:
         now = reports.now(session)

@@ -210,6 +210,13 @@ def test_every_route_wants_a_valid_key(refusing_api: Api, method: str, path: str
         problem(client.request(method, address), 401, "api_key_missing")
 
 
+def test_every_route_refuses_a_parameter_that_it_does_not_have(refusing_api: Api) -> None:
+    with refusing_api.client(refusing_api.new_key(admin=True)) as client:
+        for method, path in WITH_A_KEY:
+            response = client.request(method, re.sub(r"{\w+}", "x", path), params={"nonsense": "1"})
+            problem(response, 422, "unknown_parameter", "nonsense")
+
+
 def test_a_revoked_and_an_expired_key_are_refused(api: Api) -> None:
     for change in ("revoked_at = now()", "revoked_at = NULL, expires_at = now()"):
         with api.database.session() as session:

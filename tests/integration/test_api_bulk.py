@@ -297,6 +297,10 @@ def test_a_rejecting_budget_refuses_bulk_jobs_and_a_queueing_one_does_not(
     assert (found["budget"], found["spent"]) == (rejecting["id"], "1.5")
     source = {"source": "memory://shelf", "job": SUMMARIZE}
     problem(bench.client.post("/v1/bulk", json=source), 402, "budget_exceeded")
+    bench.client.post(f"/v1/bulk/{held['id']}/cancel")
+    bench.end(held["id"])
+    problem(bench.client.post(f"/v1/bulk/{held['id']}/retry"), 402, "budget_exceeded")
+    assert bench.look(held["id"])["state"] == "cancelled"
     names = [one["name"] for one in bench.client.get("/v1/collections").json()["data"]]
     assert names == ["letters"]  # nothing is left of what was refused
     assert {told["budget"] for told in events(bench.api.database)} == {queueing["id"], rejecting["id"]}
