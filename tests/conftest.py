@@ -192,10 +192,18 @@ def api(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="session")
-def refusing_api(
+def shared_api(
     servers: EmbeddedServers, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Api]:
     """One API for all tests whose every request is refused: they can check that nothing was left behind."""
     _administer(servers, f'CREATE DATABASE "refusing" TEMPLATE "{template_database}"')
     with api_on(servers.url_of("refusing"), servers.redis_url, tmp_path_factory.mktemp("refusing")) as found:
         yield found
+
+
+@pytest.fixture
+def refusing_api(shared_api: Api) -> Api:
+    """The shared one, its worker live however long ago the first test was."""
+    with shared_api.database.session() as session:
+        assert workers.heartbeat(session, "wrk_test")
+    return shared_api
