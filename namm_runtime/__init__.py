@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from namm_runtime.memory import Memory
     from namm_runtime.policies import make as make_policy
 
-# OpenMP's threads spin while they wait for each other. For as long as they do by default, two threads on cores
-# that others want too are slower than one; sleeping at once costs a quarter where nothing else runs. Decision
-# 012 has figures. It is read once, when torch is loaded.
+# OpenMP's threads spin while they wait for each other. For as long as they do by default, two threads on
+# cores that others want too are slower than one; sleeping at once costs a quarter where nothing else runs.
+# Decision 012 has figures. It is read once, when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -141,8 +141,8 @@ def import_(
 
 @app.command()
 def scorers() -> None:
-    """List the bundled scorers."""
-    table = Table("scorer", "parameters", "sha256", "evolved in", "serves in")
+    """List the bundled scorers; `inspect` says more of one."""
+    table = Table("scorer", "parameters", "sha256", "evolved in", "serves in", "interval")
     for ref in checkpoint.bundled():
         scorer = checkpoint.load(ref.path)
         usual = regime.default_regime(scorer.regime, scorer.serving, scorer.regime.mode)
@@ -150,8 +150,9 @@ def scorers() -> None:
             f"{ref.name}@{ref.version}",
             f"{scorer.parameters.numel():,}",
             ref.sha256[:12],
-            regime.describe(scorer.regime),
-            f"{usual.budget} slots, every {usual.interval} tokens",
+            f"{scorer.regime.budget} slots",
+            f"{usual.budget} slots",
+            f"{usual.interval}",
         )
     console.print(table)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import namm_runtime.attention  # noqa: F401  registers "bounded"
-from namm_runtime.bundled import MODEL_DIR
+from namm_runtime.bundled import MODELS
 from namm_runtime.encoding import encode
 from namm_runtime.errors import Refusal
 from namm_runtime.prompts import Frame, frame_for
@@ -123,7 +123,7 @@ def load_model(
     device_map: str | dict[str, str | int] | None = None,
     tensor_parallel: bool = False,
 ) -> LoadedModel:
-    """Load a directory, a hub id, or the bundled demonstration model (`bundled`).
+    """Load a directory, a hub id, or a bundled demonstration model (`bundled`, `bundled-deep`).
 
     Args:
         device: one device for all of it; `auto` is short for `device_map="auto"`.
@@ -138,7 +138,7 @@ def load_model(
             accelerate, `bad_request` for tensor parallelism without torchrun or with another placement,
             `shards_do_not_fit` where the heads cannot be divided evenly.
     """
-    source = MODEL_DIR if str(path_or_id) == "bundled" else path_or_id
+    source = MODELS.get(str(path_or_id), path_or_id)
     if device == "auto" and device_map is None:
         device_map = "auto"
     if dtype == "auto" and _computes_on_cpu(device, device_map, tensor_parallel):

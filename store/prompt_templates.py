@@ -59,8 +59,8 @@ class BadTemplate(StoreError):
 
 
 def default_for(model: str) -> str:
-    """The template of a model when nobody says: the bundled model only continues text."""
-    return "key-points" if model == "bundled" else "summary"
+    """The template of a model when nobody says: bundled models only continue text."""
+    return "key-points" if model in ("bundled", "bundled-deep") else "summary"
 
 
 def prompts_of(template: Template, points: int, words: int | None) -> list[str]:

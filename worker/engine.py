@@ -208,12 +208,11 @@ def describe(config: Settings) -> ModelCard:
 
     Raises OSError or ValueError when a directory holds no readable config.json.
     """
-    if config.model == "bundled":
-        from namm_runtime.bundled import MODEL_DIR as folder
-    else:
-        folder = Path(config.model)
-        if not folder.is_dir():
-            return ModelCard(config.served_model)
+    from namm_runtime.bundled import MODELS
+
+    folder = MODELS.get(config.model, Path(config.model))
+    if not folder.is_dir():
+        return ModelCard(config.served_model)
     text = (folder / "config.json").read_bytes()
     values = json.loads(text)
     return ModelCard(
@@ -226,9 +225,11 @@ def describe(config: Settings) -> ModelCard:
 
 def files_of(config: Settings) -> tuple[Any, ...]:
     """What tells that a model has been replaced: names, sizes and times of its files; of a hub id, where the
-    newest download of it lies. Empty for the bundled model, which is never replaced, and for files that are
+    newest download of it lies. Empty for bundled models, which are never replaced, and for files that are
     missing."""
-    if config.model == "bundled":
+    from namm_runtime.bundled import MODELS
+
+    if config.model in MODELS:
         return ()
     folder = Path(config.model)
     if not folder.is_dir():

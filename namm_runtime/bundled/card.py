@@ -20,11 +20,18 @@ _FAMILIES = {
     "keypoints": "sentences marked as key points, word for word",
 }
 
+# What tells a model from the first one.
+_ROLES = {
+    "main": "",
+    "deep": "The second of two, of another shape than the first: scorers that were evolved on the first are\n"
+    "tried on it unchanged (`namm evaluate --model bundled-deep`).\n\n",
+}
+
 
 def write_card(out: Path, record: dict[str, Any]) -> None:
     """Write README.md beside the model from the contents of training.json."""
     trained, minutes = record["log"][-1]["tokens"], record["log"][-1]["seconds"] / 60
-    tokens = _policy_tokens(record["evaluation"])
+    tokens, role = _policy_tokens(record["evaluation"]), _ROLES[record["shape"]]
     same = f"--shape {record['shape']} --seed {record['seed']}"
     commands = "\n".join(
         f"    python -m namm_runtime.bundled.train --out DIR{i} {same} --tokens {tokens}"
@@ -34,7 +41,7 @@ def write_card(out: Path, record: dict[str, Any]) -> None:
     (out / "README.md").write_text(
         f"""# A demonstration model
 
-A Llama with {record["parameters"]:,} parameters, trained with {record["threads"]} thread of a CPU on
+{role}A Llama with {record["parameters"]:,} parameters, trained with {record["threads"]} thread of a CPU on
 {trained:,} tokens in {minutes:.0f} minutes. Its text consists of ordinary lines with statements between
 them; asked about a statement, it gives the rest.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from namm_runtime.bundled import MODEL_DIR
+from namm_runtime.bundled import MODEL_DIR, MODELS
 from namm_runtime.bundled.card import write_card
 from namm_runtime.engine import Engine, Request
 from namm_runtime.loading import load_model
@@ -25,30 +25,34 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
 
 
-def test_the_folder_is_small() -> None:
-    assert sum(file.stat().st_size for file in MODEL_DIR.iterdir()) < 10_000_000
+@pytest.mark.parametrize("name", MODELS)
+def test_the_folder_is_small(name: str) -> None:
+    assert sum(file.stat().st_size for file in MODELS[name].iterdir()) < 10_000_000
 
 
-def test_the_card_shows_the_recorded_figures(tmp_path: Path) -> None:
-    record = json.loads((MODEL_DIR / "training.json").read_text())
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_shows_the_recorded_figures(tmp_path: Path, name: str) -> None:
+    folder = MODELS[name]
+    record = json.loads((folder / "training.json").read_text())
     assert {cell["family"] for cell in record["evaluation"]} == set(FAMILIES)
-    assert (MODEL_DIR / "training.svg").read_text().startswith("<?xml")
+    assert (folder / "training.svg").read_text().startswith("<?xml")
     write_card(tmp_path, record)
-    assert (tmp_path / "README.md").read_text() == (MODEL_DIR / "README.md").read_text()
+    assert (tmp_path / "README.md").read_text() == (folder / "README.md").read_text()
     record["evaluation"][0]["right"] += 1
     write_card(tmp_path, record)
-    assert (tmp_path / "README.md").read_text() != (MODEL_DIR / "README.md").read_text()
+    assert (tmp_path / "README.md").read_text() != (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("characters", [1500, 3500])
-def test_it_answers_held_out_questions(tmp_path: Path, characters: int) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_it_answers_held_out_questions(tmp_path: Path, name: str, characters: int) -> None:
     right = asked = 0
     for seed in range(3):
         document = make_document(characters, 6, seed=seed, split="test", filler="business")
         file = tmp_path / f"{seed}.txt"
         file.write_text(document.text)
         questions = tuple(planted.fact.question for planted in document.facts)
-        run = Engine(load_model("bundled")).complete(Request(file, questions, "full", max_output_tokens=12))
+        run = Engine(load_model(name)).complete(Request(file, questions, "full", max_output_tokens=12))
         asked += len(questions)
         for answer, planted in zip(run.answers, document.facts, strict=True):
             right += answer.text.rstrip(".") == planted.fact.answer

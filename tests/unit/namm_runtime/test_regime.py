@@ -169,4 +169,4 @@ def test_the_command_line_says_it(tmp_path):
     assert "serves in: budget mode, 512 slots a head" in " ".join(shown.split())
     listed = " ".join(runner.invoke(app, ["scorers"]).stdout.split())
     assert "namm-key@" in listed
-    assert "512 slots, every" in listed
+    assert f"{slots} slots │ 512 slots" in listed
