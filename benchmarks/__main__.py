@@ -15,10 +15,13 @@ from benchmarks import resume as resuming
 from benchmarks import tables
 from benchmarks.gpu import NO_GPU
 from benchmarks.labels import Row
+from benchmarks.quality_tables import CONTROLS
 from namm_runtime.bundled import MODEL_DIR
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
+POLICIES = "namm-key,namm,namm-layer,namm-key-zeroed,keydiff,h2o,snapkv,l2,streaming"  # of the suites
+CONTROLLED = ",".join(f"{name}=benchmarks/controls/{name}" for name in CONTROLS)
 console = Console()
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
@@ -29,6 +32,9 @@ def everything(context: typer.Context) -> None:
         slots()
         memory()
         policies()
+        quality()
+        transfer()
+        long()
         resume()
         shares()
         eager()
@@ -65,12 +71,31 @@ def memory(budget: int = tables.BUDGET) -> None:
 
 
 @app.command()
-def quality(budgets: str = "12.5%,25%", processes: int = 2) -> None:
-    """Policies × budgets on the bundled suite; goes on where it was interrupted."""
-    policies = "full,namm,namm-key,namm-key-zeroed,h2o,snapkv,keydiff,l2,streaming"
-    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(RESULTS / "quality.json")]
-    options = ["--policies", policies, "--budgets", budgets, "--processes", str(processes)]
-    subprocess.run([*command, *options], check=True)
+def quality(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
+    """Policies and controls × budgets on the bundled suite; goes on where it was interrupted."""
+    _evaluate("quality", "bundled", "bundled", f"full,{POLICIES},{CONTROLLED}", budgets, processes, limit)
+
+
+@app.command()
+def transfer(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
+    """The same with a model of another shape, which no scorer has met."""
+    _evaluate("transfer", "bundled", "bundled-deep", f"full,{POLICIES}", budgets, processes, limit)
+
+
+@app.command()
+def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = None) -> None:
+    """Policies on documents of 65,700 tokens in the cache of serving, which no full cache reads."""
+    _evaluate("long", "long", "bundled", POLICIES, str(budget), processes, limit)
+
+
+def _evaluate(
+    name: str, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
+) -> None:
+    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(RESULTS / f"{name}.json")]
+    options = ["--tasks", tasks, "--model", model, "--policies", policies, "--budgets", budgets]
+    options += ["--processes", str(processes), "--plot", "none"]
+    options += ["--limit", str(limit)] if limit else []
+    subprocess.run([*command, *options], check=True, cwd=tables.ROOT)
     render()
 
 

@@ -8,9 +8,12 @@ MIB = 2**20
 LABELS = {
     "namm-key": "**namm-key** (spectrogram + BAM + key diversity)",
     "namm": "**namm** (spectrogram + BAM, attention only)",
+    "namm-layer": "namm-layer (and where a layer and head are)",
     "namm-key-zeroed": "namm-key, spectrogram zeroed",
     "keydiff": "KeyDiff",
     "h2o": "H2O",
+    "snapkv": "SnapKV",
+    "l2": "L2 norm",
     "streaming": "streaming (StreamingLLM)",
 }
 

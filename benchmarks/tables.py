@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_tables, speed_tables
+from benchmarks import gpu_tables, quality_tables, speed_tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
 from namm_runtime.evaluate.markdown import markdown
 
@@ -242,6 +242,8 @@ def _origin(rows: list[Row]) -> str:
     )
 
 
+SOURCES = {"headline": "quality"}  # blocks made from another block's results
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "policies": policies,
     "slots": slots,
@@ -258,7 +260,10 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "schedules": schedules,
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
+    "headline": quality_tables.headline,
     "quality": lambda report: markdown(report).rstrip(),
+    "transfer": lambda report: markdown(report).rstrip(),
+    "long": lambda report: markdown(report).rstrip(),
 }
 
 
@@ -276,7 +281,7 @@ def render() -> list[Path]:
 def filled(text: str) -> str:
     """The text with every block made anew from the committed results."""
     for name, make in TABLES.items():
-        file = RESULTS / f"{name}.json"
+        file = RESULTS / f"{SOURCES.get(name, name)}.json"
         if file.exists():
             block = f"<!-- benchmark: {name} -->\n{make(json.loads(file.read_text()))}\n<!-- end -->"
             pattern = rf"<!-- benchmark: {name} -->.*?<!-- end -->"

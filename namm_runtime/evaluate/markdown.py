@@ -46,8 +46,11 @@ def _policies(rows: list[Row]) -> str:
 
 def _caption(report: dict[str, Any]) -> str:
     machine, settings, model = report["machine"], report["settings"], report["model"]
+    tasks = ", ".join(settings["tasks"])
+    if settings["limit"]:
+        tasks += f" (the first {settings['limit']} documents of each task and length)"
     return (
-        f"Model {model['name']} ({model['revision']}), {', '.join(settings['tasks'])}, an eviction every "
+        f"Model {model['name']} ({model['revision']}), {tasks}, an eviction every "
         f"{settings['interval']} tokens, {settings['positions']} positions. Score: mean over tasks. In "
         "brackets: 95 % intervals by resampling documents; where all documents scored alike it has no "
         "width and is too narrow. Kept: share of a document's tokens in the cache after reading, at the "
@@ -93,7 +96,7 @@ def _differences(rows: list[Row]) -> str:
     lines = [f"| policy | budget | {' | '.join(f'less {label}' for label in columns)} |"]
     lines.append(f"|---|---|{'---|' * len(columns)}")
     for row in filter(lambda row: row["minus"], rows):
-        cells = [_points(row["minus"].get(label)) for label in columns]
+        cells = [points(row["minus"].get(label)) for label in columns]
         lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
     return (
         "Differences in points on the same documents, in bold where the interval does not hold zero; the "
@@ -120,7 +123,7 @@ def counted(row: Row) -> str:
     return f"{row['questions']:,} ({row['documents']:,})"
 
 
-def _points(difference: Row | None) -> str:
+def points(difference: Row | None) -> str:
     if difference is None:
         return "–"
     value = f"{difference['value'] * 100:+.1f}"

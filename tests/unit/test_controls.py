@@ -1,0 +1,34 @@
+"""Controls of the quality table are what their files say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.quality_tables import CONTROLS
+from benchmarks.tables import ROOT
+from namm_runtime import checkpoint
+from namm_runtime.evolve.config import EvolutionConfig
+from namm_runtime.loading import load_model
+
+FOLDER = ROOT / "benchmarks" / "controls"
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_is_of_its_config_and_the_bundled_model(name: str) -> None:
+    provenance = checkpoint.load(FOLDER / name).provenance
+    assert EvolutionConfig.from_dict(provenance["evolution"]) == EvolutionConfig.read(FOLDER / f"{name}.toml")
+    assert provenance["model"]["revision"] == load_model("bundled").revision
+
+
+def test_the_start_alone_is_that_of_namm_key() -> None:
+    """So that the difference between the two rows is what the search added."""
+    alone = checkpoint.load(FOLDER / "distilled")
+    searched = checkpoint.load(checkpoint.resolve("namm-key").path)
+    assert alone.provenance["validation"]["deployed"] == searched.provenance["validation"]["start"]
+    assert alone.config == searched.config
+    assert not torch.equal(alone.parameters, searched.parameters)
+
+
+def test_there_are_no_other_controls() -> None:
+    assert {path.stem for path in Path(FOLDER).glob("*.toml")} == set(CONTROLS)
