@@ -242,6 +242,10 @@ def _origin(rows: list[Row]) -> str:
     )
 
 
+def evaluation(report: dict[str, Any]) -> str:
+    return markdown(report).rstrip()
+
+
 SOURCES = {"headline": "quality"}  # blocks made from another block's results
 
 TABLES: dict[str, Callable[[Any], str]] = {
@@ -261,9 +265,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "headline": quality_tables.headline,
-    "quality": lambda report: markdown(report).rstrip(),
-    "transfer": lambda report: markdown(report).rstrip(),
-    "long": lambda report: markdown(report).rstrip(),
+    "quality": evaluation,
+    "transfer": evaluation,
+    "long": evaluation,
 }
 
 

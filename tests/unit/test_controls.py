@@ -1,7 +1,5 @@
 """Controls of the quality table are what their files say."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -31,4 +29,4 @@ def test_the_start_alone_is_that_of_namm_key() -> None:
 
 
 def test_there_are_no_other_controls() -> None:
-    assert {path.stem for path in Path(FOLDER).glob("*.toml")} == set(CONTROLS)
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(CONTROLS)
