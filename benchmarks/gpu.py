@@ -1,7 +1,7 @@
 """Everything to do with a GPU lent for half an hour: check the CUDA path, then time it. Writes gpu.json.
 
     benchmarks/gpu.sh                                      # an H100: checks, then 1,000,000 tokens
-    benchmarks/gpu.sh --minutes 4 --policies namm,streaming   # not longer than that for each policy
+    benchmarks/gpu.sh --policies namm,streaming --minutes 4,1   # not longer than that for each policy
     python -m benchmarks.gpu --device cpu                  # the same steps on a tiny shape, plain torch only
 
 Needs torch and transformers, no network and no installation. The file is written anew after every step, so
@@ -18,22 +18,26 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import company, gpu_checks, gpu_reading
+from benchmarks import company, gpu_answers, gpu_checks, gpu_reading
 from benchmarks.gpu_reading import Setting
 from namm_runtime import backends
 from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import plain, probe
+from namm_runtime.backends import probe
+from namm_runtime.flash import plain
 
 Row = dict[str, Any]
 # Relative errors. Half precision is compared with a double-precision oracle over the same rounded inputs.
 FOLD_LIMITS = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "torch": 1e-5}
 OUTPUT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 LSE_LIMIT = 1e-3
+CAUSAL_LIMIT = 1e-4
+STEPS = "checks,answers,kernels,readings"
 NO_GPU = 2  # exit status
 
 
@@ -56,7 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.inference_mode():
         if "checks" in options.steps:
             check(device, lambda row: keep("checks", row))
+            keep("checks", scorer_row(device))
             keep("checks", rows_together(device))
+        if "answers" in options.steps:
+            for row in gpu_answers.rows(device):
+                keep("checks", row)
         if "kernels" in options.steps or "readings" in options.steps:
             time_it(options, device, keep)
     return 1 if any(row.get("ok") is False for row in result["checks"]) else 0
@@ -72,6 +80,13 @@ def check(device: torch.device, keep: Callable[[Row], None]) -> None:
             here = {"dtype": str(dtype).removeprefix("torch."), "head": width, "group": group}
             for row in [*attention_rows(case, dtype), *fold_rows(case, device, dtype)]:
                 keep(here | row)
+
+
+def scorer_row(device: torch.device) -> Row:
+    """A scorer's own attention: as chosen here, against double precision."""
+    kernel, rejected = backends.causal(device)
+    error = gpu_checks.causal_error(kernel, device, tokens=2000)
+    return {"check": "scorer", "error": error, "rejected": rejected, "ok": error <= CAUSAL_LIMIT}
 
 
 def rows_together(device: torch.device) -> Row:
@@ -134,17 +149,17 @@ def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[s
     backend = probe(
         device, dtype, model.head_width, model.head_group
     )  # on a CPU too, for the sake of the test
-    seconds = options.minutes * 60
+    minutes = [float(number) for number in options.minutes.split(",")]
 
-    def setting(policy: str) -> Setting:
-        return Setting(options.shape, policy, options.tokens, options.budget, options.interval, seconds)
+    def setting(policy: str, minutes: float = 0.0) -> Setting:
+        return Setting(options.shape, policy, options.tokens, options.budget, options.interval, minutes * 60)
 
     if "kernels" in options.steps:
         for row in gpu_reading.time_kernels(model, setting("namm")):
             keep("kernels", row)
     if "readings" in options.steps:
-        for policy in options.policies.split(","):
-            keep("readings", gpu_reading.read(model, setting(policy), backend))
+        for policy, limit in zip_longest(options.policies.split(","), minutes, fillvalue=minutes[-1]):
+            keep("readings", gpu_reading.read(model, setting(policy, limit), backend))
 
 
 def _short(error: Exception) -> str:
@@ -178,10 +193,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     out = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=out, help="directory for gpu.json (default: $OUT)")
-    parser.add_argument("--steps", default="checks,kernels,readings", help="which of these (default: all)")
+    parser.add_argument(
+        "--steps", default="checks,answers,kernels,readings", help="which of these (default: all)"
+    )
     parser.add_argument("--shape", choices=sorted(gpu_reading.SHAPES), help="default: 8b, on a CPU tiny")
     parser.add_argument("--tokens", type=int, help="default: 1,000,000, on a CPU 4,096")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of reading, for each policy (default: 5)")
+    parser.add_argument("--minutes", default="5", help="of reading, for each policy or for all (default: 5)")
     parser.add_argument("--budget", type=int, help="slots a head; default: 8,192, on a CPU 512")
     parser.add_argument("--interval", type=int, default=512, help="tokens between evictions (default: 512)")
     parser.add_argument("--policies", default="namm", help="separated by commas (default: namm)")

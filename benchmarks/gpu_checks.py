@@ -4,6 +4,7 @@ Written to be obviously right: no tiles, no log-sum-exp, `torch.stft` instead of
 CPU's and the interpreter's results to it, `benchmarks.gpu` those of a GPU.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from namm_runtime.attended import Attended, Fold
-from namm_runtime.backends import Kernel, plain
 from namm_runtime.cache import BoundedLayer
+from namm_runtime.flash import Kernel, plain
 from namm_runtime.spectrogram import BINS, HOP, Spectrogram
 from namm_runtime.twopass import attend
 
@@ -166,6 +167,20 @@ def error_through_evictions(
         for layer in (ours, exact):
             layer.compact(scores.clone(), threshold=-0.3)
     return worst
+
+
+def causal_error(
+    causal: Callable[..., Tensor], device: torch.device | str = "cpu", tokens: int = 300, width: int = 32
+) -> float:
+    """Relative error of a scorer's attention over newer tokens, where some look like an attention sink."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3, tokens, 3 * width, generator=generator)
+    x[:, :, ::50, : 2 * width] *= 20
+    query, key, value = x.to(device).chunk(3, dim=-1)
+    scores = query.double() @ key.double().transpose(-1, -2) * width**-0.5
+    later = torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu_(1)
+    exact = scores.masked_fill(later, -torch.inf).softmax(-1) @ value.double()
+    return relative(causal(query, key, value), exact)
 
 
 def relative(ours: Tensor, exact: Tensor, used: Tensor | None = None) -> float:

@@ -101,8 +101,10 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
     _synchronise(model.device)
     seconds = time.perf_counter() - begun
     rate = (read_tokens - warm) / seconds
-    work = flops_a_token(model, setting)
+    # A cache that grows has no cost a token that would hold for the next one.
+    work = flops_a_token(model, setting) if policy.evicts else {}
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in _device_name(model.device)), None)
+    floor = peak / sum(work.values()) if peak and work else None
     return {
         "model": model.name,
         "policy": setting.policy,
@@ -118,8 +120,8 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
         "seconds": round(seconds, 3),
         "tokens_per_second": round(rate, 1),
         "flops_a_token": work,
-        "floor_tokens_per_second": round(peak / sum(work.values()), 1) if peak else None,
-        "share_of_floor": round(rate * sum(work.values()) / peak, 4) if peak else None,
+        "floor_tokens_per_second": round(floor, 1) if floor else None,
+        "share_of_floor": round(rate / floor, 4) if floor else None,
         "peak_bytes": _peak(model.device),
         "weight_bytes": sum(parameter.nbytes for parameter in model.model.parameters()),
         "cache_bytes": memory.cache.resident_bytes(),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from namm_runtime.backends import causal
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Bam:
         newest_first = x.flip(-2)
         qkv = linear(newest_first, p, "attn.qkv")
         q, k, v = qkv.chunk(3, dim=-1)
-        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        attended = causal(x.device)[0](q, k, v)
         update = linear(attended, p, "attn.out")
         if self.multiply:
             residual, multiplier = update.chunk(2, dim=-1)

@@ -44,7 +44,6 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     Attributes:
         keys, values: [B, Hkv, C, D], keys not rotated.
         positions: [B, Hkv, C] int64, place of each token in the text.
-        lengths: [B, Hkv] int64, slots in use below `start`.
         state: name → [B, Hkv, C, floats] fp32.
         queries: [B, Hq, <16, D] rotated queries that no policy has seen yet.
     """
@@ -56,6 +55,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.seat = seat or Seat()
         self.budget, self.interval, self.state_floats = budget, interval, dict(state)
         self.start = self.pending = self.clock = 0
+        self._ragged: bool | None = None
         self.state: dict[str, Tensor] = {}
         self.queries: Tensor | None = None
 
@@ -123,9 +123,20 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.keys[:, :, :1].nbytes + self.values[:, :, :1].nbytes
 
     @property
+    def lengths(self) -> Tensor:
+        """[B, Hkv] int64, slots in use below `start`."""
+        return self._lengths
+
+    @lengths.setter
+    def lengths(self, lengths: Tensor) -> None:
+        self._lengths, self._ragged = lengths, None
+
+    @property
     def ragged(self) -> bool:
-        """Whether some head leaves slots below `start` unused."""
-        return self.start > 0 and bool((self.lengths < self.start).any())
+        """Whether some head leaves slots below `start` unused; asked of the device once after an eviction."""
+        if self._ragged is None:
+            self._ragged = self.start > 0 and bool((self.lengths < self.start).any())
+        return self._ragged
 
     def rows(self, begin: int, end: int) -> "BoundedLayer":
         """Documents begin … end of the batch as a layer of their own.
@@ -177,6 +188,12 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
             scores = scores.masked_fill(self.unused(), -torch.inf)
         newest_first = scores.flip(-1).sort(dim=-1, descending=True, stable=True)
         best = used - 1 - newest_first.indices[..., :room]
+        if threshold is None and not rectangular and not self.ragged:
+            # Every head keeps `room`, and a GPU is not waited for to say so.
+            self.lengths, self.start = torch.full_like(self.lengths, room), room
+            self._ragged = False
+            self._move(best.sort(dim=-1).values)
+            return
         floor = -torch.inf if threshold is None else threshold
         values = newest_first.values[..., :room]
         kept = (values >= floor) & (values > -torch.inf)
@@ -187,7 +204,10 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         order = best.masked_fill(~kept, used).sort(dim=-1).values
         self.lengths = kept.sum(-1)
         self.start = int(self.lengths.max())
-        order = order[..., : self.start].clamp(max=used - 1)
+        self._move(order[..., : self.start].clamp(max=used - 1))
+
+    def _move(self, order: Tensor) -> None:
+        """Make slots `order` [B, Hkv, K] (ascending) the first K; none is pending then."""
         for tensor in (self.keys, self.values, self.positions, *self.state.values()):
             _gather_to_front(tensor, order)
         self.pending = 0

@@ -5,10 +5,12 @@ them is part of evolution: every eviction of every layer adds all cached tokens,
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from namm_runtime.placed import Placed
 from namm_runtime.spectrogram import BINS
 
 LEAST_DEVIATION = 1e-7  # the reference's guard against bins that never vary
@@ -21,6 +23,11 @@ class Moments:
     mean: Tensor
     variance: Tensor
     count: int
+
+    @cached_property
+    def placed(self) -> Placed:
+        """Mean and guarded deviation, where they are needed."""
+        return Placed(self.mean, self.variance.sqrt().clamp(min=LEAST_DEVIATION))
 
     @classmethod
     def empty(cls) -> "Moments":
@@ -76,8 +83,8 @@ class Normaliser:
         moments = self.gathered if self.in_use is None else self.in_use
         if not moments.count:
             return ema
-        moments = _to(moments, ema)
-        return (ema - moments.mean) / moments.variance.sqrt().clamp(min=LEAST_DEVIATION)
+        mean, deviation = moments.placed.on(ema.device)
+        return (ema - mean) / deviation
 
     def adopt(self) -> None:
         """Put what was gathered into use and begin anew, as the reference does after its first evaluation."""

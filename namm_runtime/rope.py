@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from namm_runtime.errors import Refusal
+from namm_runtime.placed import Placed
 
 # Static ones, whose frequencies are the same for every token. Static NTK is `default` with a larger base.
 TYPES = ("default", "linear", "llama3", "yarn")
@@ -24,8 +25,8 @@ class Rotation:
 
     def __init__(self, inv_freq: Tensor, angles: torch.dtype = torch.float64) -> None:
         self.inv_freq = inv_freq.detach().to(angles)
-        # By device, since the layers of a large model lie on several: frequencies, and tables of cos and sin.
-        self._frequencies = {self.inv_freq.device: self.inv_freq}
+        self._frequencies = Placed(self.inv_freq)
+        # By device, since the layers of a large model lie on several.
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -74,9 +75,7 @@ class Rotation:
 
     def _on(self, device: torch.device) -> Tensor:
         """[D/2] the frequencies on that device."""
-        if device not in self._frequencies:
-            self._frequencies[device] = self.inv_freq.to(device)
-        return self._frequencies[device]
+        return self._frequencies.on(device)[0]
 
 
 def ntk_base(theta: float, width: int, factor: float, alpha: float) -> float:

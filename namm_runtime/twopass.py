@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from namm_runtime.attended import Attended
-from namm_runtime.backends import Backend, Kernel
+from namm_runtime.backends import Backend
 from namm_runtime.cache import BoundedLayer
+from namm_runtime.flash import Kernel
 from namm_runtime.spectrogram import HOP
 
 if TYPE_CHECKING:

@@ -96,6 +96,33 @@ def varlen_before_groups(
 def varlen_of_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None): ...
 
 
+def flash_operator(
+    query,
+    key,
+    value,
+    cum_seq_q,
+    cum_seq_k,
+    max_q,
+    max_k,
+    dropout_p,
+    is_causal,
+    return_debug_mask,
+    *,
+    scale=None,
+    window_size_left=None,
+    window_size_right=None,
+    seqused_k=None,
+    **_,
+):
+    """aten::_flash_attention_forward of torch 2.5 to 2.13."""
+    assert dropout_p == 0
+    assert not return_debug_mask
+    window = (-1, 0) if is_causal else (-1, -1)
+    bounds = (cum_seq_q, cum_seq_k, max_q, max_k)
+    output, lse = _varlen(query, key, value, bounds, scale=scale, window_size=window, seqused_k=seqused_k)
+    return output, lse, torch.empty(2), torch.empty(0), torch.empty(0)
+
+
 def flash_attn_with_kvcache(
     q,
     k_cache,

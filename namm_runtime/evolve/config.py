@@ -49,6 +49,8 @@ class EvolutionConfig:
             Without a threshold all candidates keep equally many and it changes nothing.
         validate_every: generations between checks of the mean on fixed validation documents.
         patience: checks without a better mean that end a stage early; 0 for never.
+        distil_spectrum: whether the spectrum is fitted too; if not, the start does not look at it and the
+            search may learn to.
         distil_documents, distil_rounds, distil_steps: see `namm_runtime.evolve.distil`; documents of the
             first round, of which later rounds read fewer, as theirs are longer.
         distil_tokens: of the longest documents of distillation, at most.
@@ -81,6 +83,7 @@ class EvolutionConfig:
     validate_every: int = 5
     validation_documents: int = 33
     patience: int = 0
+    distil_spectrum: bool = True
     distil_documents: int = 96
     distil_tokens: int = 24_576
     distil_rounds: int = 3

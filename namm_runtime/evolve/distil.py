@@ -28,6 +28,7 @@ from namm_runtime.evolve.statistics import needed_in, training_draw
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
+from namm_runtime.spectrogram import BINS
 
 Note = tuple[Tensor, Tensor]
 """Features [B, Hkv, N, F] and truth [B, Hkv, N] of one layer at one eviction."""
@@ -64,6 +65,10 @@ class _Notebook(Namm):
 
 def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple[Tensor, dict[str, Any]]:
     """Fit the scorer's parameters → [P], and how it went, for the manifest."""
+    if not config.distil_spectrum:
+        blind = replace(scorer, config=replace(scorer.config, spectrum_zeroed=True))
+        fitted, how = distil(model, replace(config, distil_spectrum=True), blind)
+        return unmoved_by_spectrum(scorer, fitted), how
     parameters = _first_guess(scorer, config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     notes: list[Note] = []
@@ -86,6 +91,24 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
     if scorer.config.threshold is not None:
         parameters, record["shift"] = _calibrate(model, config, replace(scorer, parameters=parameters))
     return parameters, record
+
+
+def unmoved_by_spectrum(scorer: Scorer, parameters: Tensor) -> Tensor:
+    """Parameters fitted with the spectrum zeroed → others that give these scores whatever the spectrum is.
+
+    A zeroed feature still has a residual from attention. What the head reads there is read where its weight
+    is largest instead, so that the spectrum's own weights can be zero.
+    """
+    parameters, first = parameters.clone(), scorer.config.recency_floats
+    p, spectrum = scorer.config.bam.split(parameters), slice(first, first + BINS)  # views
+    p["attn.qkv.weight"][spectrum] = 0
+    head, out, bias = p["head.weight"][:, 0], p["attn.out.weight"], p["attn.out.bias"]
+    read = head[spectrum].clone()
+    head[spectrum] = 0
+    other = int(head.abs().argmax())
+    out[:, other] += out[:, spectrum] @ read / head[other]
+    bias[other] += bias[spectrum] @ read / head[other]
+    return parameters
 
 
 def setting(config: EvolutionConfig, number: int) -> EvolutionConfig:

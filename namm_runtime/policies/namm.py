@@ -11,6 +11,7 @@ from namm_runtime.cache import BoundedLayer
 from namm_runtime.checkpoint import PLACE_FLOATS, Scorer
 from namm_runtime.errors import Refusal
 from namm_runtime.normaliser import Moments, Normaliser
+from namm_runtime.placed import Placed
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
 from namm_runtime.spectrogram import Spectrogram
@@ -49,12 +50,13 @@ class Namm(Policy):
         if mode == "parity":
             _refuse_extras(scorer)
         self.parameters = scorer.parameters if parameters is None else parameters
+        self._parameters = Placed(self.parameters)
         self.threshold = scorer.config.threshold
         # How many spectra a scorer's statistics were gathered from no longer matters once they are frozen.
         self.normaliser = normaliser or Normaliser(Moments(scorer.mean, scorer.variance, 1))
         self.spectrogram = Spectrogram(scorer.config.gamma)
         half = scorer.config.recency_floats // 2
-        self._frequencies = scorer.config.recency_base ** (-torch.arange(half).double() / half)
+        self._frequencies = Placed(scorer.config.recency_base ** (-torch.arange(half).double() / half))
 
     def room(self, budget: int | None, interval: int, by_slot: bool) -> int | None:
         if self.mode != "parity":
@@ -96,7 +98,7 @@ class Namm(Policy):
         return torch.cat(parts, dim=-1)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
-        config, parameters = self.scorer.config, self.parameters.to(layer.keys.device)
+        config, (parameters,) = self.scorer.config, self._parameters.on(layer.keys.device)
         # Features as they are, reversed and updated; queries, keys, values and what they attended to.
         a_row = layer.keys.shape[1] * layer.used * 4 * (5 * config.features + 4 * config.width)
         scores = []
@@ -122,7 +124,7 @@ class Namm(Policy):
         age = layer.clock - 1 - layer.positions[:, :, : layer.used]
         if self.scorer.config.recency_clip is not None:
             age = age.clamp(max=self.scorer.config.recency_clip)
-        angle = age.unsqueeze(-1).double() * self._frequencies.to(age.device)
+        angle = age.unsqueeze(-1).double() * self._frequencies.on(age.device)[0]
         return torch.cat((angle.sin(), angle.cos()), dim=-1).float()
 
 

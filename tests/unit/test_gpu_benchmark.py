@@ -8,20 +8,28 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu, gpu_reading, gpu_tables
+from benchmarks import gpu, gpu_answers, gpu_reading, gpu_tables
 from benchmarks.gpu_reading import Setting, flops_a_token, random_llama
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_step_runs_and_is_written(tmp_path):
+def test_every_step_runs_and_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_answers, "TOKENS", 1024)
+    monkeypatch.setattr(gpu_answers, "QUESTIONS", 2)
     arguments = ["--device", "cpu", "--tokens", "1536", "--budget", "128", "--interval", "128"]
     status = gpu.main([*arguments, "--policies", "namm,h2o", "--out", str(tmp_path / "out")])
     written = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert status == 0
     assert written["machine"]["device"] == "cpu"
     assert all(row.get("ok", "unavailable" in row or row["check"] == "company") for row in written["checks"])
-    assert {row["check"] for row in written["checks"]} == {"attention", "second pass", "company"}
+    assert {row["check"] for row in written["checks"]} == {
+        "attention",
+        "second pass",
+        "scorer",
+        "company",
+        "answers",
+    }
     assert [row["kernel"] for row in written["kernels"]] == ["two calls and merge", "second pass"]
     for row, policy in zip(written["readings"], ("namm", "h2o"), strict=True):
         assert (row["policy"], row["tokens"], row["complete"]) == (policy, 1536, True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.evolve import distil
 from namm_runtime.evolve.exam import Draw, make_exam
 from namm_runtime.evolve.fitness import sit
@@ -74,3 +75,17 @@ def test_statistics_are_those_of_the_slots_that_were_there(bundled, small, stati
     pooled = torch.cat(seen).double()
     assert torch.allclose(mean[:BINS].double(), pooled.mean(0), rtol=1e-4)
     assert torch.allclose(variance[:BINS].double(), pooled.var(0, unbiased=False), rtol=1e-3)
+
+
+def test_a_start_that_was_fitted_without_the_spectrum_ignores_it_until_the_search_does_not():
+    config = ScorerConfig(key_input=True, threshold=None)
+    size = config.network.size
+    parameters = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 0.3
+    scorer = Scorer("s", "1", config, parameters, torch.zeros(BINS), torch.ones(BINS))
+    x = torch.randn(1, 2, 40, config.features, generator=torch.Generator().manual_seed(2))
+    blind = x.clone()
+    blind[..., config.recency_floats : config.recency_floats + BINS] = 0
+    expected = config.network.score(parameters, blind)
+    given = distil.unmoved_by_spectrum(scorer, parameters)
+    assert torch.allclose(config.network.score(given, x), expected, atol=1e-4)
+    assert not torch.allclose(config.network.score(parameters, x), expected, atol=1e-1)

@@ -8,13 +8,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
-from namm_runtime import attention, backends, policies
+from namm_runtime import attention, backends, flash, policies
 from namm_runtime.attended import fold_tiles
 from namm_runtime.attention import block_length
 from namm_runtime.errors import Refusal
 from namm_runtime.memory import Memory
 
-BACKENDS = [None, backends.Backend("plain", backends.plain, fold_tiles)]
+BACKENDS = [None, backends.Backend("plain", flash.plain, fold_tiles)]
 POLICIES = ["full", "streaming", "h2o", "snapkv", "l2", "keydiff", "namm"]
 
 

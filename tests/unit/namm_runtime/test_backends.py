@@ -6,9 +6,10 @@ from importlib import util
 import pytest
 import torch
 
-from namm_runtime import backends
+from namm_runtime import backends, flash
 from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import choose, plain
+from namm_runtime.backends import choose
+from namm_runtime.flash import plain
 from tests import standin_kernels as standin
 
 CPU = torch.device("cpu")
@@ -30,6 +31,7 @@ def nothing_installed(monkeypatch):
     for name in missing:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(util, "find_spec", find_spec)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
 
 
 def install(monkeypatch, name, **members):
@@ -51,6 +53,7 @@ def test_with_nothing_installed_plain_torch_does_both_and_says_why():
     assert backend.rejected == (
         "flash-attn is not installed",
         f"torch {torch.__version__} has no varlen_attn",
+        f"torch {torch.__version__} was built without flash attention",
         "Triton is not installed",
     )
 
@@ -73,6 +76,25 @@ def test_a_varlen_without_lengths_is_passed_over(monkeypatch):
     backend = probe()
     assert backend.kernel is plain
     assert "has no scale, seqused_k, window_size" in backend.rejected[1]
+
+
+def test_the_flash_operator_is_called_as_torch_declares_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("_flash_attention_forward", standin.flash_operator, "CPU")
+        backend = probe()
+        assert backend.name.startswith(f"flash operator (torch {torch.__version__})")
+        assert_same_attention(backend.kernel)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_kernel_that_is_wrong_for_some_numbers_of_queries_is_passed_over(monkeypatch, tokens):
+    def call(q, *args, return_softmax_lse=False, **options):
+        output, lse = standin.flash_attn_with_kvcache(q, *args, **options)
+        return output * (2 if q.shape[1] == tokens else 1), lse
+
+    install(monkeypatch, "flash_attn", flash_attn_with_kvcache=call)
+    assert f"another attention ({tokens} queries" in probe().rejected[0]
 
 
 def test_flash_attn_is_preferred(monkeypatch):
@@ -143,6 +165,6 @@ def test_plain_takes_queries_in_blocks(monkeypatch):
     lengths = torch.tensor([37, 37], dtype=torch.int32)
     keys, values = keys[:, :, 0], values[:, :, 0]
     whole = plain(query, keys, values, lengths, True, 0.25)
-    monkeypatch.setattr(backends, "SCRATCH_BYTES", 10 * 2 * 3 * 37 * 4)
+    monkeypatch.setattr(flash, "SCRATCH_BYTES", 10 * 2 * 3 * 37 * 4)
     for one, other in zip(whole, plain(query, keys, values, lengths, True, 0.25), strict=True):
         assert torch.allclose(one, other, atol=1e-6)

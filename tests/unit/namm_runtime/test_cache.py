@@ -122,3 +122,10 @@ def test_integrity_check_notices(damage):
         layer.clock += 1
     with pytest.raises(RuntimeError):
         layer.check_integrity()
+
+
+def test_heads_that_all_keep_the_budget_are_known_not_to_be_ragged_without_asking(monkeypatch):
+    layer = filled(tokens=96, budget=64)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: pytest.fail("the device was asked"))
+    layer.compact(torch.rand(1, 2, 96, generator=torch.Generator().manual_seed(4)))
+    assert (layer.start, layer.ragged) == (64, False)

@@ -12,7 +12,8 @@ import torch
 from benchmarks.gpu_checks import Case, error_through_evictions, fold_error, make_case, relative
 from namm_runtime import policies
 from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import Backend, plain
+from namm_runtime.backends import Backend
+from namm_runtime.flash import plain
 from namm_runtime.memory import Memory
 from namm_runtime.spectrogram import BINS, HOP, Spectrogram
 from tests.interpreted import kernel_module

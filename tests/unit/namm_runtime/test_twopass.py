@@ -8,7 +8,8 @@ import torch
 from benchmarks.gpu_checks import dense, error_through_evictions, layer_of, make_case, relative
 from namm_runtime import policies
 from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import Backend, plain
+from namm_runtime.backends import Backend
+from namm_runtime.flash import plain
 from namm_runtime.memory import Memory
 from namm_runtime.policies.namm import Namm
 from namm_runtime.regime import Regime
