@@ -100,6 +100,7 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
                 break
     _synchronise(model.device)
     seconds = time.perf_counter() - begun
+    answer_milliseconds = _answer(memory)
     rate = (read_tokens - warm) / seconds
     # A cache that grows has no cost a token that would hold for the next one.
     work = flops_a_token(model, setting) if policy.evicts else {}
@@ -122,11 +123,24 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
         "flops_a_token": work,
         "floor_tokens_per_second": round(floor, 1) if floor else None,
         "share_of_floor": round(rate / floor, 4) if floor else None,
+        "answer_milliseconds": round(answer_milliseconds, 2),
         "peak_bytes": _peak(model.device),
         "weight_bytes": sum(parameter.nbytes for parameter in model.model.parameters()),
         "cache_bytes": memory.cache.resident_bytes(),
         "series": series,
     }
+
+
+def _answer(memory: Memory, tokens: int = 16) -> float:
+    """Milliseconds a token, where tokens come one by one."""
+    one = torch.zeros(1, 1, dtype=torch.int64, device=memory.model.device)
+    memory.feed(one)
+    _synchronise(one.device)
+    begun = time.perf_counter()
+    for _ in range(tokens):
+        memory.feed(one)
+    _synchronise(one.device)
+    return (time.perf_counter() - begun) / tokens * 1e3
 
 
 def flops_a_token(model: LoadedModel, setting: Setting) -> dict[str, float]:

@@ -18,7 +18,17 @@ def gpu(result: dict[str, Any]) -> str:
         same, asked = (sum(row[name] for row in answers) for name in ("same", "questions"))
         said += f" Of {asked:,} answers of the bundled model {same:,} are the CPU's to the letter"
         said += f" ({', '.join(sorted({row['dtype'] for row in answers}))})."
-    head = ["model", "policy", "read", "tokens/s", "at the end", "of the FLOP floor", "cache", "peak memory"]
+    head = [
+        "model",
+        "policy",
+        "read",
+        "tokens/s",
+        "at the end",
+        "a token of an answer",
+        "of the FLOP floor",
+        "cache",
+        "peak memory",
+    ]
     lines = [
         [
             row["model"],
@@ -26,6 +36,7 @@ def gpu(result: dict[str, Any]) -> str:
             f"{row['tokens']:,} of {row['asked_tokens']:,} tokens",
             f"{row['tokens_per_second']:,.0f}",
             _last(row["series"]),
+            f"{row['answer_milliseconds']:,.0f} ms" if "answer_milliseconds" in row else "not measured",
             f"{row['share_of_floor']:.0%}" if row["share_of_floor"] else "–",
             f"{row['cache_bytes'] / MIB:,.0f} MiB",
             f"{row['peak_bytes'] / MIB:,.0f} MiB" if row["peak_bytes"] else "not measured",

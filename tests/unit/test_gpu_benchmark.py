@@ -35,6 +35,7 @@ def test_every_step_runs_and_is_written(tmp_path, monkeypatch):
         assert (row["policy"], row["tokens"], row["complete"]) == (policy, 1536, True)
         assert row["attention"].startswith("plain attention")
         assert row["tokens_per_second"] > 0
+        assert row["answer_milliseconds"] > 0
     checks = sum("ok" in row for row in written["checks"])
     shown = gpu_tables.gpu(written)
     assert f"{checks} of {checks} checks" in shown
