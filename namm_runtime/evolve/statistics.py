@@ -1,6 +1,6 @@
 """Means and variances that normalise a scorer's inputs, and the teacher that keeps what is needed."""
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Teacher(Policy):
 
     name = "teacher"
     observes = True
-    state: ClassVar[dict[str, int]] = Spectrogram.state
+    state: Mapping[str, int] = Spectrogram.state
 
     def __init__(self, until: Tensor, seed: int) -> None:
         self.until = until

@@ -1,6 +1,7 @@
 """The contract of an eviction policy."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -30,9 +31,9 @@ class Policy(ABC):
     """
 
     name: str
-    observes: ClassVar[bool] = False  # whether it wants attention columns
+    observes: bool = False  # whether it wants attention columns
     evicts: ClassVar[bool] = True
-    state: ClassVar[dict[str, int]] = {}
+    state: Mapping[str, int] = {}
     threshold: float | None = None  # a score below it is dropped even where there is room
     mode: str = "budget"
     watch_scratch = 0  # bytes of the largest temporaries of `observe` so far

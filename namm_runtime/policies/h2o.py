@@ -1,6 +1,7 @@
 """Heavy hitters: the tokens with the largest attention so far, beside a recent window (arXiv 2306.14048)."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ class H2O(Policy):
 
     name = "h2o"
     observes = True
-    state: ClassVar[dict[str, int]] = {"mass": 1}
+    state: Mapping[str, int] = {"mass": 1}
 
     def __init__(self, recent: int) -> None:
         self.recent = recent

@@ -1,7 +1,6 @@
 """The learned policy: attention spectrogram and recency, scored by backward attention memory."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +13,16 @@ from namm_runtime.normaliser import Moments, Normaliser
 from namm_runtime.placed import Placed
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
-from namm_runtime.spectrogram import Spectrogram
+from namm_runtime.spectrogram import BINS, Spectrogram
 
 SCORE_BYTES = 8 << 20  # temporaries of documents scored at once; one alone may take more
 
 
 class Namm(Policy):
     """A neural attention memory model (arXiv 2410.13166).
+
+    One whose scorer ignores the spectrum does not watch attention either, and reads as fast as a policy that
+    goes by keys.
 
     Args:
         scorer: parameters, normaliser and the regime they were evolved in.
@@ -36,8 +38,6 @@ class Namm(Policy):
     """
 
     name = "namm"
-    observes = True
-    state: ClassVar[dict[str, int]] = Spectrogram.state
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Namm(Policy):
         # How many spectra a scorer's statistics were gathered from no longer matters once they are frozen.
         self.normaliser = normaliser or Normaliser(Moments(scorer.mean, scorer.variance, 1))
         self.spectrogram = Spectrogram(scorer.config.gamma)
+        self.observes = not scorer.config.spectrum_zeroed
+        self.state = Spectrogram.state if self.observes else {}
         half = scorer.config.recency_floats // 2
         self._frequencies = Placed(scorer.config.recency_base ** (-torch.arange(half).double() / half))
 
@@ -86,16 +88,20 @@ class Namm(Policy):
     def features(self, layer: BoundedLayer) -> Tensor:
         """[B, Hkv, used, F]: recency first, then the normalised spectrum, then the optional inputs."""
         config = self.scorer.config
-        ema = layer.state["ema"][:, :, : layer.used]
-        # Unused slots matter only to statistics that are being gathered.
-        counted = None if self.normaliser.frozen or not layer.ragged else ~layer.unused()
-        spectrum = self.normaliser(ema, counted)
-        parts = [self._recency(layer), spectrum * 0 if config.spectrum_zeroed else spectrum]
+        parts = [self._recency(layer), self._spectrum(layer)]
         if config.key_input:
             parts.append((key_similarity(layer).unsqueeze(-1) - config.key_mean) / config.key_deviation)
         if config.place_input:
-            parts.append(_place(layer, ema))
+            parts.append(_place(layer, parts[0]))
         return torch.cat(parts, dim=-1)
+
+    def _spectrum(self, layer: BoundedLayer) -> Tensor:
+        """[B, Hkv, used, 17], normalised."""
+        if not self.observes:
+            return torch.zeros(*layer.keys.shape[:2], layer.used, BINS, device=layer.keys.device)
+        # Unused slots matter only to statistics that are being gathered.
+        counted = None if self.normaliser.frozen or not layer.ragged else ~layer.unused()
+        return self.normaliser(layer.state["ema"][:, :, : layer.used], counted)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
         config, (parameters,) = self.scorer.config, self._parameters.on(layer.keys.device)

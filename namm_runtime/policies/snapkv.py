@@ -4,7 +4,8 @@ The paper watches the end of a prompt, where its question stands. Here the docum
 question is known, so the window is the last queries before each eviction, whatever they say.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class SnapKV(Policy):
 
     name = "snapkv"
     observes = True
-    state: ClassVar[dict[str, int]] = {"mass": 1}
+    state: Mapping[str, int] = {"mass": 1}
 
     def __init__(self, window: int = 32, kernel: int | None = 7) -> None:
         if window < 16 or window % 16 or (kernel is not None and (kernel < 1 or kernel % 2 == 0)):

@@ -92,6 +92,8 @@ def test_a_zeroed_spectrum_does_not_look_at_attention(model, make_scorer, ids):
     assert features.shape[-1] == 26
     assert (features[..., 8:25] == 0).all()
     assert features[..., 25].std() > 0
+    assert not memory.policy.observes
+    assert memory.cache.layers[0].state == {}
 
 
 def test_old_ages_look_alike_when_clipped(model, make_scorer, ids):
