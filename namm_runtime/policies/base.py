@@ -13,7 +13,13 @@ from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
 
 # The zeroed one is a control: the same scorer, blind to attention.
-LEARNED = {"namm-key": "namm-key", "namm": "namm", "namm-layer": "namm-layer", "namm-key-zeroed": "namm-key"}
+LEARNED = {
+    "namm-key": "namm-key",
+    "namm": "namm",
+    "namm-layer": "namm-layer",
+    "bam-key": "bam-key",
+    "namm-key-zeroed": "namm-key",
+}
 # What requests of earlier versions say.
 FORMER = {"window": "streaming"}
 # `budget` keeps what fits into a given number of slots; `parity` is the reference implementation's own rule.
