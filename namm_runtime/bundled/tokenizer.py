@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from namm_runtime.tasks.documents import filler_pieces
 from namm_runtime.tasks.facts import RECORDS, sample_facts
-from namm_runtime.tasks.families import FAMILIES, task_words
+from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.filler import ordinary_files
+from namm_runtime.tasks.phrases import task_words
 from namm_runtime.tasks.words import NAMES, compose_name
 
 BOS, EOS = "<|begin|>", "<|end|>"

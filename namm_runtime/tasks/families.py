@@ -12,62 +12,25 @@ from itertools import pairwise
 
 from namm_runtime.tasks.facts import FIELDS, NAME_FIELDS, RECORDS, Fact, sample_facts
 from namm_runtime.tasks.filler import ordinary_words
+from namm_runtime.tasks.phrases import (
+    HELD_OUT_WORDS,
+    INSTRUCTIONS,
+    REMARKS,
+    REVISIONS,
+    STATUSES,
+    THINGS,
+    VERBS,
+    VERBS_OF_POINTS,
+)
 from namm_runtime.tasks.story import Question, Role, Statement, Story, statement
 from namm_runtime.tasks.words import Split, sample_name, sample_number
 
-STATUSES = ("final", "draft", "estimate", "forecast", "quoted", "planned", "copied", "void")
-REVISIONS = tuple("ABCDEFGH")
-REMARKS = ("Remark", "Comment", "Aside", "Query", "Motion", "Reply")
 # A cache that holds a book is no larger than one that holds a letter, so what matters is bounded.
 MOST_RELEVANT = 40
 MOST_FACTS = 120
 
 _MOST_KEYS = 1000
 _VALUE_DIGITS = 6
-_VERBS: dict[Split, tuple[str, ...]] = {
-    "train": ("Recall", "State", "Repeat", "Show", "Say", "Quote", "Name", "Read"),
-    "validation": ("Confirm", "Cite"),
-    "test": ("Give", "Tell", "Report"),
-}
-_INSTRUCTIONS: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "\nRemember only the {field} of each record.",
-        "\nOnly the {field} matters here.",
-        "\nKeep every {field}, forget the rest.",
-        "\nYou will be asked for the {field} alone.",
-        "\nFor this review note each {field} and nothing else.",
-        "\nAll questions are about the {field}.",
-    ),
-    "validation": ("\nNothing but the {field} counts below.", "\nWatch for the {field} entries."),
-    "test": (
-        "\nAttend to the {field} of the records, ignore other lines.",
-        "\nRetain just the {field} lines.",
-        "\nThis file is read for its {field} figures.",
-    ),
-}
-_VERBS_OF_POINTS: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "approved",
-        "rejected",
-        "moved",
-        "checked",
-        "signed",
-        "closed",
-        "reviewed",
-        "postponed",
-        "drafted",
-    ),
-    "validation": ("renewed", "cited", "withdrew"),
-    "test": ("shortened", "praised", "repaired", "revisited"),
-}
-_THINGS: dict[Split, tuple[str, ...]] = {
-    "train": ("plan", "budget", "room", "form", "section", "report", "policy", "summary", "project"),
-    "validation": ("permit", "paragraph", "vote"),
-    "test": ("clause", "locker", "page", "verdict"),
-}
-_HELD_OUT_WORDS = frozenset(
-    word for words in (_VERBS_OF_POINTS, _THINGS) for split in ("validation", "test") for word in words[split]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +114,7 @@ def _frequent(rng: random.Random, split: Split, n: int) -> Story:
 def _instructed(rng: random.Random, split: Split, n: int) -> Story:
     """The first line says which field will be asked for; the records are full of others."""
     wanted = rng.choice(FIELDS)
-    header = rng.choice(_INSTRUCTIONS[split]).replace("{field}", wanted)
+    header = rng.choice(INSTRUCTIONS[split]).replace("{field}", wanted)
     body, questions = _marked(rng, split, n, FIELDS, wanted)
     return Story(body, questions, (((Role.HEADER, header),),))
 
@@ -199,7 +162,7 @@ def _overwritten(rng: random.Random, split: Split, n: int) -> Story:
         revisions[key] += 1
         lines.append(_line(fact, Role.VALUE if time == latest[key] else Role.PAST))
         if time == latest[key]:
-            verb = rng.choice(("", "", f"{rng.choice(_VERBS[split])} "))
+            verb = rng.choice(("", "", f"{rng.choice(VERBS[split])} "))
             questions.append(Question(f"\n{verb}{fact.record} {fact.number} latest:", (fact.answer,)))
     return Story(tuple(lines), _shuffled(rng, questions))
 
@@ -247,36 +210,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def task_words() -> list[str]:
-    """The words that statements and questions of the training split are made of, names left out."""
-    other = (
-        "Key",
-        "point",
-        "See",
-        "Trace",
-        "Follow",
-        "latest",
-        "Most",
-        "frequent",
-        "All",
-        "The",
-        "room",
-        "code",
-    )
-    train: Split = "train"
-    lists = (
-        RECORDS,
-        FIELDS,
-        STATUSES,
-        REMARKS,
-        other,
-        _VERBS[train],
-        _VERBS_OF_POINTS[train],
-        _THINGS[train],
-    )
-    return sorted({word for words in lists for word in words})
-
-
 def _line(fact: Fact, end: Role = Role.VALUE) -> Statement:
     return statement(fact.prompt, fact.completion, end)
 
@@ -289,14 +222,14 @@ def _wordings(fact: Fact, rng: random.Random, split: Split) -> list[Question]:
     """As stated, after a verb, and in another order."""
     prompts = (
         fact.prompt,
-        f"\n{rng.choice(_VERBS[split])} {fact.question}",
+        f"\n{rng.choice(VERBS[split])} {fact.question}",
         f"\nThe {fact.field} of {fact.record} {fact.number}:",
     )
     return [Question(prompt, (fact.answer,)) for prompt in prompts]
 
 
 def _all(rng: random.Random, split: Split) -> str:
-    return rng.choice(("All", f"{rng.choice(_VERBS[split])} all"))
+    return rng.choice(("All", f"{rng.choice(VERBS[split])} all"))
 
 
 def _fact(rng: random.Random, split: Split, record: str, number: int, field: str) -> Fact:
@@ -307,7 +240,7 @@ def _fact(rng: random.Random, split: Split, record: str, number: int, field: str
 
 
 def _sentence(rng: random.Random, split: Split) -> str:
-    verb, thing = rng.choice(_VERBS_OF_POINTS[split]), rng.choice(_THINGS[split])
+    verb, thing = rng.choice(VERBS_OF_POINTS[split]), rng.choice(THINGS[split])
     if split == "train" and rng.random() < 0.5:
         # Words that are new to the model are copied piece by piece, which has to be learned from many.
         verb, thing = _training_word(rng), _training_word(rng)
@@ -317,7 +250,7 @@ def _sentence(rng: random.Random, split: Split) -> str:
 def _training_word(rng: random.Random) -> str:
     while True:
         word = rng.choice(ordinary_words())
-        if word not in _HELD_OUT_WORDS:
+        if word not in HELD_OUT_WORDS:
             return word
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from namm_runtime.tasks.facts import NAME_FIELDS
-from namm_runtime.tasks.families import _INSTRUCTIONS, _THINGS, _VERBS, _VERBS_OF_POINTS, MOST_RELEVANT
+from namm_runtime.tasks.families import MOST_RELEVANT
 from namm_runtime.tasks.filler import _FLAVOURS
 from namm_runtime.tasks.item import Item
+from namm_runtime.tasks.phrases import INSTRUCTIONS, THINGS, VERBS, VERBS_OF_POINTS
 from namm_runtime.tasks.suite import FAMILIES, documents
 from namm_runtime.tasks.words import NAMES, SPLITS, Split, split_of_number
 
@@ -76,7 +77,7 @@ def test_only_the_splits_own_numbers_and_names(family: str, split: Split) -> Non
         assert not foreign & set(re.findall(r"[A-Za-z]+", words))
 
 
-@pytest.mark.parametrize("lists", [_VERBS, _INSTRUCTIONS, _VERBS_OF_POINTS, _THINGS, *_FLAVOURS.values()])
+@pytest.mark.parametrize("lists", [VERBS, INSTRUCTIONS, VERBS_OF_POINTS, THINGS, *_FLAVOURS.values()])
 def test_wordings_of_the_splits_are_disjoint(lists: dict[Split, tuple[str, ...]]) -> None:
     drawn = [wording for split in SPLITS for wording in lists[split]]
     assert len(drawn) == len(set(drawn))
