@@ -18,7 +18,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +157,8 @@ def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[s
         for row in gpu_reading.time_kernels(model, setting("namm")):
             keep("kernels", row)
     if "readings" in options.steps:
-        for policy, limit in zip_longest(options.policies.split(","), minutes, fillvalue=minutes[-1]):
+        wanted = options.policies.split(",")
+        for policy, limit in zip(wanted, minutes + minutes[-1:] * len(wanted), strict=False):
             keep("readings", gpu_reading.read(model, setting(policy, limit), backend))
 
 
@@ -193,9 +193,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     out = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=out, help="directory for gpu.json (default: $OUT)")
-    parser.add_argument(
-        "--steps", default="checks,answers,kernels,readings", help="which of these (default: all)"
-    )
+    parser.add_argument("--steps", default=STEPS, help="which of these (default: all)")
     parser.add_argument("--shape", choices=sorted(gpu_reading.SHAPES), help="default: 8b, on a CPU tiny")
     parser.add_argument("--tokens", type=int, help="default: 1,000,000, on a CPU 4,096")
     parser.add_argument("--minutes", default="5", help="of reading, for each policy or for all (default: 5)")

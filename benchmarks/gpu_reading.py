@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from namm_runtime import policies
+from namm_runtime import checkpoint, policies
 from namm_runtime.attended import Attended
 from namm_runtime.backends import Backend, probe
 from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.loading import LoadedModel
 from namm_runtime.memory import CHUNK, Memory
+from namm_runtime.policies.base import Policy
+from namm_runtime.policies.namm import Namm
 from namm_runtime.rope import Rotation
 from namm_runtime.spectrogram import BINS, HOP, Spectrogram
 from namm_runtime.twopass import attend
@@ -77,7 +79,9 @@ def random_scorer() -> Scorer:
 
 def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[str, Any]:
     """Read up to `tokens` random tokens, or until time is up. The first filling of the cache is warm-up."""
-    policy = policies.make(setting.policy, setting.budget, random_scorer())
+    bundled = policies.scorer_of(setting.policy)
+    scorer = checkpoint.load(checkpoint.resolve(bundled).path) if bundled else None
+    policy = policies.make(setting.policy, setting.budget, scorer)
     memory = Memory(model, policy, setting.budget, setting.interval, backend=backend)
     generator = torch.Generator().manual_seed(1)
     warm = min(setting.budget + 2 * setting.interval, setting.tokens // 2) // CHUNK * CHUNK
@@ -103,7 +107,7 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
     answer_milliseconds = _answer(memory)
     rate = (read_tokens - warm) / seconds
     # A cache that grows has no cost a token that would hold for the next one.
-    work = flops_a_token(model, setting) if policy.evicts else {}
+    work = flops_a_token(model, setting, policy) if policy.evicts else {}
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in _device_name(model.device)), None)
     floor = peak / sum(work.values()) if peak and work else None
     return {
@@ -143,7 +147,7 @@ def _answer(memory: Memory, tokens: int = 16) -> float:
     return (time.perf_counter() - begun) / tokens * 1e3
 
 
-def flops_a_token(model: LoadedModel, setting: Setting) -> dict[str, float]:
+def flops_a_token(model: LoadedModel, setting: Setting, policy: Policy) -> dict[str, float]:
     """Multiplications and additions, counted as two, that a token costs once the cache is full.
 
     Derived from shapes, not measured: kept slots plus half an interval of pending ones are what a query sees.
@@ -159,12 +163,13 @@ def flops_a_token(model: LoadedModel, setting: Setting) -> dict[str, float]:
         "logits": 2 * config.vocab_size * config.hidden_size / CHUNK,
         "attention": 4.0 * width * heads * pairs,
     }
-    if setting.policy == "namm":
+    if isinstance(policy, Namm):
         full = setting.budget + setting.interval
-        bam = 4 * random_scorer().config.width * full * full / 2
-        work["columns"] = 2.0 * width * heads * pairs
-        work["spectrum"] = DFT_FLOPS * kv_heads * pairs
+        bam = 4 * policy.scorer.config.width * full * full / 2
         work["scorer"] = config.num_hidden_layers * kv_heads * bam / setting.interval
+        if policy.observes:
+            work["columns"] = 2.0 * width * heads * pairs
+            work["spectrum"] = DFT_FLOPS * kv_heads * pairs
     return work
 
 

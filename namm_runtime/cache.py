@@ -147,6 +147,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         part.keys, part.values, part.positions, part.lengths = (
             tensor[begin:end] for tensor in (self.keys, self.values, self.positions, self.lengths)
         )
+        part._ragged = False if self._ragged is False else None  # some rows may be even where not all are
         part.state = {name: tensor[begin:end] for name, tensor in self.state.items()}
         part.queries = None if self.queries is None else self.queries[begin:end]
         return part
@@ -170,7 +171,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         """Keep each head's best tokens, in the order of the text; the newest of equal scores wins.
 
         Args:
-            scores: [B, Hkv, used], higher is kept. Slots without a token are ignored.
+            scores: [B, Hkv, used], finite or +∞, higher is kept. Slots without a token are ignored.
             threshold: tokens scored below it go even where there is room.
             rectangular: heads of one document keep equally many: as many as the threshold leaves to the one
                 with most, so that the others keep tokens below it. Documents stay independent; the reference

@@ -42,7 +42,7 @@ class ScorerConfig:
     key_mean: float = 0.0
     key_deviation: float = 1.0
     place_input: bool = False  # six more features: cosines of the layer's and the head's place in the model
-    spectrum_zeroed: bool = False  # control: the spectrum's features are always zero
+    spectrum_zeroed: bool = False  # its features are always zero, and attention is not watched
     kind: str = "bam"  # or "mlp", which scores each token without looking at others
     multiply: bool = True  # bam: scale the features as well as adding to them
     bias: bool = True  # of the attention (bam) or of every layer (mlp)

@@ -124,7 +124,11 @@ def varlen() -> tuple[str, Kernel]:
 
 
 def flash_operator() -> tuple[str, Kernel]:
-    """The operator behind `varlen_attn`, which takes lengths where that does not yet (torch 2.11)."""
+    """The operator behind `varlen_attn`, which takes lengths where that does not yet (torch 2.11).
+
+    How many parts it splits one query's slots into is its own choice there, so sums while answering may
+    depend on the rows beside.
+    """
     if not torch.backends.cuda.is_flash_attention_available():
         raise Unavailable(f"torch {torch.__version__} was built without flash attention")
     operator = torch.ops.aten._flash_attention_forward.default

@@ -94,7 +94,7 @@ def distil(model: LoadedModel, config: EvolutionConfig, scorer: Scorer) -> tuple
 
 
 def unmoved_by_spectrum(scorer: Scorer, parameters: Tensor) -> Tensor:
-    """Parameters fitted with the spectrum zeroed → others that give these scores whatever the spectrum is.
+    """Parameters of a BAM fitted with the spectrum zeroed → others that give its scores on any spectrum.
 
     A zeroed feature still has a residual from attention. What the head reads there is read where its weight
     is largest instead, so that the spectrum's own weights can be zero.

@@ -49,8 +49,7 @@ class Namm(Policy):
         self.scorer, self.mode = scorer, mode
         if mode == "parity":
             _refuse_extras(scorer)
-        self.parameters = scorer.parameters if parameters is None else parameters
-        self._parameters = Placed(self.parameters)
+        self._parameters = Placed(scorer.parameters if parameters is None else parameters)
         self.threshold = scorer.config.threshold
         # How many spectra a scorer's statistics were gathered from no longer matters once they are frozen.
         self.normaliser = normaliser or Normaliser(Moments(scorer.mean, scorer.variance, 1))

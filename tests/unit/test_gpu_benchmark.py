@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks import gpu, gpu_answers, gpu_reading, gpu_tables
-from benchmarks.gpu_reading import Setting, flops_a_token, random_llama
+from benchmarks.gpu_reading import Setting, flops_a_token, random_llama, random_scorer
+from namm_runtime.policies.namm import Namm
+from namm_runtime.policies.streaming import Streaming
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,10 +61,15 @@ def test_a_failing_check_is_the_exit_status(tmp_path, monkeypatch):
 
 def test_the_floor_counts_every_product():
     model = random_llama("tiny", torch.device("cpu"), torch.float32)
-    work = flops_a_token(model, Setting("tiny", "namm", 1, 512, 512, 1.0))
+    setting = Setting("tiny", "namm", 1, 512, 512, 1.0)
+    work = flops_a_token(model, setting, Namm(random_scorer()))
     per_layer = 128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 128  # q and o, k and v, the three of the MLP
     assert work["linear"] == 2 * 2 * per_layer
     assert work["attention"] == 2 * work["columns"] == 2 * 4 * 4 * 32 * (512 + 256)
+    scorer = random_scorer()
+    blind = Namm(replace(scorer, config=replace(scorer.config, spectrum_zeroed=True)))
+    assert work.keys() - flops_a_token(model, setting, blind).keys() == {"columns", "spectrum"}
+    assert "scorer" not in flops_a_token(model, setting, Streaming())
 
 
 def test_without_a_gpu_it_says_so(tmp_path, capsys, monkeypatch):

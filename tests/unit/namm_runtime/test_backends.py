@@ -168,3 +168,33 @@ def test_plain_takes_queries_in_blocks(monkeypatch):
     monkeypatch.setattr(flash, "SCRATCH_BYTES", 10 * 2 * 3 * 37 * 4)
     for one, other in zip(whole, plain(query, keys, values, lengths, True, 0.25), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"), [(lambda output: output, True), (lambda output: output * 1.01, False)]
+)
+def test_a_scorers_kernel_is_taken_only_if_it_is_right(monkeypatch, change, taken):
+    exact = torch.nn.functional.scaled_dot_product_attention
+    install(monkeypatch, "triton")
+    install(
+        monkeypatch,
+        "namm_runtime.kernels.causal",
+        causal=lambda *inputs: change(exact(*inputs, is_causal=True)),
+        WIDTHS=(32,),
+    )
+    made = backends._triton_causal(CPU) if taken else None
+    if not taken:
+        with pytest.raises(flash.Unavailable, match="another causal attention"):
+            backends._triton_causal(CPU)
+        return
+    inputs = torch.randn(3, 1, 2, 20, 32)
+    assert torch.allclose(made[1](*inputs.requires_grad_()), exact(*inputs, is_causal=True))
+
+
+def test_a_cpu_scores_in_torch():
+    kernel, rejected = backends.causal(CPU)
+    inputs = torch.randn(3, 1, 2, 20, 8)
+    assert rejected == ()
+    assert torch.equal(
+        kernel(*inputs), torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
+    )

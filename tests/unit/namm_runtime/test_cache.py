@@ -125,7 +125,12 @@ def test_integrity_check_notices(damage):
 
 
 def test_heads_that_all_keep_the_budget_are_known_not_to_be_ragged_without_asking(monkeypatch):
-    layer = filled(tokens=96, budget=64)
-    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: pytest.fail("the device was asked"))
-    layer.compact(torch.rand(1, 2, 96, generator=torch.Generator().manual_seed(4)))
-    assert (layer.start, layer.ragged) == (64, False)
+    layer, scores = filled(tokens=96, budget=64), torch.rand(1, 2, 96)
+    for name in ("__bool__", "__int__", "item"):
+        monkeypatch.setattr(torch.Tensor, name, lambda self: pytest.fail("the device was asked"))
+    for _ in range(2):
+        layer.compact(scores)
+        assert (layer.start, layer.ragged, layer.rows(0, 1).ragged) == (64, False, False)
+        append(layer, 32)
+    with pytest.raises(pytest.fail.Exception, match="the device was asked"):
+        layer.compact(scores, threshold=0.5)

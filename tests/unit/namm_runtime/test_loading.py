@@ -151,7 +151,7 @@ def test_half_precision_models_run_and_the_scorer_stays_in_fp32(tmp_path, make_s
     assert torch.allclose(logits, expected, atol=0.02)
     assert {tensor.dtype for tensor in layer.state.values()} == {torch.float32}
     assert policy.features(layer).dtype == policy.scores(layer).dtype == torch.float32
-    assert policy.parameters.dtype == torch.float32
+    assert policy.scorer.parameters.dtype == torch.float32
     answered = ask(memory, "why?", 20)
     assert answered.tokens == 20
 
