@@ -170,31 +170,32 @@ def test_plain_takes_queries_in_blocks(monkeypatch):
         assert torch.allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("change", "taken"), [(lambda output: output, True), (lambda output: output * 1.01, False)]
-)
-def test_a_scorers_kernel_is_taken_only_if_it_is_right(monkeypatch, change, taken):
-    exact = torch.nn.functional.scaled_dot_product_attention
+EXACT = torch.nn.functional.scaled_dot_product_attention
+
+
+def install_causal(monkeypatch, factor):
+    def causal(*inputs):
+        return EXACT(*inputs, is_causal=True) * factor
+
     install(monkeypatch, "triton")
-    install(
-        monkeypatch,
-        "namm_runtime.kernels.causal",
-        causal=lambda *inputs: change(exact(*inputs, is_causal=True)),
-        WIDTHS=(32,),
-    )
-    made = backends._triton_causal(CPU) if taken else None
-    if not taken:
-        with pytest.raises(flash.Unavailable, match="another causal attention"):
-            backends._triton_causal(CPU)
-        return
-    inputs = torch.randn(3, 1, 2, 20, 32)
-    assert torch.allclose(made[1](*inputs.requires_grad_()), exact(*inputs, is_causal=True))
+    install(monkeypatch, "namm_runtime.kernels.causal", causal=causal, WIDTHS=(32,))
+
+
+def test_a_scorers_kernel_is_taken_if_it_is_right(monkeypatch):
+    install_causal(monkeypatch, factor=1.0)
+    _, kernel = backends._triton_causal(CPU)
+    inputs = torch.randn(3, 1, 2, 20, 16)  # a width that the kernel is not for
+    assert torch.equal(kernel(*inputs), EXACT(*inputs, is_causal=True))
+
+
+def test_a_scorers_kernel_that_is_wrong_is_passed_over(monkeypatch):
+    install_causal(monkeypatch, factor=1.01)
+    with pytest.raises(flash.Unavailable, match="another causal attention"):
+        backends._triton_causal(CPU)
 
 
 def test_a_cpu_scores_in_torch():
     kernel, rejected = backends.causal(CPU)
     inputs = torch.randn(3, 1, 2, 20, 8)
     assert rejected == ()
-    assert torch.equal(
-        kernel(*inputs), torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
-    )
+    assert torch.equal(kernel(*inputs), EXACT(*inputs, is_causal=True))
