@@ -20,7 +20,7 @@ from namm_runtime.bundled import MODEL_DIR
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
-POLICIES = "namm-key,bam-key,namm,namm-layer,namm-key-zeroed,keydiff,h2o,snapkv,l2,streaming"  # of the suites
+POLICIES = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed,keydiff,h2o,snapkv,l2,streaming"  # of the suites
 CONTROLLED = ",".join(f"{name}=benchmarks/controls/{name}" for name in CONTROLS)
 console = Console()
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
@@ -51,7 +51,7 @@ def everything(context: typer.Context) -> None:
 @app.command()
 def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
     """The README's table: every policy over the same million tokens."""
-    names = ("namm-key", "bam-key", "namm", "namm-key-zeroed", "keydiff", "h2o", "streaming")
+    names = ("namm-key", "bam-key", "namm-zero", "namm", "namm-key-zeroed", "keydiff", "h2o", "streaming")
     _make("policies", [{"policy": name, "budget": budget, "tokens": tokens} for name in names])
 
 

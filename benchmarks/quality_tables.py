@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.labels import LABELS, table
 from namm_runtime.evaluate.markdown import percent, points
 
-CONTROLS = ("distilled", "zero")
+CONTROLS = ("distilled",)
 
 
 def headline(report: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ LEARNED = {
     "namm-key": "namm-key",
     "namm": "namm",
     "namm-layer": "namm-layer",
+    "namm-zero": "namm-zero",
     "bam-key": "bam-key",
     "namm-key-zeroed": "namm-key",
 }
