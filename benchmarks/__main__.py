@@ -20,7 +20,8 @@ from namm_runtime.bundled import MODEL_DIR
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
-POLICIES = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed,keydiff,h2o,snapkv,l2,streaming"  # of the suites
+LEARNED = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed"
+POLICIES = f"{LEARNED},keydiff,h2o,snapkv,l2,streaming"  # of the suites
 CONTROLLED = ",".join(f"{name}=benchmarks/controls/{name}" for name in CONTROLS)
 console = Console()
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
