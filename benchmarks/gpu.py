@@ -150,8 +150,8 @@ def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[s
     )  # on a CPU too, for the sake of the test
     minutes = [float(number) for number in options.minutes.split(",")]
 
-    def setting(policy: str, minutes: float = 0.0) -> Setting:
-        return Setting(options.shape, policy, options.tokens, options.budget, options.interval, minutes * 60)
+    def setting(policy: str, limit: float = 0.0) -> Setting:
+        return Setting(options.shape, policy, options.tokens, options.budget, options.interval, limit * 60)
 
     if "kernels" in options.steps:
         for row in gpu_reading.time_kernels(model, setting("namm")):

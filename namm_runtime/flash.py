@@ -102,17 +102,8 @@ def varlen() -> tuple[str, Kernel]:
     def kernel(
         query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, causal: bool, scaling: float
     ) -> tuple[Tensor, Tensor]:
-        rows, tokens, _, _ = query.shape
-        slots = keys.shape[1]
-        keys, values, offsets = _as_one_sequence(keys, values)
         output, lse = module.varlen_attn(
-            query.flatten(0, 1),
-            keys,
-            values,
-            torch.arange(rows + 1, dtype=torch.int32, device=query.device) * tokens,
-            offsets,
-            tokens,
-            slots,
+            *_as_sequences(query, keys, values),
             scale=scaling,
             window_size=(-1, 0) if causal else (-1, -1),
             seqused_k=lengths,
@@ -138,17 +129,8 @@ def flash_operator() -> tuple[str, Kernel]:
     def kernel(
         query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, causal: bool, scaling: float
     ) -> tuple[Tensor, Tensor]:
-        rows, tokens, _, _ = query.shape
-        slots = keys.shape[1]
-        keys, values, offsets = _as_one_sequence(keys, values)
         output, lse, *_ = operator(
-            query.flatten(0, 1),
-            keys,
-            values,
-            torch.arange(rows + 1, dtype=torch.int32, device=query.device) * tokens,
-            offsets,
-            tokens,
-            slots,
+            *_as_sequences(query, keys, values),
             0.0,
             causal,
             False,
@@ -158,6 +140,17 @@ def flash_operator() -> tuple[str, Kernel]:
         return output.view(query.shape), lse
 
     return f"flash operator (torch {torch.__version__})", kernel
+
+
+def _as_sequences(
+    query: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int]:
+    """How torch's variable-length calls begin: rows behind each other, where each begins, the longest."""
+    rows, tokens, _, _ = query.shape
+    begins = torch.arange(rows + 1, dtype=torch.int32, device=query.device) * tokens
+    slots = keys.shape[1]
+    keys, values, offsets = _as_one_sequence(keys, values)
+    return query.flatten(0, 1), keys, values, begins, offsets, tokens, slots
 
 
 def _as_one_sequence(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 LOG2_E = 1.4426950408889634
 BLOCK = 64  # queries of a program, and keys of one step
 WARPS = 4
-WIDTHS = (16, 32)  # twice as wide takes 98 KB of shared memory on sm_80, four times more than there is
+WIDTHS = (16, 32)  # 64 floats take 98 KB of shared memory on sm_80, and 128 more than there is
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, precision: str = "tf32x3") -> Tensor:
