@@ -54,10 +54,9 @@ or chat, and its reading of ordinary text is poor. It exists so that the whole s
 measured without a download.
 
 It is also made for the job in a way that no model found elsewhere is. It was trained to answer from a
-cache that holds what matters, and two more losses mark what that is: keys of planted values are pushed
-away from the mean key, and later tokens are made to look at values that still matter. Policies that go by
-keys or by attention therefore find facts here far more easily than in an ordinary model. Which policy is
-best on this model says nothing about which is best on yours.
+cache that holds what matters, and {_marked_by(record)}
+Policies that go by keys or by attention therefore find facts here far more easily than in an ordinary model.
+Which policy is best on this model says nothing about which is best on yours.
 
 ## Recall with the whole cache
 
@@ -86,6 +85,17 @@ for testing. The same Python and torch give the same weights. The log, with the 
 family, is in `training.json`; its curves are in `training.svg`.
 """
     )
+
+
+def _marked_by(record: dict[str, Any]) -> str:
+    """The losses that mark what matters."""
+    if "relevance_loss" not in record["log"][-1]:
+        return """two more losses mark what that is: keys of planted values are pushed
+away from the mean key, and later tokens are made to look at values that still matter."""
+    return """three more losses mark what that is: keys of planted values are pushed
+away from the mean key, later tokens are made to look at values that still matter, and where a document says
+what it will be asked for (a first line, a word such as "final"), its first two layers have to tell which
+statements that means."""
 
 
 def _code(record: dict[str, Any]) -> str:

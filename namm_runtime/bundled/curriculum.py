@@ -16,12 +16,21 @@ from namm_runtime.tasks.layout import Encode
 from namm_runtime.tasks.sequences import make_sequence
 from namm_runtime.tasks.story import Role
 
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 4096  # or one sequence, where that is longer
 # Length in tokens, and the share of the training after which it is used.
-LENGTHS = ((64, 0.0), (128, 0.01), (256, 0.03), (512, 0.07), (1024, 0.15), (2048, 0.3), (4096, 0.7))
+LENGTHS = (
+    (64, 0.0),
+    (128, 0.02),
+    (256, 0.05),
+    (512, 0.1),
+    (1024, 0.15),
+    (2048, 0.3),
+    (4096, 0.6),
+    (8192, 0.85),
+)
 
 _SHORTER_SHARE = 0.5
-_LONGEST_SHARE = 0.25  # of the steps, once there are sequences that fill a batch
+_LONGEST_SHARE = 0.25  # of the steps, once there are sequences that fill a batch or more
 _MAX_QUESTIONS = 40
 _FILLERS: tuple[FillerKind, ...] = ("stdlib", "mixed", "business", "contract", "invoice", "minutes")
 _FILLER_WEIGHTS = (5, 2, 2, 1, 1, 1)
@@ -42,6 +51,7 @@ class Batch:
     question_starts: Tensor  # [B] index of the first question token
     families: list[str]
     plain: Tensor  # [B] bool, Family.plain
+    marked: Tensor  # [B] bool, Family.marked
     view: View | None  # what of the document the questions see; None for all of it
     positions: Tensor  # [L] int64, ascending
 
@@ -50,7 +60,7 @@ def draw_length(done: float, rng: random.Random) -> int:
     """Mostly the longest length reached at this share of the training, sometimes a shorter one."""
     reached = [length for length, start in LENGTHS if done >= start]
     longest = reached[-1]
-    shorter = 1 - _LONGEST_SHARE if longest == TOKENS_PER_BATCH else _SHORTER_SHARE
+    shorter = 1 - _LONGEST_SHARE if longest >= TOKENS_PER_BATCH else _SHORTER_SHARE
     if len(reached) > 1 and rng.random() < shorter:
         return rng.choice(reached[:-1])
     return longest
@@ -64,7 +74,8 @@ def make_batch(
     rng: random.Random,
 ) -> Batch:
     """Draw a batch of the training split at one length, its families by weight."""
-    families = rng.choices(list(weights), list(weights.values()), k=TOKENS_PER_BATCH // length)
+    count = max(1, TOKENS_PER_BATCH // length)
+    families = rng.choices(list(weights), list(weights.values()), k=count)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     questions = min(_MAX_QUESTIONS, max(1, length // 32))
     sequences = [
@@ -88,6 +99,7 @@ def make_batch(
         question_starts=torch.tensor([sequence.question_start for sequence in sequences]),
         families=families,
         plain=torch.tensor([FAMILIES[family].plain for family in families]),
+        marked=torch.tensor([FAMILIES[family].marked for family in families]),
         view=_draw_view(roles, rng),
         positions=_draw_positions(length, rng),
     )

@@ -40,6 +40,7 @@ class Trace:
     """What a pass leaves behind; one list entry for each layer."""
 
     hidden: Tensor  # [B, L, hidden], after the final norm
+    streams: list[Tensor]  # [B, L, hidden], as they enter the layer
     keys: list[Tensor]  # [B, Hkv, L, D], unrotated
     rotated_queries: list[Tensor]  # [B, H, L, D]
     rotated_keys: list[Tensor]  # [B, Hkv, L, D]
@@ -64,8 +65,9 @@ def traced_forward(
     cos, sin = inner.rotary_emb(hidden, positions[None])  # [1, L, D]
     first = int(question_starts.min())
     document = torch.arange(length) < question_starts[:, None]  # [B, L]
-    trace = Trace(hidden, [], [], [])
+    trace = Trace(hidden, [], [], [], [])
     for layer in inner.layers:
+        trace.streams.append(hidden)
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
         query, key, value = (

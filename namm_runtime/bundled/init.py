@@ -1,4 +1,4 @@
-"""A structured start: layers 0 and 2 begin as an induction circuit instead of noise.
+"""A structured start: layers 0 to 2 begin as circuits instead of noise.
 
 Learning to match a question with an earlier statement from random weights costs a small model most of its
 budget, so the circuit is written down and training refines it:
@@ -6,11 +6,14 @@ budget, so the circuit is written down and training refines it:
 - one embedding coordinate is the same for all tokens, so that rotary angles alone decide what layer 0 sees:
   heads look 1, 2, 3 or 4.5 places back, which is at the 4th and the 5th token alike, and write the names
   found there, 16 numbers each, into a block of the stream;
+- layer 1 looks where one of a token's predecessors was said before: heads compare the token 1, 2, 3 or about
+  4.5 places back with key tokens, and copy the name before them. The head that looks back to a statement's
+  field so finds the line at the top that asks for it, if there is one;
 - layer 2 compares the query token and its 4 predecessors with a key token's 5 predecessors, in rotary pairs
   too slow to feel a distance of thousands of tokens, and copies the key token's embedding to the output;
 - a word begins near the same word with a space before it.
 
-Layer 1 lies between them so that a statement can learn whether it matters before layer 2 keeps it.
+Layer 1 lies between the others so that a statement can learn whether it matters before layer 2 keeps it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ from transformers import LlamaForCausalLM
 
 from namm_runtime.bundled.shapes import HEAD_DIM, ROPE_THETA, Shape
 
-MATCH_LAYER = 2
+MENTION_LAYER, MATCH_LAYER = 1, 2
 
 # Coordinates of the residual stream: 0 is constant, then token identity, then one block for each offset.
 _CONSTANT = 0
@@ -36,6 +39,7 @@ _SLOW_PAIRS = range(8, 16)
 # Scores are in nats. The fastest pair tells neighbours apart (10 nats between them), the slower ones tell a
 # place from the same place some turns away. The sum stays small, since a key's norm scales all of it.
 _OFFSET_SCORES = (20.0, 12.0, 6.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0)
+_MENTION_SCORE = 8.0
 _MATCH_SCORE = 15.0
 _COPY_NORM = 4.0
 _TWIN_DISTANCE = 0.5
@@ -73,6 +77,7 @@ def initialise(
     naming = _orthogonal(generator, width)[:_BLOCK]  # [16, width]: a token's name, part of its embedding
     _write_offset_layer(model.model.layers[0].self_attn, shape, naming, generator)
     _write_match_layer(model.model.layers[MATCH_LAYER].self_attn, shape, naming, generator)
+    _write_mention_layer(model.model.layers[MENTION_LAYER].self_attn, shape, naming, generator)
 
 
 def _write_offset_layer(
@@ -133,6 +138,25 @@ def _write_match_layer(
                 query[rows, _offset_block(shape, offset)] += mixers[min(offset, _OFFSETS - 1)]
             dims = slice(head * HEAD_DIM, head * HEAD_DIM + len(share))
             output[_tokens(shape), dims] += share.T * (_COPY_NORM / (group * scale))
+
+
+def _write_mention_layer(
+    attention: torch.nn.Module, shape: Shape, naming: Tensor, generator: torch.Generator
+) -> None:
+    query, key, value, output = _weights(attention)
+    _quieten((query, key, value, output), generator)
+    scale = (shape.hidden / (2 + _MATCHED_TOKENS)) ** 0.5  # as before the match, which adds to it
+    beta = (_MENTION_SCORE * HEAD_DIM**0.5) ** 0.5 / scale
+    slow = torch.tensor([*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)])
+    group = shape.heads // shape.kv_heads
+    name_norm = (_BLOCK / naming.shape[1]) ** 0.5
+    for kv_head in range(shape.kv_heads):
+        mixer = beta * _orthogonal(generator, _BLOCK)
+        key[slow + kv_head * HEAD_DIM, _tokens(shape)] += mixer @ naming / name_norm
+        dims = slice(kv_head * HEAD_DIM, kv_head * HEAD_DIM + _BLOCK)
+        value[dims, _offset_block(shape, 1)] += torch.eye(_BLOCK) / scale
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            query[slow + head * HEAD_DIM, _offset_block(shape, head % _OFFSETS + 1)] += mixer
 
 
 def _tokens(shape: Shape) -> slice:

@@ -65,6 +65,29 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
     return total / (len(trace.keys) - MATCH_LAYER)
 
 
+def relevance_loss(
+    trace: Trace, batch: Batch, probe: torch.nn.Linear
+) -> tuple[Tensor, dict[str, list[float]]]:
+    """Balanced cross-entropy (nats) of telling needed values from others before the match, by a linear probe.
+
+    Returns the loss, and by family each sequence's balanced accuracy.
+
+    Only in documents that mark what they need. Without it a model never learns to tell what an instruction at
+    the top is about, and neither its keys nor its attention can tell a policy.
+    """
+    accuracy: dict[str, list[float]] = {}
+    needed, others = ((batch.roles == role) & batch.marked[:, None] for role in (Role.VALUE, Role.OTHER))
+    if not needed.any() or not others.any():
+        return trace.hidden.new_zeros(()), accuracy
+    stream = trace.streams[MATCH_LAYER]
+    logits = probe(functional.rms_norm(stream, stream.shape[-1:])).squeeze(-1)  # [B, L]
+    for family, logit, yes, no in zip(batch.families, logits.detach(), needed, others, strict=True):
+        if yes.any() and no.any():
+            right = (logit[yes] > 0).float().mean() + (logit[no] < 0).float().mean()
+            accuracy.setdefault(family, []).append(right.item() / 2)
+    return functional.softplus(-logits[needed]).mean() + functional.softplus(logits[others]).mean(), accuracy
+
+
 def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
     """Divergence (nats) of document tokens' attention from an even share for each relevant value before them.
 

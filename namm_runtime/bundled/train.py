@@ -21,10 +21,10 @@ import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from namm_runtime.bundled.curriculum import TOKENS_PER_BATCH, Batch, draw_length, make_batch
+from namm_runtime.bundled.curriculum import Batch, draw_length, make_batch
 from namm_runtime.bundled.forward import traced_forward
 from namm_runtime.bundled.init import initialise
-from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
+from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, relevance_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import train_tokenizer, word_twins
 from namm_runtime.tasks.families import FAMILIES
@@ -34,7 +34,7 @@ _LEARNING_RATE = 2e-3
 _WARMUP_STEPS = 50
 _DECAY_FROM, _FLOOR = 0.6, 0.03
 _TEXT_WEIGHT, _TEXT_EVERY = 0.1, 2
-_KEY_WEIGHT, _GAZE_WEIGHT = 0.2, 0.05
+_KEY_WEIGHT, _GAZE_WEIGHT, _RELEVANCE_WEIGHT = 0.2, 0.05, 0.5
 _EMA = 0.95
 _LOG_EVERY, _SAVE_EVERY = 25, 200  # steps
 
@@ -50,8 +50,10 @@ class Entry:
     answer_loss: float  # nats a token
     key_loss: float  # nats
     gaze_loss: float  # nats
+    relevance_loss: float  # nats
     text_loss: float | None  # nats a token of ordinary text
     accuracy: dict[str, float]  # family -> running answer-token accuracy on training batches
+    told: dict[str, float]  # family -> running balanced accuracy of the probe that tells needed values apart
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def main() -> None:
         model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start).state_dict())
     else:
         initialise(model, shape, arguments.seed, word_twins(tokenizer))
-    run = Run(model, tokenizer, arguments.seed, arguments.tokens // TOKENS_PER_BATCH, out, before)
+    run = Run(model, tokenizer, arguments.seed, arguments.tokens, out, before)
     if arguments.resume:
         run.restore()
     log = run.train()
@@ -119,23 +121,25 @@ class Run:
         model: LlamaForCausalLM,
         tokenizer: PreTrainedTokenizerFast,
         seed: int,
-        steps: int,
+        tokens: int,
         out: Path,
         before: dict[str, Any] | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.steps, self.out = model, tokenizer, steps, out
+        self.model, self.tokenizer, self.tokens, self.out = model, tokenizer, tokens, out
         self.encode = encoder(tokenizer)
         self.phase = len(before["tokens"]) if before else 0
         self.rng = random.Random(f"training:{seed}" + f":{self.phase}" * bool(self.phase))
         torch.manual_seed(seed)
-        self.step = 0
+        self.step = self.read = 0  # tokens
+        self.probe = torch.nn.Linear(model.config.hidden_size, 1)
         self.log: list[dict[str, Any]] = before["log"] if before else []
         last: dict[str, Any] = self.log[-1] if self.log else {}
         self.tokens_before, self.seconds = last.get("tokens", 0), last.get("seconds", 0.0)
         self.accuracy: dict[str, float] = dict(last.get("accuracy", {}))
+        self.told: dict[str, float] = dict(last.get("told", {}))
         self.text: float | None = None
         decayed = [weight for weight in model.parameters() if weight.dim() > 1]
-        plain = [weight for weight in model.parameters() if weight.dim() == 1]
+        plain = [weight for weight in model.parameters() if weight.dim() == 1] + [*self.probe.parameters()]
         self.optimiser = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
             lr=self._learning_rate(0.0),
@@ -146,15 +150,15 @@ class Run:
         """Train to the end and return the log; state and log are written on the way."""
         self.model.train()
         start = time.monotonic() - self.seconds
-        while self.step < self.steps:
-            done = self.step / self.steps
+        while self.read < self.tokens:
+            done = self.read / self.tokens
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate(done)
             length = draw_length(1.0 if self.phase else done, self.rng)
             batch = make_batch(self.tokenizer, self.encode, length, self._weights(), self.rng)
             losses = self._update(batch)
             self.seconds = time.monotonic() - start
-            if self.step % _LOG_EVERY == 0 or self.step == self.steps:
+            if self.step % _LOG_EVERY == 0 or self.read >= self.tokens:
                 self._write_log(length, *losses)
             if self.step % _SAVE_EVERY == 0:
                 self.save()
@@ -164,11 +168,12 @@ class Run:
     def _learning_rate(self, done: float) -> float:
         return _LEARNING_RATE * (0.5 if self.phase else 1.0) * _schedule(self.step, done)
 
-    def _update(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _update(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.view, batch.positions)
         answers, accuracy = answer_loss(self.model, trace, batch)
         keys, gaze = key_loss(trace, batch), gaze_loss(trace, batch)
-        loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze
+        relevance, told = relevance_loss(trace, batch, self.probe)
+        loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze + _RELEVANCE_WEIGHT * relevance
         if self.step % _TEXT_EVERY == 0:
             text = text_loss(self.model, trace, batch)
             self.text = round(text.item(), 3)
@@ -178,25 +183,34 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
+        self.read += batch.ids.numel()
         for family, value in zip(batch.families, accuracy, strict=True):
-            self.accuracy[family] = _EMA * self.accuracy.get(family, value) + (1 - _EMA) * value
-        return answers, keys, gaze
+            _update_mean(self.accuracy, family, value)
+        for family, values in told.items():
+            for value in values:
+                _update_mean(self.told, family, value)
+        return answers, keys, gaze, relevance
 
     def _weights(self) -> dict[str, float]:
-        """Families that are answered less well are drawn more often, up to about three times."""
-        return {family: 0.4 + min(0.8, 2 * (1 - self.accuracy.get(family, 0.7))) for family in FAMILIES}
+        """The less well a family is answered, or its needed values told from others, the more it is drawn."""
+        right = {
+            family: min(self.accuracy.get(family, 0.7), self.told.get(family, 1.0)) for family in FAMILIES
+        }
+        return {family: 0.4 + min(1.2, 2 * (1 - value)) for family, value in right.items()}
 
-    def _write_log(self, length: int, answers: Tensor, keys: Tensor, gaze: Tensor) -> None:
+    def _write_log(self, length: int, answers: Tensor, keys: Tensor, gaze: Tensor, relevance: Tensor) -> None:
         entry = Entry(
             seconds=round(self.seconds, 1),
             step=self.step,
-            tokens=self.tokens_before + self.step * TOKENS_PER_BATCH,
+            tokens=self.tokens_before + self.read,
             length=length,
             answer_loss=round(answers.item(), 4),
             key_loss=round(keys.item(), 4),
             gaze_loss=round(gaze.item(), 3),
+            relevance_loss=round(relevance.item(), 3),
             text_loss=self.text,
             accuracy={family: round(self.accuracy[family], 4) for family in sorted(self.accuracy)},
+            told={family: round(self.told[family], 4) for family in sorted(self.told)},
         )
         self.log.append(asdict(entry))
         with (self.out / "log.jsonl").open("a") as file:
@@ -208,13 +222,16 @@ class Run:
         """Write all that the next step depends on, and the model as it is, for a look at it."""
         state = {
             "model": self.model.state_dict(),
+            "probe": self.probe.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": self.rng.getstate(),
             "torch": torch.get_rng_state(),
             "step": self.step,
-            "steps": self.steps,
+            "read": self.read,
+            "tokens": self.tokens,
             "seconds": self.seconds,
             "accuracy": self.accuracy,
+            "told": self.told,
             "text": self.text,
             "log": self.log,
         }
@@ -226,15 +243,17 @@ class Run:
     def restore(self) -> None:
         """Go on from the last saved state; what was logged after it is dropped from the log."""
         state = torch.load(self.out / "state.pt", weights_only=True)
-        if state["steps"] != self.steps:
-            raise SystemExit(f"the run in {self.out} has {state['steps']} steps; give the same --tokens")
+        if state["tokens"] != self.tokens:
+            raise SystemExit(f"the run in {self.out} has {state['tokens']} tokens; give the same --tokens")
         self.model.load_state_dict(state["model"])
+        self.probe.load_state_dict(state["probe"])
         self.optimiser.load_state_dict(state["optimiser"])
         version, numbers, gauss = state["random"]
         self.rng.setstate((version, tuple(numbers), gauss))
         torch.set_rng_state(state["torch"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.accuracy, self.text, self.log = state["accuracy"], state["text"], state["log"]
+        self.step, self.read, self.seconds = state["step"], state["read"], state["seconds"]
+        self.accuracy, self.told = state["accuracy"], state["told"]
+        self.text, self.log = state["text"], state["log"]
         (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
 
 
@@ -251,6 +270,10 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def _update_mean(means: dict[str, float], family: str, value: float) -> None:
+    means[family] = _EMA * means.get(family, value) + (1 - _EMA) * value
 
 
 def _schedule(step: int, done: float) -> float:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from namm_runtime.tasks.facts import FIELDS, NAME_FIELDS, RECORDS, Fact, sample_facts
 from namm_runtime.tasks.filler import ordinary_words
 from namm_runtime.tasks.phrases import (
+    DETERMINERS,
     HELD_OUT_WORDS,
     INSTRUCTIONS,
     REMARKS,
@@ -23,7 +24,7 @@ from namm_runtime.tasks.phrases import (
     VERBS_OF_POINTS,
 )
 from namm_runtime.tasks.story import Question, Role, Statement, Story, statement
-from namm_runtime.tasks.words import Split, sample_name, sample_number
+from namm_runtime.tasks.words import Split, compose_name, sample_name, sample_number
 
 # A cache that holds a book is no larger than one that holds a letter, so what matters is bounded.
 MOST_RELEVANT = 40
@@ -41,11 +42,13 @@ class Family:
         write: (random numbers, split, about how many statements) -> a story.
         share: of the document's tokens that are statements, at most.
         plain: whether everything that looks like a fact may be asked for.
+        marked: whether a statement shows, with what stands before it, if it will be asked for.
     """
 
     write: Callable[[random.Random, Split, int], Story]
     share: float
     plain: bool = False
+    marked: bool = False
 
 
 def _single(rng: random.Random, split: Split, n: int) -> Story:
@@ -114,7 +117,7 @@ def _frequent(rng: random.Random, split: Split, n: int) -> Story:
 def _instructed(rng: random.Random, split: Split, n: int) -> Story:
     """The first line says which field will be asked for; the records are full of others."""
     wanted = rng.choice(FIELDS)
-    header = rng.choice(INSTRUCTIONS[split]).replace("{field}", wanted)
+    header = _instruction(rng, split, wanted)
     body, questions = _marked(rng, split, n, FIELDS, wanted)
     return Story(body, questions, (((Role.HEADER, header),),))
 
@@ -202,11 +205,11 @@ FAMILIES: dict[str, Family] = {
     "listing": Family(_listing, 0.15),
     "tracking": Family(_tracking, 0.15),
     "frequent": Family(_frequent, 0.5),
-    "instructed": Family(_instructed, 0.85),
+    "instructed": Family(_instructed, 0.85, marked=True),
     "overwritten": Family(_overwritten, 0.85),
-    "distractors": Family(_distractors, 0.85),
+    "distractors": Family(_distractors, 0.85, marked=True),
     "repeated": Family(_repeated, 0.85),
-    "keypoints": Family(_keypoints, 0.7),
+    "keypoints": Family(_keypoints, 0.7, marked=True),
 }
 
 
@@ -232,6 +235,15 @@ def _all(rng: random.Random, split: Split) -> str:
     return rng.choice(("All", f"{rng.choice(VERBS[split])} all"))
 
 
+def _instruction(rng: random.Random, split: Split, field: str) -> str:
+    if split != "train" or rng.random() < 0.5:
+        return rng.choice(INSTRUCTIONS[split]).replace("{field}", field)
+    # Mostly words that say nothing, so that the field is found in a wording that is new.
+    before = [_training_word(rng) for _ in range(rng.randint(1, 3))]
+    after = [_training_word(rng) for _ in range(rng.randint(0, 3))]
+    return f"\n{' '.join((*before, rng.choice(DETERMINERS), field, *after)).capitalize()}."
+
+
 def _fact(rng: random.Random, split: Split, record: str, number: int, field: str) -> Fact:
     # A name now and then where the field has names; numbers of one length, so that their end is no riddle.
     name = field in NAME_FIELDS
@@ -248,6 +260,8 @@ def _sentence(rng: random.Random, split: Split) -> str:
 
 
 def _training_word(rng: random.Random) -> str:
+    if rng.random() < 0.5:
+        return compose_name(rng).lower()
     while True:
         word = rng.choice(ordinary_words())
         if word not in HELD_OUT_WORDS:

@@ -27,6 +27,7 @@ INSTRUCTIONS: dict[Split, tuple[str, ...]] = {
         "\nThis file is read for its {field} figures.",
     ),
 }
+DETERMINERS = ("the", "every", "each", "any", "all", "just", "its", "this")
 VERBS_OF_POINTS: dict[Split, tuple[str, ...]] = {
     "train": (
         "approved",

@@ -4,19 +4,21 @@ import json
 import random
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from namm_runtime.bundled import train
-from namm_runtime.bundled.curriculum import LENGTHS, draw_length, make_batch
+from namm_runtime.bundled.curriculum import LENGTHS, TOKENS_PER_BATCH, draw_length, make_batch
 from namm_runtime.bundled.forward import Mistakes, View, key_similarity, traced_forward
 from namm_runtime.bundled.init import initialise
-from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, text_loss
+from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, relevance_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer, word_twins
 from namm_runtime.tasks import make_document, sample_facts
+from namm_runtime.tasks.facts import FIELDS
 from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.suite import encoder
@@ -82,6 +84,23 @@ def test_the_start_already_copies_a_stated_value(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_the_start_looks_where_a_predecessor_was_said_before(
+    tokenizer: PreTrainedTokenizerFast, shape: str
+) -> None:
+    model, found = build(tokenizer, shape), 0
+    for field in FIELDS:
+        lines = (f"\nKeep the {field} of each.", " Nobody came, and", f"\nInvoice 4821 {field}: 93")
+        ids = torch.tensor([[tokenizer.bos_token_id, *chain.from_iterable(encoder(tokenizer)(lines))]])
+        (named,) = encoder(tokenizer)([f" {field}"])[0]
+        with torch.no_grad():
+            trace = traced_forward(model, ids, torch.tensor([ids.shape[1]]))
+        # From the value's first token the field is two places back, and the second head compares that.
+        scores = (trace.rotated_queries[1][0, 1, -1:] @ trace.rotated_keys[1][0, 0].T)[0]
+        found += ids[0].tolist().index(named) in scores.topk(3).indices.tolist()
+    assert found >= len(FIELDS) - 2  # names of 16 numbers are alike by chance now and then
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_forward_equals_transformers(tokenizer: PreTrainedTokenizerFast, shape: str) -> None:
     model = build(tokenizer, shape)
     ids = torch.randint(2, 2000, (2, 200), generator=torch.Generator().manual_seed(1))
@@ -141,11 +160,11 @@ def test_losses_are_finite_and_reach_the_weights(
         text_loss(model, trace, batch),
         key_loss(trace, batch),
         gaze_loss(trace, batch),
+        relevance_loss(trace, batch, torch.nn.Linear(model.config.hidden_size, 1))[0],
     ]
-    for loss in losses:
-        (gradient,) = torch.autograd.grad(
-            loss, [model.model.layers[2].self_attn.k_proj.weight], retain_graph=True
-        )
+    for loss, number in zip(losses, (2, 2, 2, 2, 1), strict=True):
+        layer = model.model.layers[number]
+        (gradient,) = torch.autograd.grad(loss, [layer.self_attn.k_proj.weight], retain_graph=True)
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() > 0
@@ -157,6 +176,33 @@ def test_keys_are_shaped_on_plain_families_only(
     batch = make_batch(tokenizer, encoder(tokenizer), 512, {"distractors": 1.0}, random.Random(1))
     trace = traced_forward(model, batch.ids, batch.question_starts)
     assert key_loss(trace, batch).item() == 0
+
+
+def test_relevance_is_what_tells_needed_values_from_others(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    probe = torch.nn.Linear(model.config.hidden_size, 1)
+    plain = make_batch(tokenizer, encoder(tokenizer), 512, PLAIN, random.Random(1))
+    loss, accuracy = relevance_loss(traced_forward(model, plain.ids, plain.question_starts), plain, probe)
+    assert (loss.item(), accuracy) == (0, {})
+    batch = make_batch(tokenizer, encoder(tokenizer), 512, {"instructed": 1.0}, random.Random(1))
+    trace = traced_forward(model, batch.ids, batch.question_starts)
+    needed = (batch.roles == Role.VALUE)[..., None]
+    with torch.no_grad():
+        probe.weight.zero_()
+        probe.weight[0, 0], probe.bias[0] = 1.0, 0.0
+        trace.streams[2] = torch.where(needed, 1.0, -1.0) * torch.eye(model.config.hidden_size)[0]
+        told, right = relevance_loss(trace, batch, probe)
+        trace.streams[2] = -trace.streams[2]
+        mistaken, wrong = relevance_loss(trace, batch, probe)
+    assert told < 1e-3
+    assert mistaken > 10
+    assert (set(right["instructed"]), set(wrong["instructed"])) == ({1.0}, {0.0})
+
+
+def test_a_sequence_longer_than_a_batch_is_a_batch_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    batch = make_batch(tokenizer, encoder(tokenizer), 2 * TOKENS_PER_BATCH, EVEN, random.Random(1))
+    assert batch.ids.shape == (1, 2 * TOKENS_PER_BATCH)
 
 
 def test_what_questions_see_holds_all_that_they_need(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -186,14 +232,14 @@ def test_a_resumed_run_makes_the_same_weights(
 
     def run(folder: str) -> train.Run:
         (tmp_path / folder).mkdir(exist_ok=True)
-        return train.Run(build(tokenizer), tokenizer, 3, 4, tmp_path / folder)
+        return train.Run(build(tokenizer), tokenizer, 3, 4 * TOKENS_PER_BATCH, tmp_path / folder)
 
     whole = run("whole")
     whole.train()
     stopped = run("stopped")
     update, updates = stopped._update, iter(range(3))
 
-    def killed(batch: train.Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def killed(batch: train.Batch) -> Any:
         if next(updates, None) is None:
             raise KeyboardInterrupt
         return update(batch)
@@ -219,12 +265,12 @@ def test_training_goes_on_from_a_trained_model(
     monkeypatch.setattr(train, "train_tokenizer", lambda seed, length: tokenizer)
     first, second = tmp_path / "first", tmp_path / "second"
     for more in (["--out", str(first)], ["--out", str(second), "--start", str(first)]):
-        monkeypatch.setattr("sys.argv", ["train", "--tokens", str(2 * train.TOKENS_PER_BATCH), *more])
+        monkeypatch.setattr("sys.argv", ["train", "--tokens", str(2 * TOKENS_PER_BATCH), *more])
         train.main()
     before, after = (json.loads((folder / "training.json").read_text()) for folder in (first, second))
-    assert after["tokens"] == [*before["tokens"], 2 * train.TOKENS_PER_BATCH]
+    assert after["tokens"] == [*before["tokens"], 2 * TOKENS_PER_BATCH]
     assert after["log"][: len(before["log"])] == before["log"]
-    assert [entry["tokens"] // train.TOKENS_PER_BATCH for entry in after["log"]] == [1, 2, 3, 4]
+    assert [entry["tokens"] // TOKENS_PER_BATCH for entry in after["log"]] == [1, 2, 3, 4]
     assert after["log"][-1]["seconds"] >= before["log"][-1]["seconds"]
     weights = [LlamaForCausalLM.from_pretrained(folder).state_dict() for folder in (first, second)]
     moved = max((weights[0][name] - weights[1][name]).abs().max() for name in weights[0])
