@@ -11,18 +11,17 @@ from rich.console import Console
 
 from benchmarks import gpu as on_gpu
 from benchmarks import lengths as by_length
+from benchmarks import quality_tables, tables
 from benchmarks import resume as resuming
-from benchmarks import tables
 from benchmarks.gpu import NO_GPU
 from benchmarks.labels import Row
-from benchmarks.quality_tables import CONTROLS
 from namm_runtime.bundled import MODEL_DIR
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
 LEARNED = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed"
 POLICIES = f"{LEARNED},keydiff,h2o,snapkv,l2,streaming"  # of the suites
-CONTROLLED = ",".join(f"{name}=benchmarks/controls/{name}" for name in CONTROLS)
+CONTROLLED = ",".join(f"{name}=benchmarks/controls/{name}" for name in quality_tables.CONTROLS)
 console = Console()
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
@@ -89,15 +88,36 @@ def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = No
     _evaluate("long", "long", "bundled", POLICIES, str(budget), processes, limit)
 
 
+@app.command()
+def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
+    """The bundled model and its headline scorer made anew from other seeds, beside heuristics and seed 0.
+
+    Each directory holds `model` and `scorer`, made by `namm_runtime.bundled.train` and `namm evolve`.
+    """
+    reports = [json.loads((RESULTS / "quality.json").read_text())]
+    for run in (path.resolve() for path in runs):
+        policies = f"full,{quality_tables.HEADLINE}={run / 'scorer'},{','.join(quality_tables.BESIDE)}"
+        _measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
+        reports.append(json.loads((run / "evaluation.json").read_text()))
+    numbers = [0, *(json.loads((run / "model" / "training.json").read_text())["seed"] for run in runs)]
+    _write("seeds", quality_tables.by_seed(dict(zip(numbers, reports, strict=True))))
+
+
 def _evaluate(
     name: str, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
 ) -> None:
-    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(RESULTS / f"{name}.json")]
+    _measure(RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit)
+    render()
+
+
+def _measure(
+    out: Path, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
+) -> None:
+    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(out)]
     options = ["--tasks", tasks, "--model", model, "--policies", policies, "--budgets", budgets]
     options += ["--processes", str(processes), "--plot", "none"]
     options += ["--limit", str(limit)] if limit else []
     subprocess.run([*command, *options], check=True, cwd=tables.ROOT)
-    render()
 
 
 @app.command()

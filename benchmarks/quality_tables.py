@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from benchmarks.labels import LABELS, table
+from benchmarks.labels import LABELS, made, table
 from namm_runtime.evaluate.markdown import percent, points
 
 CONTROLS = ("distilled",)
+HEADLINE = "namm-zero"  # the scorer that is made anew from other seeds
+BESIDE = ("keydiff", "h2o", "snapkv")
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -29,5 +31,51 @@ def headline(report: dict[str, Any]) -> str:
         f"{' and '.join(f'{int(length):,}' for length in full['lengths'])} tokens; the full cache scores "
         f"{percent(full['score'], full['score_interval'])}. In brackets 95 % intervals; bold where the "
         f"difference is outside of chance. {report['machine']['date']}. Measured."
+    )
+    return "\n".join([*table(head, lines), "", caption])
+
+
+def by_seed(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a few policies out of the reports of several seeds, their tasks and lengths left out."""
+    wanted = ("full", HEADLINE, *BESIDE)
+    parts = ("score", "score_interval", "of_full", "of_full_interval", "minus", "questions", "documents")
+    return [
+        {
+            "seed": seed,
+            "policy": row["policy"],
+            "budget": row["budget"],
+            **{part: row[part] for part in parts},
+            "revision": report["model"]["revision"],
+            "machine": report["machine"],
+        }
+        for seed, report in reports.items()
+        for row in report["rows"]
+        if row["policy"] in wanted
+    ]
+
+
+def seeds(rows: list[dict[str, Any]]) -> str:
+    """One scorer and the heuristics on models trained from several seeds."""
+    numbers = list(dict.fromkeys(row["seed"] for row in rows))
+    budgets = list(dict.fromkeys(row["budget"] for row in rows if row["budget"]))
+    found = {(row["seed"], row["policy"], row["budget"]): row for row in rows}
+    head = ["policy", "kept", *(f"seed {number}" for number in numbers), "less KeyDiff", "less H2O"]
+    whole = [found[number, "full", None] for number in numbers]
+    lines = [["full (its score)", "all", *(percent(row["score"], None) for row in whole), "–", "–"]]
+    for budget in budgets:
+        for policy in (HEADLINE, *BESIDE):
+            mine = [found[number, policy, budget] for number in numbers]
+            lines.append(
+                [LABELS.get(policy, policy), budget]
+                + [percent(row["of_full"], row["of_full_interval"]) for row in mine]
+                + [
+                    " / ".join(points(row["minus"].get(other)) for row in mine) if other != policy else "–"
+                    for other in ("keydiff", "h2o")
+                ]
+            )
+    counts = " / ".join(f"{row['questions']:,}" for row in whole)
+    caption = (
+        "Share of the full cache's score on the suite, model and scorer made from each seed; differences in "
+        f"points, seed by seed; {counts} questions. {made(rows)} Measured."
     )
     return "\n".join([*table(head, lines), "", caption])

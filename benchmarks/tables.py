@@ -265,6 +265,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "headline": quality_tables.headline,
+    "seeds": quality_tables.seeds,
     "quality": evaluation,
     "transfer": evaluation,
     "long": evaluation,

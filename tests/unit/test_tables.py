@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import quality_tables, tables
 
 PAGES = [tables.ROOT / "README.md", tables.ROOT / "docs" / "reference" / "benchmarks.md"]
 
@@ -33,3 +33,17 @@ def test_a_changed_figure_is_noticed():
     rows = json.loads((tables.RESULTS / "policies.json").read_text())
     speed = f"{rows[0]['tokens_per_second']:,}"
     assert tables.filled(text.replace(speed, "999,999")) == text
+
+
+def test_seeds_stand_side_by_side():
+    report = json.loads((tables.RESULTS / "quality.json").read_text())
+    other = json.loads(json.dumps(report))
+    for row in other["rows"]:
+        row["of_full"], row["of_full_interval"] = 0.1234, [0.1, 0.15]
+    rows = quality_tables.by_seed({0: report, 7: other})
+    assert {row["policy"] for row in rows} == {"full", quality_tables.HEADLINE, *quality_tables.BESIDE}
+    lines = quality_tables.seeds(rows).splitlines()
+    assert lines[0].startswith("| policy | kept | seed 0 | seed 7 |")
+    cells = [line.split(" | ") for line in lines[3:-2]]
+    assert {line[3] for line in cells} == {"12.3% [10.0, 15.0]"}
+    assert "12.3% [10.0, 15.0]" not in {line[2] for line in cells}
