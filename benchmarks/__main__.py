@@ -15,7 +15,7 @@ from benchmarks import quality_tables, tables
 from benchmarks import resume as resuming
 from benchmarks.gpu import NO_GPU
 from benchmarks.labels import Row
-from namm_runtime.bundled import MODEL_DIR
+from namm_runtime.bundled import MODEL_DIR, MODELS
 
 RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
@@ -35,6 +35,7 @@ def everything(context: typer.Context) -> None:
         quality()
         transfer()
         long()
+        tells()
         resume()
         shares()
         eager()
@@ -86,6 +87,12 @@ def transfer(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None =
 def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = None) -> None:
     """Policies on documents of 65,700 tokens in the cache of serving, which no full cache reads."""
     _evaluate("long", "long", "bundled", POLICIES, str(budget), processes, limit)
+
+
+@app.command()
+def tells(tokens: int = 4096, documents: int = 12) -> None:
+    """How well attention and keys of the bundled models tell needed values from look-alikes."""
+    _make("tells", [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS], "tells")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from namm_runtime.evaluate.markdown import percent, points
 
 CONTROLS = ("distilled",)
 HEADLINE = "namm-zero"  # the scorer that is made anew from other seeds
+_SENSES = ("attention", "keys")
 BESIDE = ("keydiff", "h2o", "snapkv")
 
 
@@ -31,6 +32,24 @@ def headline(report: dict[str, Any]) -> str:
         f"{' and '.join(f'{int(length):,}' for length in full['lengths'])} tokens; the full cache scores "
         f"{percent(full['score'], full['score_interval'])}. In brackets 95 % intervals; bold where the "
         f"difference is outside of chance. {report['machine']['date']}. Measured."
+    )
+    return "\n".join([*table(head, lines), "", caption])
+
+
+def tells(rows: list[dict[str, Any]]) -> str:
+    """How well a model's attention and keys tell needed values from look-alikes."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    head = ["values nobody asks for", *(f"{model}, by {sense}" for model in models for sense in _SENSES)]
+    found = {(row["model"], row["family"]): row for row in rows}
+    lines = [
+        [family] + [f"{found[model, family][f'by_{sense}']:.2f}" for model in models for sense in _SENSES]
+        for family in dict.fromkeys(row["family"] for row in rows)
+    ]
+    caption = (
+        "Probability that a needed value is looked at more by the last quarter of the document, or has a key "
+        "less like the mean key, than another value; 0.5 is chance. Mean over heads from the third layer on "
+        f"and {rows[0]['documents']} documents of {rows[0]['tokens']:,} tokens of the test split, read with the "
+        f"full cache. {made(rows)} Measured."
     )
     return "\n".join([*table(head, lines), "", caption])
 

@@ -266,6 +266,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "gpu": gpu_tables.gpu,
     "headline": quality_tables.headline,
     "seeds": quality_tables.seeds,
+    "tells": quality_tables.tells,
     "quality": evaluation,
     "transfer": evaluation,
     "long": evaluation,
