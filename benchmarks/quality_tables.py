@@ -48,8 +48,8 @@ def tells(rows: list[dict[str, Any]]) -> str:
     caption = (
         "Probability that a needed value is looked at more by the last quarter of the document, or has a key "
         "less like the mean key, than another value; 0.5 is chance. Mean over heads from the third layer on "
-        f"and {rows[0]['documents']} documents of {rows[0]['tokens']:,} tokens of the test split, read with the "
-        f"full cache. {made(rows)} Measured."
+        f"and {rows[0]['documents']} documents of {rows[0]['tokens']:,} tokens of the test split, read with "
+        f"the full cache. {made(rows)} Measured."
     )
     return "\n".join([*table(head, lines), "", caption])
 

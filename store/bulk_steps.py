@@ -5,18 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import Engine, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from store import budgets, bulks, intake, jobs, outbox
-from store.budgets import BudgetState
+from store import bulks, jobs, outbox
 from store.bulk_tables import Bulk, BulkItem, BulkPart, CollectionItem
 from store.errors import Refused
-from store.intake import Admitted, Owner
 from store.models import Job, Result
-from store.settings import Settings
 from store.states import TERMINAL, State
 
 BATCH = 100  # items a transaction
@@ -56,11 +53,6 @@ def enter(session: Session, bulk_id: str, state: str) -> Bulk | None:
     """The row, locked, if it is in this state: somebody may have cancelled it, or conducted it further."""
     bulk = lock(session, bulk_id)
     return bulk if bulk.state == state else None
-
-
-def owner_of(bulk: Bulk) -> Owner:
-    """Who asked for it."""
-    return Owner(bulk.tenant_id, bulk.api_key_id, bulk.project)
 
 
 # From the collection to items -------------------------------------------------------------------------
@@ -153,61 +145,6 @@ def pending(session: Session, bulk_id: str, window: int, most: int = BATCH) -> l
         return []
     query = select(BulkItem).where(BulkItem.bulk_id == bulk_id, BulkItem.state == "pending")
     return list(session.scalars(query.order_by(BulkItem.seq).limit(room).with_for_update()))
-
-
-@dataclass(frozen=True)
-class Terms:
-    """With what a bulk job's jobs are made now."""
-
-    admitted: Admitted
-    held_by: str | None
-
-
-def stopping(session: Session, bulk_id: str) -> BudgetState | None:
-    """The crossed budget that its jobs come under. In a transaction of its own, see `store.intake.heed`."""
-    owner = owner_of(session.get_one(Bulk, bulk_id))
-    return budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
-
-
-def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState | None) -> Terms:
-    """For the row, locked by the caller; its first terms fix model and template for all that follow.
-
-    Raises Refused, as a job submitted now would be; `no_worker` where the model's workers are gone.
-    """
-    ask = bulks.ask_from_json(bulk.ask, bulk.deadline_at)
-    ask.metadata.update(bulk.tags)
-    ask = replace(ask, model=bulk.model or ask.model, template=bulk.template or ask.template)
-    try:
-        admitted = intake.admit(session, settings, owner_of(bulk), ask)
-    except Refused as refused:
-        if bulk.model is not None and refused.code == "unknown_model":
-            raise Refused(intake.NO_WORKER, f"No worker serves the model '{bulk.model}' any more.") from None
-        raise
-    bulk.model, bulk.template = admitted.card.name, admitted.template
-    return Terms(admitted, intake.heed(spent))
-
-
-def submit(
-    session: Session, settings: Settings, bulk: Bulk, using: Terms, document_id: str, seq: int | None
-) -> str:
-    """A job for one document of the bulk job, or for its digest; gives its id."""
-    owner = owner_of(bulk)
-    new = intake.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id, seq)
-    if seq is None:  # or it would wait behind every document of the bulk jobs that came meanwhile
-        new = replace(new, priority=new.priority + 1)
-    return jobs.create(session, owner.tenant_id, new).id
-
-
-def without_questions(using: Terms) -> Terms:
-    """For the digest: only the summary's prompts."""
-    admitted = using.admitted
-    own = admitted.prompts[: admitted.summary_prompts]
-    return replace(using, admitted=replace(admitted, prompts=own))
-
-
-def summary_prompts(session: Session, bulk_id: str) -> int:
-    """How many of each document's answers are its summary."""
-    return session.scalar(select(func.max(Job.summary_prompts)).where(Job.bulk_id == bulk_id)) or 0
 
 
 def refuse_pending(session: Session, bulk_id: str, refused: Refused) -> None:

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_results, bulk_steps, bulks, collection_files, log, sources
+from store import blobs, bulk_results, bulk_steps, bulk_terms, bulks, collection_files, log, sources
 from store.blobs import Blobs
 from store.budgets import BudgetState
 from store.bulk_tables import Bulk, BulkItem
@@ -134,7 +134,7 @@ class Conductor:
         """Jobs for the next documents; of those in parts one document a transaction, as it writes many."""
         try:
             with self._database.session() as session:
-                spent = bulk_steps.stopping(session, bulk_id)
+                spent = bulk_terms.stopping(session, bulk_id)
             with self._database.session() as session:
                 bulk = bulk_steps.enter(session, bulk_id, "running")
                 if bulk is None:
@@ -143,7 +143,7 @@ class Conductor:
                 items = bulk_steps.pending(session, bulk_id, self._config.bulk_window, most)
                 if not items:
                     return False
-                using = bulk_steps.terms(session, self._config, bulk, spent)
+                using = bulk_terms.terms(session, self._config, bulk, spent)
                 bulk.error_code = bulk.error_message = None  # if it waited for a worker
                 for item in items:
                     self._submit_item(session, bulk, using, item)
@@ -151,11 +151,11 @@ class Conductor:
             return self._refused(bulk_id, refused)
         return True
 
-    def _submit_item(self, session: Session, bulk: Bulk, using: bulk_steps.Terms, item: BulkItem) -> None:
+    def _submit_item(self, session: Session, bulk: Bulk, using: bulk_terms.Terms, item: BulkItem) -> None:
         assert item.document_id is not None
         document = session.get_one(Document, item.document_id)
         if bulk.strategy != "map_reduce" or document.bytes <= self._config.bulk_part_characters:
-            item.job_id = bulk_steps.submit(session, self._config, bulk, using, document.id, item.seq)
+            item.job_id = bulk_terms.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
             return
         there = bulk_steps.parts_of(session, item)  # of an earlier try, and read well
@@ -165,7 +165,7 @@ class Conductor:
                 if number not in there:
                     name = f"{item.path} (part {number + 1})"
                     part = self._ingest.text(session, bulk.tenant_id, text, name)
-                    job_id = bulk_steps.submit(session, self._config, bulk, using, part.id, item.seq)
+                    job_id = bulk_terms.submit(session, self._config, bulk, using, part.id, item.seq)
                     bulk_steps.add_part(session, item, number, job_id)
         item.state = "mapped"
 
@@ -173,7 +173,7 @@ class Conductor:
         """For documents whose parts have been read: the job that makes one answer of theirs."""
         with self._database.session() as session:
             ready = bulk_steps.mapped(session, bulk_id)
-            spent = bulk_steps.stopping(session, bulk_id) if ready else None
+            spent = bulk_terms.stopping(session, bulk_id) if ready else None
         for found in ready:
             try:
                 self._reduce_one(bulk_id, found, spent)
@@ -197,10 +197,10 @@ class Conductor:
                 item.state, item.error_code = "failed", "part_failed"
                 item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
                 return
-            using = bulk_steps.terms(session, self._config, bulk, spent)
+            using = bulk_terms.terms(session, self._config, bulk, spent)
             text = parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
             document = self._ingest.text(session, bulk.tenant_id, text, f"{found.path} (parts)")
-            item.job_id = bulk_steps.submit(session, self._config, bulk, using, document.id, item.seq)
+            item.job_id = bulk_terms.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
 
     def _refused(self, bulk_id: str, refused: Refused) -> bool:
@@ -218,7 +218,7 @@ class Conductor:
     def _digest(self, bulk_id: str) -> bool:
         try:
             with self._database.session() as session:
-                spent = bulk_steps.stopping(session, bulk_id)
+                spent = bulk_terms.stopping(session, bulk_id)
             with self._database.session() as session:
                 bulk = bulk_steps.enter(session, bulk_id, "digesting")
                 if bulk is None:
@@ -244,14 +244,14 @@ class Conductor:
         if len(done) < 2:
             bulk.digest_error = "It takes two documents or more."
             return
-        using = bulk_steps.terms(session, self._config, bulk, spent)
+        using = bulk_terms.terms(session, self._config, bulk, spent)
         summary = using.admitted.summary_prompts
         text = parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
         bulk.error_code = bulk.error_message = None  # if it waited for a worker
         bulk.digest_document_id = document.id
-        bulk.digest_job_id = bulk_steps.submit(
-            session, self._config, bulk, bulk_steps.without_questions(using), document.id, None
+        bulk.digest_job_id = bulk_terms.submit(
+            session, self._config, bulk, bulk_terms.without_questions(using), document.id, None
         )
 
     def _bundle(self, bulk_id: str) -> bool:

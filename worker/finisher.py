@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
-from store import bulk_results, bulk_steps, bulks, log
+from store import bulk_results, bulk_steps, bulk_terms, bulks, log
 from store.blobs import Blobs
 from store.bulk_results import Line
 from store.bulk_tables import Bulk
@@ -39,7 +39,7 @@ class Finisher:
                 spent=bulk_results.all_spent(session, bulk.tenant_id, bulk_id),
                 digest=_digest_of(session, bulk),
                 gone=bulk_results.gone(session, bulk),
-                summary_prompts=bulk_steps.summary_prompts(session, bulk_id),
+                summary_prompts=bulk_terms.summary_prompts(session, bulk_id),
             )
 
         def pages() -> Iterator[Line]:

@@ -26,7 +26,7 @@ from api.routes.collections import Cursor, Limit
 from api.routes.jobs import IdempotencyKey
 from api.storage import pieces
 from api.submission import RawBody, fingerprint, stopping
-from store import bulk_results, bulk_steps, bulks, idempotency
+from store import bulk_results, bulk_terms, bulks, idempotency
 from store.bulk_results import Line, Spent
 from store.bulk_tables import Bulk
 from store.errors import NotFound
@@ -232,6 +232,6 @@ def cancel(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
 def retry(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
     """Try again what did not succeed, and only that; the bundle is made anew."""
     with context.database.session() as session:
-        spent = bulk_steps.stopping(session, bulks.get(session, caller.tenant_id, bulk_id).id)
+        spent = bulk_terms.stopping(session, bulks.get(session, caller.tenant_id, bulk_id).id)
     with context.database.session() as session:
         return bulk_out(session, bulks.retry(session, caller.tenant_id, bulk_id, spent))

@@ -30,6 +30,7 @@ TENANT_TABLES = {
 SYSTEM = {
     "bills.py",
     "bulk_steps.py",
+    "bulk_terms.py",
     "deliveries.py",
     "guardrails.py",
     "holds.py",
