@@ -1,7 +1,7 @@
 """One run of evolution, as a small TOML file."""
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,28 @@ _MAY_BE_ZERO = ("patience", "seed")
 
 @dataclass(frozen=True)
 class Stage:
-    """Generations on these families and those of the stages before."""
+    """Generations on these families and those of the stages before.
+
+    Attributes:
+        documents: in a generation of this stage; None for the run's number.
+        sigma: the step size that it begins with; None for what the search has come to. From zero, large steps
+            find the way and then wander about it.
+    """
 
     families: tuple[str, ...]
     generations: int
+    documents: int | None = None
+    sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.families or self.generations < 0:
+            raise Refusal("bad_config", "a run needs [[stages]] with families and generations")
+        documents = 1 if self.documents is None else self.documents
+        if type(documents) is not int or not 1 <= documents <= SEEDS_A_GENERATION:
+            said = f"a stage's documents should be a whole number from 1 to {SEEDS_A_GENERATION}"
+            raise Refusal("bad_config", said)
+        if self.sigma is not None and not self.sigma > 0:
+            raise Refusal("bad_config", "a stage's sigma must be above 0")
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class EvolutionConfig:
             )
         if not self.sigma > 0 or not 0 < self.relevant <= 1:
             raise Refusal("bad_config", "sigma must be above 0, and relevant above 0 and at most 1")
-        if not self.stages or any(stage.generations < 0 or not stage.families for stage in self.stages):
+        if not self.stages:
             raise Refusal("bad_config", "a run needs [[stages]] with families and generations")
         unknown = set(self.families(len(self.stages))) - set(FAMILIES)
         if unknown:
@@ -131,6 +149,10 @@ class EvolutionConfig:
     def generations(self) -> int:
         """Of all stages, where none ends early."""
         return sum(stage.generations for stage in self.stages)
+
+    def documents_of(self, stage: int) -> int:
+        """In a generation of that stage, counted from 0."""
+        return self.stages[stage].documents or self.documents
 
     def families(self, stages: int) -> tuple[str, ...]:
         """Of the first so many stages, each once."""
@@ -152,7 +174,7 @@ class EvolutionConfig:
     def from_dict(cls, values: dict[str, Any]) -> "EvolutionConfig":
         """The inverse of `to_dict`. Raises TypeError for entries that do not exist."""
         stages = [Stage(**stage) for stage in values.get("stages", ())]
-        tuples = tuple(Stage(tuple(stage.families), stage.generations) for stage in stages)
+        tuples = tuple(replace(stage, families=tuple(stage.families)) for stage in stages)
         return cls(**{**values, "stages": tuples})
 
     def to_dict(self) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class Search:
         self.validation = Draw("validation", 0, tuple(families[i % len(families)] for i in range(count)))
         self.full = self._full(self.validation)
         self.generation = self.stage = self.began = 0  # `began`: the generation at which the stage did
+        self.documents = 0  # read by candidates, counted once for each
         self.log: list[dict[str, Any]] = []
         if began is None:
             self.scorer = starting_scorer(model, config)
@@ -125,7 +126,7 @@ class Search:
             self.scorer, self.start = checkpoint.load(directory / "start"), Checked(**began["start"])
         self.best, self.best_mean = self.start, self.scorer.parameters
         self.strategy = cma.CMAEvolutionStrategy(
-            self.scorer.parameters.double().numpy(), config.sigma, _options(config)
+            self.scorer.parameters.double().numpy(), config.stages[0].sigma or config.sigma, _options(config)
         )
         try:
             for line in (directory / "log.jsonl").read_text().splitlines():
@@ -156,7 +157,7 @@ class Search:
             **self.scorer.provenance,
             "generations": self.generation,
             "deployed_generation": self.best.generation,
-            "candidate_documents": self._candidate_documents(),
+            "candidate_documents": self.documents,
             "validation": {
                 "documents": self.config.validation_documents,
                 "full_cache": round(float(self.full.score.mean()), 6),
@@ -174,7 +175,8 @@ class Search:
         population = torch.from_numpy(np.stack(candidates)).float()
         families = config.families(self.stage + 1)
         number = self.generation + 1
-        places = range(number * config.documents, (number + 1) * config.documents)
+        documents = config.documents_of(self.stage)
+        places = range(number * documents, (number + 1) * documents)
         draw = Draw("train", number * SEEDS_A_GENERATION, tuple(families[i % len(families)] for i in places))
         groups = torch.split(population, config.group)
         marks = Marks.joined(self.examiners.mark(self.scorer, [(group, draw) for group in groups]))
@@ -195,7 +197,7 @@ class Search:
             kept=float(marks.kept.mean()),
             full=float(full.score.mean()),
             sigma=float(self.strategy.sigma),
-            documents=self._candidate_documents(),
+            documents=self.documents,
             seconds=time.perf_counter() - begun,
             validation=checked,
         )
@@ -211,6 +213,7 @@ class Search:
     def _tell(self, candidates: list[np.ndarray], values: list[float]) -> None:
         self.strategy.tell(candidates, [-value for value in values])
         self.generation += 1
+        self.documents += self.config.population * self.config.documents_of(self.stage)
 
     def _note(self, checked: Checked) -> None:
         if checked.fitness > self.best.fitness:
@@ -231,6 +234,8 @@ class Search:
             if self.generation < self._ends() and not stale:
                 return
             self.stage, self.began = self.stage + 1, self.generation
+            if not self.over:
+                self.strategy.sigma = self.config.stages[self.stage].sigma or self.strategy.sigma
 
     def _check(self, parameters: Tensor) -> Checked:
         tasks = [(parameters.unsqueeze(0), part) for part in self.validation.parts(_DOCUMENTS_AT_ONCE)]
@@ -244,9 +249,6 @@ class Search:
         return Marks.joined(
             [mark_full(self.model, self.config, make_exam(self.model, self.config, part)) for part in parts]
         )
-
-    def _candidate_documents(self) -> int:
-        return self.generation * self.config.population * self.config.documents
 
 
 def _read_run(directory: Path, config: EvolutionConfig, model: LoadedModel) -> dict[str, Any] | None:

@@ -55,6 +55,24 @@ def test_a_run_goes_through_its_stages(straight, small):
     assert provenance["deployed_generation"] == best.generation
 
 
+def test_a_stage_may_take_other_steps_and_more_documents(bundled, small, straight, tmp_path):
+    _, reports = straight
+    first, second = small.stages
+    config = replace(small, stages=(first, replace(second, documents=3, sigma=0.001)))
+    search = Search(bundled, config, tmp_path)
+    going = search.run()
+    mine = [next(going), next(going), next(going)]
+    assert [report.values for report in mine[:2]] == [report.values for report in reports[:2]]
+    assert [report.documents for report in mine] == [8, 16, 16 + 3 * small.population]
+    assert mine[1].sigma > 0.01 > 0.002 > mine[2].sigma
+    last = next(going)
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in search.log[:3]))
+    search._lock.close()
+    resumed = Search(bundled, config, tmp_path)
+    assert resumed.documents == mine[2].documents
+    assert next(resumed.run()).values == last.values
+
+
 def test_an_interrupted_run_goes_on_as_it_would_have(bundled, small, straight, tmp_path):
     _, reports = straight
     next(Search(bundled, small, tmp_path).run())
@@ -151,6 +169,8 @@ def test_covariances_shape_the_search(bundled, small, tmp_path):
         (f"patience = -1\n{TOML}", "patience"),
         (f"sigma = 0.0\n{TOML}", "sigma"),
         (TOML.replace("budget = 64", "budget = 64.5"), "budget"),
+        (TOML + "sigma = 0.0\n", "stage's sigma"),
+        (TOML + "documents = 0\n", "stage's documents"),
         (f"stages = [1]\n{TOML.partition('[[stages]]')[0]}", "Stage"),
     ],
 )
