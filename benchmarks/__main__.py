@@ -101,13 +101,13 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
 
     Each directory holds `model` and `scorer`, made by `namm_runtime.bundled.train` and `namm evolve`.
     """
-    reports = [json.loads((RESULTS / "quality.json").read_text())]
+    reports = {0: json.loads((RESULTS / "quality.json").read_text())}
     for run in (path.resolve() for path in runs):
         policies = f"full,{quality_tables.HEADLINE}={run / 'scorer'},{','.join(quality_tables.BESIDE)}"
         _measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
-        reports.append(json.loads((run / "evaluation.json").read_text()))
-    numbers = [0, *(json.loads((run / "model" / "training.json").read_text())["seed"] for run in runs)]
-    _write("seeds", quality_tables.by_seed(dict(zip(numbers, reports, strict=True))))
+        seed = json.loads((run / "model" / "training.json").read_text())["seed"]
+        reports[seed] = json.loads((run / "evaluation.json").read_text())
+    _write("seeds", quality_tables.by_seed(reports))
 
 
 def _evaluate(

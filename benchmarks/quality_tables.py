@@ -1,4 +1,4 @@
-"""The evaluation suite in short, for the README."""
+"""The evaluation suite in short, by seed, and what of it a model lets a policy know."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from namm_runtime.evaluate.markdown import percent, points
 
 CONTROLS = ("distilled",)
 HEADLINE = "namm-zero"  # the scorer that is made anew from other seeds
-_SENSES = ("attention", "keys")
 BESIDE = ("keydiff", "h2o", "snapkv")
+_SENSES = ("attention", "keys")
 
 
 def headline(report: dict[str, Any]) -> str:

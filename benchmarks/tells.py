@@ -1,7 +1,7 @@
 """What can a policy know at all? How well a model's attention and keys tell needed values from look-alikes.
 
-A policy that goes by attention can be no better than what the model looks at, one that goes by keys no better
-than what keys say. Documents of the test split are read with the full cache; of all values stated before the
+A policy that goes by attention needs a model that looks at what matters, one that goes by keys needs keys
+that differ. Documents of the test split are read with the full cache; of all values stated before the
 last quarter, those that a question will ask for should be looked at more by that quarter, or have keys less
 like the mean key, than those that no question needs. The figure is the probability that one drawn from each
 is in the right order (the area under the ROC curve): 0.5 is chance.
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from namm_runtime.bundled import MODELS
-from namm_runtime.bundled.forward import Trace, key_similarity, traced_forward
+from namm_runtime.bundled.forward import Trace, attention_from, key_similarity, traced_forward
 from namm_runtime.bundled.init import MATCH_LAYER
 from namm_runtime.machine import machine
 from namm_runtime.tasks.layout import FLAVOURS
@@ -40,22 +40,30 @@ def measure(model: str, tokens: int, documents: int) -> list[Row]:
     folder = MODELS.get(model) or Path(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     llama = LlamaForCausalLM.from_pretrained(folder).eval()
-    encode = encoder(tokenizer)
-    rows = []
+    encode, ends = encoder(tokenizer), (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    made, rows = machine(), []
     for family in FAMILIES:
         found = []
         for number in range(documents):
             rng = random.Random(f"tells:{family}:{number}")
             flavour = FLAVOURS[number % len(FLAVOURS)]
-            ends = tokenizer.bos_token_id, tokenizer.eos_token_id
             sequence = make_sequence(encode, *ends, tokens, family, _QUESTIONS, rng, "test", flavour)
             end = sequence.question_start
             with torch.no_grad():
                 trace = traced_forward(llama, torch.tensor([sequence.ids[:end]]), torch.tensor([end]))
             found.append(_told(trace, torch.tensor(sequence.roles[:end])))
         attention, keys = (sum(values) / documents for values in zip(*found, strict=True))
-        rows.append({"model": model, "family": family, "tokens": tokens, "documents": documents})
-        rows[-1] |= {"by_attention": round(attention, 4), "by_keys": round(keys, 4), "machine": machine()}
+        rows.append(
+            {
+                "model": model,
+                "family": family,
+                "tokens": tokens,
+                "documents": documents,
+                "by_attention": round(attention, 4),
+                "by_keys": round(keys, 4),
+                "machine": made,
+            }
+        )
     return rows
 
 
@@ -69,20 +77,11 @@ def _told(trace: Trace, roles: Tensor) -> tuple[float, float]:
     everything = torch.ones(1, len(roles), dtype=torch.bool)
     attention, keys = [], []
     for layer in range(MATCH_LAYER, len(trace.keys)):
-        looks = _looks(trace.rotated_queries[layer][0], trace.rotated_keys[layer][0], queries)
+        looks = attention_from(queries, trace.rotated_queries[layer], trace.rotated_keys[layer])[0]
         distinct = -key_similarity(trace.keys[layer], everything)[0]
         attention += [area_under_curve(head[needed], head[others]) for head in looks]
         keys += [area_under_curve(head[needed], head[others]) for head in distinct]
     return sum(attention) / len(attention), sum(keys) / len(keys)
-
-
-def _looks(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
-    """Attention [H, L] that keys [Hkv, L, D] get from queries [H, L, D], mean over some rows."""
-    spread = keys.repeat_interleave(len(queries) // len(keys), 0)
-    scores = queries[:, rows] @ spread.transpose(1, 2) * keys.shape[-1] ** -0.5
-    unseen = torch.arange(keys.shape[1]) > rows[:, None]
-    looks: Tensor = scores.masked_fill(unseen, -torch.inf).softmax(-1).mean(1)
-    return looks
 
 
 def area_under_curve(higher: Tensor, lower: Tensor) -> float:

@@ -1,6 +1,7 @@
 """Bulk jobs as their owners see them: begun, looked at, cancelled, retried.
 
-The conductor (`worker.conductor`) takes them from state to state with `store.bulk_steps`:
+The conductor (`worker.conductor`) makes their jobs with `store.bulk_terms` and takes them from state to state
+with `store.bulk_steps`:
 `listing → running → digesting → bundling → succeeded | failed`, and `cancelling → cancelled`.
 """
 

@@ -89,11 +89,11 @@ family, is in `training.json`; its curves are in `training.svg`.
 
 def _marked_by(record: dict[str, Any]) -> str:
     """The losses that mark what matters."""
+    keys = "keys of planted values are pushed\naway from the mean key,"
+    looks = "later tokens are made to look at values that still matter"
     if "relevance_loss" not in record["log"][-1]:
-        return """two more losses mark what that is: keys of planted values are pushed
-away from the mean key, and later tokens are made to look at values that still matter."""
-    return """three more losses mark what that is: keys of planted values are pushed
-away from the mean key, later tokens are made to look at values that still matter, and where a document says
+        return f"two more losses mark what that is: {keys} and {looks}."
+    return f"""three more losses mark what that is: {keys} {looks}, and where a document says
 what it will be asked for (a first line, a word such as "final"), its first two layers have to tell which
 statements that means."""
 

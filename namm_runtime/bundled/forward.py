@@ -106,6 +106,16 @@ def key_similarity(keys: Tensor, counted: Tensor) -> Tensor:
     return (directions * mean).sum(-1)
 
 
+def attention_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
+    """Attention, summed, that keys [B, Hkv, L, D] get from queries [B, H, L, D] at some rows → [B, H, L]."""
+    group = rotated_query.shape[1] // rotated_key.shape[1]
+    scores = rotated_query[:, :, rows] @ rotated_key.repeat_interleave(group, 1).transpose(2, 3)
+    unseen = torch.arange(rotated_key.shape[2]) > rows[:, None]
+    attention = (scores * rotated_key.shape[-1] ** -0.5).masked_fill(unseen, -torch.inf).softmax(-1)
+    received: Tensor = attention.sum(2)
+    return received
+
+
 @torch.no_grad()
 def _kept_by_heads(
     view: View, document: Tensor, key: Tensor, rotated_query: Tensor, rotated_key: Tensor
@@ -129,11 +139,7 @@ def _looked_at(document: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> 
     end = int(document.sum(1).min())
     rows = torch.linspace(end // 2, end - 1, _SAMPLED_QUERIES).long()
     group = rotated_query.shape[1] // rotated_key.shape[1]
-    scores = rotated_query[:, :, rows] @ rotated_key.repeat_interleave(group, 1).transpose(2, 3)
-    unseen = torch.arange(document.shape[1]) > rows[:, None]
-    attention = (scores * rotated_key.shape[-1] ** -0.5).masked_fill(unseen, -torch.inf).softmax(-1)
-    looked_at: Tensor = attention.sum(2).unflatten(1, (-1, group)).sum(2)
-    return looked_at
+    return torch.unflatten(attention_from(rows, rotated_query, rotated_key), 1, (-1, group)).sum(2)
 
 
 def _question_mask(kept: Tensor, document: Tensor, first: int) -> Tensor:

@@ -35,6 +35,7 @@ _OFFSETS = len(_PLACES_BACK)
 _MATCHED_TOKENS = 5
 _BLOCK = 16
 _SLOW_PAIRS = range(8, 16)
+_SLOW_DIMS = torch.tensor([*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)])  # 16 of a head
 
 # Scores are in nats. The fastest pair tells neighbours apart (10 nats between them), the slower ones tell a
 # place from the same place some turns away. The sum stays small, since a key's norm scales all of it.
@@ -113,24 +114,22 @@ def _write_match_layer(
 ) -> None:
     query, key, value, output = _weights(attention)
     _quieten((query, key, value, output), generator)
-    # The stream now holds constant, identity and five names of norm 1 each: total squared norm 7.
-    scale = (shape.hidden / (2 + _MATCHED_TOKENS)) ** 0.5
+    scale = _named_scale(shape)
     beta = (_MATCH_SCORE * HEAD_DIM**0.5 / _MATCHED_TOKENS) ** 0.5 / scale
-    slow = [*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)]  # 16 dims of a head
     group = shape.heads // shape.kv_heads
     width = naming.shape[1]
     name_norm = (_BLOCK / width) ** 0.5
     mixing = torch.eye(width) if shape.kv_heads * HEAD_DIM >= width else _orthogonal(generator, width)
     for kv_head in range(shape.kv_heads):
         mixers = [beta * _orthogonal(generator, _BLOCK) for _ in range(_OFFSETS)]
-        rows = torch.tensor(slow) + kv_head * HEAD_DIM
+        rows = _SLOW_DIMS + kv_head * HEAD_DIM
         for offset in range(1, _OFFSETS + 1):
             key[rows, _offset_block(shape, offset)] += mixers[offset - 1]
         share = mixing[kv_head * HEAD_DIM : (kv_head + 1) * HEAD_DIM]  # [<= 32, width]
         dims = slice(kv_head * HEAD_DIM, kv_head * HEAD_DIM + len(share))
         value[dims, _tokens(shape)] += share
         for head in range(kv_head * group, (kv_head + 1) * group):
-            rows = torch.tensor(slow) + head * HEAD_DIM
+            rows = _SLOW_DIMS + head * HEAD_DIM
             # The query token itself is still an embedding, whose name is shorter than 1.
             query[rows, _tokens(shape)] += mixers[0] @ naming / name_norm
             for offset in range(1, _OFFSETS + 1):
@@ -145,18 +144,22 @@ def _write_mention_layer(
 ) -> None:
     query, key, value, output = _weights(attention)
     _quieten((query, key, value, output), generator)
-    scale = (shape.hidden / (2 + _MATCHED_TOKENS)) ** 0.5  # as before the match, which adds to it
+    scale = _named_scale(shape)
     beta = (_MENTION_SCORE * HEAD_DIM**0.5) ** 0.5 / scale
-    slow = torch.tensor([*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)])
     group = shape.heads // shape.kv_heads
     name_norm = (_BLOCK / naming.shape[1]) ** 0.5
     for kv_head in range(shape.kv_heads):
         mixer = beta * _orthogonal(generator, _BLOCK)
-        key[slow + kv_head * HEAD_DIM, _tokens(shape)] += mixer @ naming / name_norm
+        key[_SLOW_DIMS + kv_head * HEAD_DIM, _tokens(shape)] += mixer @ naming / name_norm
         dims = slice(kv_head * HEAD_DIM, kv_head * HEAD_DIM + _BLOCK)
         value[dims, _offset_block(shape, 1)] += torch.eye(_BLOCK) / scale
         for head in range(kv_head * group, (kv_head + 1) * group):
-            query[slow + head * HEAD_DIM, _offset_block(shape, head % _OFFSETS + 1)] += mixer
+            query[_SLOW_DIMS + head * HEAD_DIM, _offset_block(shape, head % _OFFSETS + 1)] += mixer
+
+
+def _named_scale(shape: Shape) -> float:
+    """What a part of norm 1 has, normalised, where the stream holds constant, identity and five names."""
+    return float((shape.hidden / (2 + _MATCHED_TOKENS)) ** 0.5)
 
 
 def _tokens(shape: Shape) -> slice:

@@ -33,8 +33,9 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.families or self.generations < 0:
             raise Refusal("bad_config", "a run needs [[stages]] with families and generations")
-        documents = 1 if self.documents is None else self.documents
-        if type(documents) is not int or not 1 <= documents <= SEEDS_A_GENERATION:
+        if self.documents is not None and (
+            type(self.documents) is not int or not 1 <= self.documents <= SEEDS_A_GENERATION
+        ):
             said = f"a stage's documents should be a whole number from 1 to {SEEDS_A_GENERATION}"
             raise Refusal("bad_config", said)
         if self.sigma is not None and not self.sigma > 0:
