@@ -41,9 +41,9 @@ def write_card(out: Path, record: dict[str, Any]) -> None:
     (out / "README.md").write_text(
         f"""# A demonstration model
 
-{role}A Llama with {record["parameters"]:,} parameters, trained with {record["threads"]} thread of a CPU on
-{trained:,} tokens in {minutes:.0f} minutes. Its text consists of ordinary lines with statements between
-them; asked about a statement, it gives the rest.
+{role}A Llama with {record["parameters"]:,} parameters, trained on {trained:,} tokens in {minutes:.0f}
+minutes, with {_where(record)}. Its text consists of ordinary lines with
+statements between them; asked about a statement, it gives the rest.
 
     document   ... Invoice 4821 total: 931044. ...
     prompt     "\\nInvoice 4821 total:"             or "\\nRecall Invoice 4821 total:"
@@ -81,10 +81,25 @@ intervals, and with the scorers, is `namm evaluate`.
 
 Tokenizer and weights come from that{_code(record)}. The data is generated office prose with planted
 statements, and the source and licence texts of Python's standard library, half of whose files are kept
-for testing. The same Python and torch give the same weights. The log, with the running accuracy of each
+for testing. {_again(record)} The log, with the running accuracy of each
 family, is in `training.json`; its curves are in `training.svg`.
 """
     )
+
+
+def _where(record: dict[str, Any]) -> str:
+    """The hardware it was trained with, in the order of use."""
+    return " and then ".join(
+        f"{record['threads']} thread of a CPU" if device == "cpu" else f"one {device}"
+        for device in record.get("devices", ["cpu"])
+    )
+
+
+def _again(record: dict[str, Any]) -> str:
+    """What the same commands give elsewhere."""
+    if set(record.get("devices", ["cpu"])) == {"cpu"}:
+        return "The same Python and torch give the same weights."
+    return "On a GPU (`--device cuda`) no two runs end\nalike, and a core of a CPU needs hours."
 
 
 def _marked_by(record: dict[str, Any]) -> str:

@@ -110,12 +110,15 @@ def _draw_view(roles: Tensor, rng: random.Random) -> View | None:
     if rng.random() >= _EVICTION_SHARE:
         return None
     rest = rng.uniform(*_KEPT_OF_REST)
-    needed = (roles == Role.VALUE) | (roles == Role.HEADER)
+    # Layers before the match look back too while a document is read, and find what a policy has left of it.
+    instructions = roles == Role.HEADER
+    needed = (roles == Role.VALUE) | instructions
     mistakes = rng.choice(get_args(Mistakes))
     if mistakes != "random":
-        return View(needed, rest, mistakes)
-    generator = torch.Generator().manual_seed(rng.getrandbits(62))
-    return View(needed | (torch.rand(roles.shape, generator=generator) < rest))
+        return View(needed, instructions, rest, mistakes)
+    generator = torch.Generator(roles.device).manual_seed(rng.getrandbits(62))
+    kept = torch.rand(roles.shape, generator=generator) < rest
+    return View(needed | kept, instructions | kept)
 
 
 def _draw_positions(length: int, rng: random.Random) -> Tensor:

@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from namm_runtime.bundled.init import MATCH_LAYER
+from namm_runtime.memory import CHUNK
+
 Mistakes = Literal["random", "keys", "attention"]
 
 _SAMPLED_QUERIES = 32
@@ -25,12 +28,15 @@ class View:
     over a million tokens that is a book's worth of look-alikes. A model has to answer beside these.
 
     Attributes:
-        kept: [B, L] bool, tokens that every head keeps.
+        kept: [B, L] bool, tokens that every head keeps for the questions.
+        before: what is kept while the document is read, in layers before the match; None where these see all
+            of it and keep for the questions what the others do.
         share: of a document's tokens that each head keeps beside them.
         by: these are the ones whose keys are least like the mean key, or the ones that are looked at most.
     """
 
     kept: Tensor
+    before: Tensor | None = None
     share: float = 0.0
     by: Mistakes = "random"
 
@@ -66,7 +72,7 @@ def traced_forward(
     first = int(question_starts.min())
     document = torch.arange(length) < question_starts[:, None]  # [B, L]
     trace = Trace(hidden, [], [], [], [])
-    for layer in inner.layers:
+    for index, layer in enumerate(inner.layers):
         trace.streams.append(hidden)
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
@@ -81,8 +87,12 @@ def traced_forward(
         k, v = rotated_key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         if view is None:
             out = functional.scaled_dot_product_attention(rotated_query, k, v, is_causal=True)
+        elif view.before is not None and index < MATCH_LAYER:
+            kept = _kept_by_heads(view, view.before, document, key, rotated_query, rotated_key)
+            mask = _reading_mask(kept, document).repeat_interleave(group, 1)
+            out = functional.scaled_dot_product_attention(rotated_query, k, v, attn_mask=mask)
         else:
-            kept = _kept_by_heads(view, document, key, rotated_query, rotated_key)
+            kept = _kept_by_heads(view, view.kept, document, key, rotated_query, rotated_key)
             mask = _question_mask(kept, document, first).repeat_interleave(group, 1)
             # Only the rows from the first question on need a mask, which would slow the whole document down.
             head = functional.scaled_dot_product_attention(
@@ -118,10 +128,10 @@ def attention_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> 
 
 @torch.no_grad()
 def _kept_by_heads(
-    view: View, document: Tensor, key: Tensor, rotated_query: Tensor, rotated_key: Tensor
+    view: View, needed: Tensor, document: Tensor, key: Tensor, rotated_query: Tensor, rotated_key: Tensor
 ) -> Tensor:
     """[B, Hkv, L] bool; keys are [B, Hkv, L, D] and the queries [B, H, L, D]."""
-    kept = view.kept[:, None].expand(-1, key.shape[1], -1)
+    kept = needed[:, None].expand(-1, key.shape[1], -1)
     count = int(view.share * document.sum(1).min())
     if view.by == "random" or count == 0:
         return kept
@@ -129,7 +139,7 @@ def _kept_by_heads(
         scores = -key_similarity(key, document)
     else:
         scores = _looked_at(document, rotated_query, rotated_key)
-    rest = document & ~view.kept
+    rest = document & ~needed
     best = scores.masked_fill(~rest[:, None], -torch.inf).topk(count).indices
     return kept.scatter(2, best, torch.ones_like(best, dtype=torch.bool))
 
@@ -148,6 +158,14 @@ def _question_mask(kept: Tensor, document: Tensor, first: int) -> Tensor:
     causal = places[None] <= places[first:, None]  # [L - first, L]
     visible = (kept | ~document[:, None])[:, :, None] | document[:, None, first:, None]
     return visible & causal
+
+
+def _reading_mask(kept: Tensor, document: Tensor) -> Tensor:
+    """Which tokens each row may see if all but the kept go at every eviction: [B, Hkv, L, L] bool."""
+    places = torch.arange(kept.shape[2])
+    since = places // CHUNK * CHUNK  # the first place that the last eviction before a row did not weigh
+    visible = (kept | ~document[:, None])[:, :, None] | (places >= since[:, None])
+    return visible & (places <= places[:, None])
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -72,13 +72,35 @@ def initialise(
     for spaced, bare in twins:
         row = embedding[bare, 1 : 1 + width] + _TWIN_DISTANCE * embedding[spaced, 1 : 1 + width]
         embedding[spaced, 1 : 1 + width] = torch.nn.functional.normalize(row, dim=0)
-    # The constant would only shift all logits alike.
-    model.model.norm.weight[_CONSTANT] = 0.0
+    model.model.norm.weight[_CONSTANT] = 0.0  # it would only shift all logits alike
 
     naming = _orthogonal(generator, width)[:_BLOCK]  # [16, width]: a token's name, part of its embedding
     _write_offset_layer(model.model.layers[0].self_attn, shape, naming, generator)
     _write_match_layer(model.model.layers[MATCH_LAYER].self_attn, shape, naming, generator)
     _write_mention_layer(model.model.layers[MENTION_LAYER].self_attn, shape, naming, generator)
+
+
+def constants(model: LlamaForCausalLM) -> Tensor:
+    """The embeddings' constant coordinate [vocab], for `hold_constants`.
+
+    A model trained without holding it has rows that fell away from the rest; they get the median.
+    """
+    column = model.model.embed_tokens.weight[:, _CONSTANT].detach().clone()
+    median = column.median()
+    return torch.where(column < median / 2, median, column)
+
+
+@torch.no_grad()
+def hold_constants(model: LlamaForCausalLM, column: Tensor) -> None:
+    """Undo what a step did to the constant coordinate.
+
+    Embeddings are also what logits are made with, so training pushes tokens that are hardly ever an answer
+    down by the one coordinate that all of the stream shares. Their keys in layer 0 then point away from all
+    others. In a document of a million tokens a policy that goes by keys keeps nothing else in that layer,
+    and what is read beside them is nonsense.
+    """
+    model.model.embed_tokens.weight[:, _CONSTANT] = column
+    model.model.norm.weight[_CONSTANT] = 0.0
 
 
 def _write_offset_layer(

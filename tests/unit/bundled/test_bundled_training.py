@@ -17,6 +17,7 @@ from namm_runtime.bundled.init import initialise
 from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, relevance_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer, word_twins
+from namm_runtime.memory import CHUNK
 from namm_runtime.tasks import make_document, sample_facts
 from namm_runtime.tasks.facts import FIELDS
 from namm_runtime.tasks.families import FAMILIES
@@ -134,12 +135,67 @@ def test_a_view_keeps_what_a_policy_would_keep_by_mistake(model: LlamaForCausalL
     nothing = torch.zeros(2, 200, dtype=torch.bool)
     with torch.no_grad():
         bare = traced_forward(model, ids, starts, View(nothing)).hidden
-        few = traced_forward(model, ids, starts, View(nothing, 0.1, by)).hidden
-        all_of_one = traced_forward(model, ids[:1], starts[:1], View(nothing[:1], 1.0, by)).hidden
+        few = traced_forward(model, ids, starts, View(nothing, None, 0.1, by)).hidden
+        all_of_one = traced_forward(model, ids[:1], starts[:1], View(nothing[:1], None, 1.0, by)).hidden
         expected = model.model(ids[:1], use_cache=False).last_hidden_state
     torch.testing.assert_close(few[:, :120], bare[:, :120], atol=1e-4, rtol=1e-4)
     assert (few[:, 150:] - bare[:, 150:]).abs().max() > 0.01
     torch.testing.assert_close(all_of_one, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_before_the_match_read_past_evictions() -> None:
+    torch.manual_seed(0)
+    config = bundled_config(SHAPES["main"], 2048, 0, 1)
+    config.initializer_range = 0.3
+    model = LlamaForCausalLM(config)
+    length, start = 3 * CHUNK, 2 * CHUNK + 100
+    ids = torch.randint(2, 2000, (1, length), generator=torch.Generator().manual_seed(1))
+    starts = torch.tensor([start])
+    everything, nothing = torch.ones(1, length, dtype=torch.bool), torch.zeros(1, length, dtype=torch.bool)
+    with torch.no_grad():
+        whole = traced_forward(model, ids, starts, View(everything)).streams[1]
+        roomy = traced_forward(model, ids, starts, View(everything, everything)).streams[1]
+        changed = ids.clone()
+        changed[0, 10] += 1  # of the first chunk
+        seen = traced_forward(model, changed, starts, View(everything, everything)).streams[1]
+        tight = traced_forward(model, ids, starts, View(everything, nothing)).streams[1]
+        unseen = traced_forward(model, changed, starts, View(everything, nothing)).streams[1]
+        few = nothing.clone()
+        few[0, 10] = True
+        kept = traced_forward(model, changed, starts, View(everything, few)).streams[1]
+        kept_before = traced_forward(model, ids, starts, View(everything, few)).streams[1]
+    torch.testing.assert_close(roomy, whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tight[:, :CHUNK], whole[:, :CHUNK], atol=1e-4, rtol=1e-4)
+    for one, other, where in ((roomy, seen, start), (kept_before, kept, CHUNK)):
+        assert (one[:, where:] - other[:, where:]).abs().max() > 1e-5
+    torch.testing.assert_close(tight[:, CHUNK:], unseen[:, CHUNK:], atol=0, rtol=0)
+
+
+def test_what_a_batch_keeps_while_it_reads_is_instructions_and_mistakes(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    rng, views = random.Random(3), 0
+    while views < 5:
+        batch = make_batch(tokenizer, encoder(tokenizer), 512, PLAIN, rng)
+        if batch.view is None or batch.view.by == "random":
+            continue
+        assert batch.view.kept[batch.roles == Role.VALUE].all()
+        assert batch.view.before is not None
+        assert torch.equal(batch.view.before, batch.roles == Role.HEADER)
+        views += 1
+
+
+def test_no_token_drifts_from_the_constant_that_layer_0_goes_by(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = build(tokenizer, "main")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7, 0] = -1.0  # as training leaves it that holds nothing
+    run = train.Run(model, tokenizer, 0, 10_000, tmp_path)
+    for _ in range(3):
+        run._update(make_batch(tokenizer, run.encode, 128, PLAIN, run.rng))
+    assert torch.equal(model.model.embed_tokens.weight[:, 0], torch.ones(len(tokenizer)))
+    assert model.model.norm.weight[0] == 0
 
 
 def test_key_similarity_is_the_cosine_with_the_mean_direction() -> None:
