@@ -7,7 +7,7 @@ from transformers import LlamaForCausalLM
 
 from namm_runtime.bundled.curriculum import Batch
 from namm_runtime.bundled.forward import Trace, key_similarity
-from namm_runtime.bundled.init import MATCH_LAYER
+from namm_runtime.bundled.init import MATCH_LAYER, MENTION_LAYER
 from namm_runtime.tasks.story import Role
 
 _STOP_WEIGHT = 0.3
@@ -46,7 +46,8 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
     """Binary cross-entropy that makes the keys of planted values, and no others, unlike the mean key.
 
     Only where everything that looks like a fact may be asked for: what matters elsewhere is not for keys to
-    say. Layers before the match are left alone: nothing old is needed there but instructions.
+    say. Layer 0 knows a token's place only. Layer 1 needs nothing old but instructions, yet its cache is as
+    full as any, and what fills it should not be the strangest tokens of a million.
     """
     total = trace.hidden.new_zeros(())
     if not batch.plain.any():
@@ -54,7 +55,7 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
     roles = batch.roles[batch.plain]
     values = roles == Role.VALUE
     others = roles < Role.VALUE
-    for keys in trace.keys[MATCH_LAYER:]:
+    for keys in trace.keys[MENTION_LAYER:]:
         # The questions' keys are neither: a policy never weighs them.
         logits = (_BOUNDARY - key_similarity(keys[batch.plain], others)) * _SHARPNESS  # [B, Hkv, L]
         logits = logits.transpose(1, 2)
@@ -62,7 +63,7 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
         # Over a million tokens the cache fills with the rare worst mistakes, so these count twice over.
         hardest = wrong.topk(max(1, int(wrong.numel() * _HARDEST_SHARE))).values
         total = total + functional.softplus(-logits[values]).mean() + wrong.mean() + hardest.mean()
-    return total / (len(trace.keys) - MATCH_LAYER)
+    return total / (len(trace.keys) - MENTION_LAYER)
 
 
 def relevance_loss(
