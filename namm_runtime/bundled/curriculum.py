@@ -40,6 +40,9 @@ _MAX_CUTS = 3
 # Questions see a shrunken cache in this share of the steps: relevant values and so much of the rest.
 _EVICTION_SHARE = 0.7
 _KEPT_OF_REST = (0.0, 0.15)
+# And beside them so many tokens of junk: a million tokens leave a cache full of what no short document has.
+_JUNK = (0, 512)
+_JUNK_TYPES = (1, 256)
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class Batch:
     families: list[str]
     plain: Tensor  # [B] bool, Family.plain
     marked: Tensor  # [B] bool, Family.marked
+    junk: Tensor  # [B, L] bool, tokens without sense in the place of filler
     view: View | None  # what of the document the questions see; None for all of it
     positions: Tensor  # [L] int64, ascending
 
@@ -92,26 +96,30 @@ def make_batch(
         )
         for family in families
     ]
+    ids = torch.tensor([sequence.ids for sequence in sequences])
     roles = torch.tensor([sequence.roles for sequence in sequences], dtype=torch.uint8)
+    view, junk = None, torch.zeros_like(roles, dtype=torch.bool)
+    if rng.random() < _EVICTION_SHARE:
+        junk = _draw_junk(ids, roles, len(tokenizer), rng)
+        view = _draw_view(roles, junk, rng)
     return Batch(
-        ids=torch.tensor([sequence.ids for sequence in sequences]),
+        ids=ids,
         roles=roles,
         question_starts=torch.tensor([sequence.question_start for sequence in sequences]),
         families=families,
         plain=torch.tensor([FAMILIES[family].plain for family in families]),
         marked=torch.tensor([FAMILIES[family].marked for family in families]),
-        view=_draw_view(roles, rng),
+        junk=junk,
+        view=view,
         positions=_draw_positions(length, rng),
     )
 
 
-def _draw_view(roles: Tensor, rng: random.Random) -> View | None:
-    """What an all-knowing policy would keep, and of the rest what some policy would keep by mistake."""
-    if rng.random() >= _EVICTION_SHARE:
-        return None
+def _draw_view(roles: Tensor, junk: Tensor, rng: random.Random) -> View:
+    """What an all-knowing policy would keep, junk, and of the rest what some policy would keep by mistake."""
     rest = rng.uniform(*_KEPT_OF_REST)
     # Layers before the match look back too while a document is read, and find what a policy has left of it.
-    instructions = roles == Role.HEADER
+    instructions = (roles == Role.HEADER) | junk
     needed = (roles == Role.VALUE) | instructions
     mistakes = rng.choice(get_args(Mistakes))
     if mistakes != "random":
@@ -119,6 +127,20 @@ def _draw_view(roles: Tensor, rng: random.Random) -> View | None:
     generator = torch.Generator(roles.device).manual_seed(rng.getrandbits(62))
     kept = torch.rand(roles.shape, generator=generator) < rest
     return View(needed | kept, instructions | kept)
+
+
+def _draw_junk(ids: Tensor, roles: Tensor, vocab: int, rng: random.Random) -> Tensor:
+    """Write junk over filler at the beginning → [B, L] bool, where it is.
+
+    A few tokens many times, or many a few times: either is what a policy's mistakes look like.
+    """
+    junk = roles == Role.FILLER
+    junk[:, 0] = False  # where a text begins
+    junk[:, rng.randint(*_JUNK) + 1 :] = False
+    junk[:, ids.shape[1] // 2 :] = False
+    types = [rng.randrange(2, vocab) for _ in range(rng.randint(*_JUNK_TYPES))]
+    ids[junk] = torch.tensor(rng.choices(types, k=int(junk.sum())), dtype=ids.dtype)
+    return junk
 
 
 def _draw_positions(length: int, rng: random.Random) -> Tensor:

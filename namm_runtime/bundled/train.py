@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreT
 from namm_runtime.bundled.curriculum import Batch, draw_length, make_batch
 from namm_runtime.bundled.forward import traced_forward
 from namm_runtime.bundled.init import constants, hold_constants, initialise
-from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, relevance_loss, text_loss
+from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, near_loss, relevance_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import train_tokenizer, word_twins
 from namm_runtime.tasks.families import FAMILIES
@@ -35,7 +35,7 @@ _LEARNING_RATE = 2e-3
 _WARMUP_STEPS = 50
 _DECAY_FROM, _FLOOR = 0.6, 0.03
 _TEXT_WEIGHT, _TEXT_EVERY = 0.1, 2
-_KEY_WEIGHT, _GAZE_WEIGHT, _RELEVANCE_WEIGHT = 0.2, 0.05, 0.5
+_KEY_WEIGHT, _GAZE_WEIGHT, _RELEVANCE_WEIGHT, _NEAR_WEIGHT = 0.2, 0.05, 0.5, 1.0
 _EMA = 0.95
 _LOG_EVERY, _SAVE_EVERY = 25, 200  # steps
 
@@ -52,6 +52,7 @@ class Entry:
     key_loss: float  # nats
     gaze_loss: float  # nats
     relevance_loss: float  # nats
+    near_loss: float  # nats
     text_loss: float | None  # nats a token of ordinary text
     accuracy: dict[str, float]  # family -> running answer-token accuracy on training batches
     told: dict[str, float]  # family -> running balanced accuracy of the probe that tells needed values apart
@@ -175,12 +176,14 @@ class Run:
     def _learning_rate(self, done: float) -> float:
         return _LEARNING_RATE * (0.5 if self.phase else 1.0) * _schedule(self.step, done)
 
-    def _update(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _update(self, batch: Batch) -> tuple[Tensor, ...]:
         trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.view, batch.positions)
         answers, accuracy = answer_loss(self.model, trace, batch)
         keys, gaze = key_loss(trace, batch), gaze_loss(trace, batch)
         relevance, told = relevance_loss(trace, batch, self.probe)
-        loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze + _RELEVANCE_WEIGHT * relevance
+        near = near_loss(trace)
+        loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze
+        loss = loss + _RELEVANCE_WEIGHT * relevance + _NEAR_WEIGHT * near
         if self.step % _TEXT_EVERY == 0:
             text = text_loss(self.model, trace, batch)
             self.text = round(text.item(), 3)
@@ -197,7 +200,7 @@ class Run:
         for family, values in told.items():
             for value in values:
                 _update_mean(self.told, family, value)
-        return answers, keys, gaze, relevance
+        return answers, keys, gaze, relevance, near
 
     def _weights(self) -> dict[str, float]:
         """The less well a family is answered, or its needed values told from others, the more it is drawn."""
@@ -206,7 +209,9 @@ class Run:
         }
         return {family: 0.4 + min(1.2, 2 * (1 - value)) for family, value in right.items()}
 
-    def _write_log(self, length: int, answers: Tensor, keys: Tensor, gaze: Tensor, relevance: Tensor) -> None:
+    def _write_log(
+        self, length: int, answers: Tensor, keys: Tensor, gaze: Tensor, relevance: Tensor, near: Tensor
+    ) -> None:
         entry = Entry(
             seconds=round(self.seconds, 1),
             step=self.step,
@@ -216,6 +221,7 @@ class Run:
             key_loss=round(keys.item(), 4),
             gaze_loss=round(gaze.item(), 3),
             relevance_loss=round(relevance.item(), 3),
+            near_loss=round(near.item(), 4),
             text_loss=self.text,
             accuracy={family: round(self.accuracy[family], 4) for family in sorted(self.accuracy)},
             told={family: round(self.told[family], 4) for family in sorted(self.told)},

@@ -1,6 +1,7 @@
 """The pieces that make the bundled models: tokenizer, start, forward pass, losses, and a run that resumes."""
 
 import json
+import math
 import random
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ from namm_runtime.bundled import train
 from namm_runtime.bundled.curriculum import LENGTHS, TOKENS_PER_BATCH, draw_length, make_batch
 from namm_runtime.bundled.forward import Mistakes, View, key_similarity, traced_forward
 from namm_runtime.bundled.init import initialise
-from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, relevance_loss, text_loss
+from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, near_loss, relevance_loss, text_loss
 from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer, word_twins
 from namm_runtime.memory import CHUNK
@@ -171,18 +172,36 @@ def test_layers_before_the_match_read_past_evictions() -> None:
     torch.testing.assert_close(tight[:, CHUNK:], unseen[:, CHUNK:], atol=0, rtol=0)
 
 
-def test_what_a_batch_keeps_while_it_reads_is_instructions_and_mistakes(
+def test_what_a_batch_keeps_while_it_reads_is_instructions_junk_and_mistakes(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    rng, views = random.Random(3), 0
-    while views < 5:
-        batch = make_batch(tokenizer, encoder(tokenizer), 512, PLAIN, rng)
-        if batch.view is None or batch.view.by == "random":
-            continue
-        assert batch.view.kept[batch.roles == Role.VALUE].all()
-        assert batch.view.before is not None
-        assert torch.equal(batch.view.before, batch.roles == Role.HEADER)
-        views += 1
+    rng, views, junk = random.Random(3), 0, 0
+    while views < 8:
+        batch = make_batch(tokenizer, encoder(tokenizer), 1024, PLAIN, rng)
+        if batch.view is None:
+            assert not batch.junk.any()
+        elif batch.view.by != "random":
+            assert batch.view.kept[(batch.roles == Role.VALUE) | batch.junk].all()
+            assert batch.view.before is not None
+            assert torch.equal(batch.view.before, (batch.roles == Role.HEADER) | batch.junk)
+            assert (batch.roles[batch.junk] == Role.FILLER).all()
+            assert (batch.ids[:, 0] == tokenizer.bos_token_id).all()
+            assert not batch.junk[:, 513:].any()
+            views, junk = views + 1, junk + int(batch.junk.sum())
+    assert junk > 0
+
+
+def test_text_is_not_learned_from_junk(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    rng, batch = random.Random(3), None
+    while batch is None or not batch.junk.any():
+        batch = make_batch(tokenizer, encoder(tokenizer), 1024, PLAIN, rng)
+    with torch.no_grad():
+        trace = traced_forward(model, batch.ids, batch.question_starts, batch.view)
+        torch.manual_seed(0)
+        without = text_loss(model, trace, batch)
+        batch.ids[batch.junk] = 5
+        torch.manual_seed(0)
+        assert text_loss(model, trace, batch) == without
 
 
 def test_no_token_drifts_from_the_constant_that_layer_0_goes_by(
@@ -224,6 +243,20 @@ def test_losses_are_finite_and_reach_the_weights(
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() > 0
+
+
+def test_near_loss_is_what_layer_0_leaks(model: LlamaForCausalLM) -> None:
+    ids = torch.randint(2, 2000, (1, 300), generator=torch.Generator().manual_seed(1))
+    trace = traced_forward(model, ids, torch.tensor([300]))
+    torch.manual_seed(0)
+    started = near_loss(trace).item()
+    trace.rotated_queries[0] = torch.zeros_like(trace.rotated_queries[0])  # an even look at everything
+    torch.manual_seed(0)
+    blurred = near_loss(trace).item()
+    rows = torch.arange(32, 300, dtype=torch.float64)
+    assert blurred == pytest.approx((rows + 1).log().mean().item() - math.log(17), abs=0.2)
+    assert started < 0.1 * blurred
+    assert near_loss(traced_forward(model, ids[:, :32], torch.tensor([32]))) == 0
 
 
 def test_keys_are_shaped_on_plain_families_only(
