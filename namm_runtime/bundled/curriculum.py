@@ -118,15 +118,18 @@ def make_batch(
 def _draw_view(roles: Tensor, junk: Tensor, rng: random.Random) -> View:
     """What an all-knowing policy would keep, junk, and of the rest what some policy would keep by mistake."""
     rest = rng.uniform(*_KEPT_OF_REST)
-    # Layers before the match look back too while a document is read, and find what a policy has left of it.
-    instructions = (roles == Role.HEADER) | junk
-    needed = (roles == Role.VALUE) | instructions
+    # Layers before the match look back too while a document is read, and find what a policy has left of it:
+    # they need nothing old but instructions, and may be left with all that the others need.
+    before = (roles == Role.HEADER) | junk
+    needed = (roles == Role.VALUE) | before
+    if rng.random() < 0.5:
+        before = needed
     mistakes = rng.choice(get_args(Mistakes))
     if mistakes != "random":
-        return View(needed, instructions, rest, mistakes)
+        return View(needed, before, rest, mistakes)
     generator = torch.Generator(roles.device).manual_seed(rng.getrandbits(62))
     kept = torch.rand(roles.shape, generator=generator) < rest
-    return View(needed | kept, instructions | kept)
+    return View(needed | kept, before | kept)
 
 
 def _draw_junk(ids: Tensor, roles: Tensor, vocab: int, rng: random.Random) -> Tensor:

@@ -16,7 +16,7 @@ _TEXT_SHARE = 0.25
 _BOUNDARY, _SHARPNESS = 0.35, 12.0
 _HARDEST_SHARE = 0.02
 _SAMPLED_QUERIES = 64
-_NEAR = 16  # tokens; layer 0 starts as heads that look up to 5 places back
+_NEAR = 16  # tokens
 
 
 def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Tensor, list[float]]:
@@ -90,26 +90,31 @@ def relevance_loss(
     return functional.softplus(-logits[needed]).mean() + functional.softplus(logits[others]).mean(), accuracy
 
 
-def near_loss(trace: Trace) -> Tensor:
-    """How much of layer 0's attention goes further back than it has to: -log of the rest, in nats.
+def near_loss(trace: Trace, batch: Batch) -> Tensor:
+    """How much of the attention before the match goes far back for nothing: -log of the rest, in nats.
 
-    The layer names a token's predecessors, and a few per cent of all that lies before leak into the names.
-    Over a whole document that is an even blur. Over 512 slots with what a policy has left there it is a few
-    tokens' own, and a statement that was read beside one such rest is not found beside another.
+    Layer 0 names a token's predecessors and layer 1 looks for mentions: what they need lies near, or is no
+    filler. But a few per cent of all that lies before leak into the names, and a head that finds no mention
+    spreads over everything. Over a whole document that is an even blur. Over 512 slots with what a policy has
+    left there it is a few tokens' own, and a statement read beside one such rest is not found beside another.
     """
-    queries, keys = trace.rotated_queries[0], trace.rotated_keys[0]
-    length = queries.shape[2]
+    length = batch.ids.shape[1]
+    total = trace.hidden.new_zeros(())
     if length <= 2 * _NEAR:
-        return trace.hidden.new_zeros(())
+        return total
     rows = torch.randint(2 * _NEAR, length, (_SAMPLED_QUERIES,))
-    group = queries.shape[1] // keys.shape[1]
-    scores = queries[:, :, rows] @ keys.repeat_interleave(group, 1).transpose(2, 3)  # [B, H, S, L]
-    scores = scores * queries.shape[-1] ** -0.5
-    back = rows[:, None] - torch.arange(length)
-    scores = scores.masked_fill(back < 0, -torch.inf)
-    near = scores.masked_fill(back > _NEAR, -torch.inf).logsumexp(-1)
-    leak: Tensor = (scores.logsumexp(-1) - near).mean()
-    return leak
+    back = rows[:, None] - torch.arange(length)  # [S, L]
+    for layer in range(MATCH_LAYER):
+        queries, keys = trace.rotated_queries[layer], trace.rotated_keys[layer]
+        group = queries.shape[1] // keys.shape[1]
+        scores = queries[:, :, rows] @ keys.repeat_interleave(group, 1).transpose(2, 3)  # [B, H, S, L]
+        scores = (scores * queries.shape[-1] ** -0.5).masked_fill(back < 0, -torch.inf)
+        needless = (back > _NEAR)[None]
+        if layer == MENTION_LAYER:
+            needless = needless & (batch.roles == Role.FILLER)[:, None]
+        rest = scores.masked_fill(needless[:, None], -torch.inf).logsumexp(-1)
+        total = total + (scores.logsumexp(-1) - rest).mean()
+    return total
 
 
 def gaze_loss(trace: Trace, batch: Batch) -> Tensor:

@@ -181,7 +181,7 @@ class Run:
         answers, accuracy = answer_loss(self.model, trace, batch)
         keys, gaze = key_loss(trace, batch), gaze_loss(trace, batch)
         relevance, told = relevance_loss(trace, batch, self.probe)
-        near = near_loss(trace)
+        near = near_loss(trace, batch)
         loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze
         loss = loss + _RELEVANCE_WEIGHT * relevance + _NEAR_WEIGHT * near
         if self.step % _TEXT_EVERY == 0:
