@@ -35,7 +35,7 @@ _LEARNING_RATE = 2e-3
 _WARMUP_STEPS = 50
 _DECAY_FROM, _FLOOR = 0.6, 0.03
 _TEXT_WEIGHT, _TEXT_EVERY = 0.1, 2
-_KEY_WEIGHT, _GAZE_WEIGHT, _RELEVANCE_WEIGHT, _NEAR_WEIGHT = 0.2, 0.05, 0.5, 1.0
+_WEIGHTS = {"answer_loss": 1.0, "key_loss": 0.2, "gaze_loss": 0.05, "relevance_loss": 0.5, "near_loss": 1.0}
 _EMA = 0.95
 _LOG_EVERY, _SAVE_EVERY = 25, 200  # steps
 
@@ -76,14 +76,12 @@ def main() -> None:
     before = json.loads((arguments.start / "training.json").read_text()) if arguments.start else None
     if arguments.resume or arguments.start:
         tokenizer = AutoTokenizer.from_pretrained(out if arguments.resume else arguments.start)
-        tokenizer.save_pretrained(out)
     else:
         tokenizer = train_tokenizer(arguments.seed, WINDOW)
-        tokenizer.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     shape = SHAPES[arguments.shape]
-    model = LlamaForCausalLM(
-        bundled_config(shape, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    )
+    ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+    model = LlamaForCausalLM(bundled_config(shape, len(tokenizer), *ends))
     if arguments.start:
         model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start).state_dict())
     else:
@@ -167,7 +165,7 @@ class Run:
             losses = self._update(batch)
             self.seconds = time.monotonic() - start
             if self.step % _LOG_EVERY == 0 or self.read >= self.tokens:
-                self._write_log(length, *losses)
+                self._write_log(length, losses)
             if self.step % _SAVE_EVERY == 0:
                 self.save()
         self.model.eval()
@@ -176,14 +174,18 @@ class Run:
     def _learning_rate(self, done: float) -> float:
         return _LEARNING_RATE * (0.5 if self.phase else 1.0) * _schedule(self.step, done)
 
-    def _update(self, batch: Batch) -> tuple[Tensor, ...]:
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
         trace = traced_forward(self.model, batch.ids, batch.question_starts, batch.view, batch.positions)
         answers, accuracy = answer_loss(self.model, trace, batch)
-        keys, gaze = key_loss(trace, batch), gaze_loss(trace, batch)
         relevance, told = relevance_loss(trace, batch, self.probe)
-        near = near_loss(trace, batch)
-        loss = answers + _KEY_WEIGHT * keys + _GAZE_WEIGHT * gaze
-        loss = loss + _RELEVANCE_WEIGHT * relevance + _NEAR_WEIGHT * near
+        losses = {
+            "answer_loss": answers,
+            "key_loss": key_loss(trace, batch),
+            "gaze_loss": gaze_loss(trace, batch),
+            "relevance_loss": relevance,
+            "near_loss": near_loss(trace, batch),
+        }
+        loss = sum((_WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
         if self.step % _TEXT_EVERY == 0:
             text = text_loss(self.model, trace, batch)
             self.text = round(text.item(), 3)
@@ -200,7 +202,7 @@ class Run:
         for family, values in told.items():
             for value in values:
                 _update_mean(self.told, family, value)
-        return answers, keys, gaze, relevance, near
+        return losses
 
     def _weights(self) -> dict[str, float]:
         """The less well a family is answered, or its needed values told from others, the more it is drawn."""
@@ -209,19 +211,13 @@ class Run:
         }
         return {family: 0.4 + min(1.2, 2 * (1 - value)) for family, value in right.items()}
 
-    def _write_log(
-        self, length: int, answers: Tensor, keys: Tensor, gaze: Tensor, relevance: Tensor, near: Tensor
-    ) -> None:
+    def _write_log(self, length: int, losses: dict[str, Tensor]) -> None:
         entry = Entry(
             seconds=round(self.seconds, 1),
             step=self.step,
             tokens=self.tokens_before + self.read,
             length=length,
-            answer_loss=round(answers.item(), 4),
-            key_loss=round(keys.item(), 4),
-            gaze_loss=round(gaze.item(), 3),
-            relevance_loss=round(relevance.item(), 3),
-            near_loss=round(near.item(), 4),
+            **{name: round(loss.item(), 4) for name, loss in losses.items()},
             text_loss=self.text,
             accuracy={family: round(self.accuracy[family], 4) for family in sorted(self.accuracy)},
             told={family: round(self.told[family], 4) for family in sorted(self.told)},
