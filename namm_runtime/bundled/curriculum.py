@@ -40,6 +40,8 @@ _MAX_CUTS = 3
 # Questions see a shrunken cache in this share of the steps: relevant values and so much of the rest.
 _EVICTION_SHARE = 0.7
 _KEPT_OF_REST = (0.0, 0.15)
+# In this share of those, layers before the match keep what the others do.
+_SAME_BEFORE_SHARE = 0.5
 # And beside them so many tokens of junk: a million tokens leave a cache full of what no short document has.
 _JUNK = (0, 512)
 _JUNK_TYPES = (1, 256)
@@ -122,7 +124,7 @@ def _draw_view(roles: Tensor, junk: Tensor, rng: random.Random) -> View:
     # they need nothing old but instructions, and may be left with all that the others need.
     before = (roles == Role.HEADER) | junk
     needed = (roles == Role.VALUE) | before
-    if rng.random() < 0.5:
+    if rng.random() < _SAME_BEFORE_SHARE:
         before = needed
     mistakes = rng.choice(get_args(Mistakes))
     if mistakes != "random":

@@ -116,14 +116,18 @@ def key_similarity(keys: Tensor, counted: Tensor) -> Tensor:
     return (directions * mean).sum(-1)
 
 
-def attention_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
-    """Attention, summed, that keys [B, Hkv, L, D] get from queries [B, H, L, D] at some rows → [B, H, L]."""
+def scores_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
+    """Scaled scores [B, H, S, L] of keys [B, Hkv, L, D] for queries [B, H, L, D] at S rows; -inf: unseen."""
     group = rotated_query.shape[1] // rotated_key.shape[1]
     scores = rotated_query[:, :, rows] @ rotated_key.repeat_interleave(group, 1).transpose(2, 3)
     unseen = torch.arange(rotated_key.shape[2]) > rows[:, None]
-    attention = (scores * rotated_key.shape[-1] ** -0.5).masked_fill(unseen, -torch.inf).softmax(-1)
-    received: Tensor = attention.sum(2)
-    return received
+    scaled: Tensor = (scores * rotated_key.shape[-1] ** -0.5).masked_fill(unseen, -torch.inf)
+    return scaled
+
+
+def attention_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
+    """Attention, summed, that keys [B, Hkv, L, D] get from queries [B, H, L, D] at some rows → [B, H, L]."""
+    return scores_from(rows, rotated_query, rotated_key).softmax(-1).sum(2)
 
 
 @torch.no_grad()

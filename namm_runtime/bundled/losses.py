@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from namm_runtime.bundled.curriculum import Batch
-from namm_runtime.bundled.forward import Trace, key_similarity
+from namm_runtime.bundled.forward import Trace, key_similarity, scores_from
 from namm_runtime.bundled.init import MATCH_LAYER, MENTION_LAYER
 from namm_runtime.tasks.story import Role
 
@@ -105,10 +105,7 @@ def near_loss(trace: Trace, batch: Batch) -> Tensor:
     rows = torch.randint(2 * _NEAR, length, (_SAMPLED_QUERIES,))
     back = rows[:, None] - torch.arange(length)  # [S, L]
     for layer in range(MATCH_LAYER):
-        queries, keys = trace.rotated_queries[layer], trace.rotated_keys[layer]
-        group = queries.shape[1] // keys.shape[1]
-        scores = queries[:, :, rows] @ keys.repeat_interleave(group, 1).transpose(2, 3)  # [B, H, S, L]
-        scores = (scores * queries.shape[-1] ** -0.5).masked_fill(back < 0, -torch.inf)
+        scores = scores_from(rows, trace.rotated_queries[layer], trace.rotated_keys[layer])  # [B, H, S, L]
         needless = (back > _NEAR)[None]
         if layer == MENTION_LAYER:
             needless = needless & (batch.roles == Role.FILLER)[:, None]
@@ -132,11 +129,9 @@ def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
     for queries, keys in zip(
         trace.rotated_queries[MATCH_LAYER:], trace.rotated_keys[MATCH_LAYER:], strict=True
     ):
-        group = queries.shape[1] // keys.shape[1]
-        scores = queries[:, :, rows] @ keys.repeat_interleave(group, 1).transpose(2, 3)  # [B, H, S, L]
-        scores = scores * queries.shape[-1] ** -0.5
-        everything = scores.masked_fill(~seen, -torch.inf).logsumexp(-1)
-        average = (scores * wanted[:, None]).sum(-1) / count.clamp(min=1)[:, None]
+        scores = scores_from(rows, queries, keys)  # [B, H, S, L]
+        everything = scores.logsumexp(-1)
+        average = scores.masked_fill(~wanted[:, None], 0).sum(-1) / count.clamp(min=1)[:, None]
         divergence = everything - average - count.clamp(min=1).log()[:, None]
         total = total + (divergence * (count > 0)[:, None]).sum() / (count > 0).sum().clamp(min=1)
     return total / ((len(trace.keys) - MATCH_LAYER) * trace.rotated_queries[0].shape[1])

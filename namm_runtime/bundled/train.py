@@ -35,7 +35,7 @@ _LEARNING_RATE = 2e-3
 _WARMUP_STEPS = 50
 _DECAY_FROM, _FLOOR = 0.6, 0.03
 _TEXT_WEIGHT, _TEXT_EVERY = 0.1, 2
-_WEIGHTS = {"answer_loss": 1.0, "key_loss": 0.2, "gaze_loss": 0.05, "relevance_loss": 0.5, "near_loss": 1.0}
+_LOSS_WEIGHTS = {"key_loss": 0.2, "gaze_loss": 0.05, "relevance_loss": 0.5}  # 1 for the others
 _EMA = 0.95
 _LOG_EVERY, _SAVE_EVERY = 25, 200  # steps
 
@@ -185,7 +185,7 @@ class Run:
             "relevance_loss": relevance,
             "near_loss": near_loss(trace, batch),
         }
-        loss = sum((_WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
+        loss = torch.stack([_LOSS_WEIGHTS.get(name, 1.0) * value for name, value in losses.items()]).sum()
         if self.step % _TEXT_EVERY == 0:
             text = text_loss(self.model, trace, batch)
             self.text = round(text.item(), 3)

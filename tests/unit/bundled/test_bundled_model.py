@@ -43,6 +43,16 @@ def test_the_card_shows_the_recorded_figures(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "README.md").read_text() != (folder / "README.md").read_text()
 
 
+def test_a_card_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    record = json.loads((MODEL_DIR / "training.json").read_text())
+    write_card(tmp_path, record | {"devices": ["Some GPU", "cpu"]})
+    card = (tmp_path / "README.md").read_text()
+    assert "one Some GPU and then 1 thread of a CPU" in card
+    assert "no two runs end" in card
+    write_card(tmp_path, record | {"devices": ["cpu"]})
+    assert "The same Python and torch give the same weights." in (tmp_path / "README.md").read_text()
+
+
 @pytest.mark.parametrize("characters", [1500, 3500])
 @pytest.mark.parametrize("name", MODELS)
 def test_it_answers_held_out_questions(tmp_path: Path, name: str, characters: int) -> None:

@@ -135,8 +135,8 @@ def test_a_view_keeps_what_a_policy_would_keep_by_mistake(model: LlamaForCausalL
     nothing = torch.zeros(2, 200, dtype=torch.bool)
     with torch.no_grad():
         bare = traced_forward(model, ids, starts, View(nothing)).hidden
-        few = traced_forward(model, ids, starts, View(nothing, None, 0.1, by)).hidden
-        all_of_one = traced_forward(model, ids[:1], starts[:1], View(nothing[:1], None, 1.0, by)).hidden
+        few = traced_forward(model, ids, starts, View(nothing, share=0.1, by=by)).hidden
+        all_of_one = traced_forward(model, ids[:1], starts[:1], View(nothing[:1], share=1.0, by=by)).hidden
         expected = model.model(ids[:1], use_cache=False).last_hidden_state
     torch.testing.assert_close(few[:, :120], bare[:, :120], atol=1e-4, rtol=1e-4)
     assert (few[:, 150:] - bare[:, 150:]).abs().max() > 0.01
