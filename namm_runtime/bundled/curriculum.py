@@ -42,7 +42,10 @@ _EVICTION_SHARE = 0.7
 _KEPT_OF_REST = (0.0, 0.15)
 # In this share of those, layers before the match keep what the others do.
 _SAME_BEFORE_SHARE = 0.5
-# And beside them so many tokens of junk: a million tokens leave a cache full of what no short document has.
+# From this share of the training on, once layer 1 has learned what it is for, documents are cluttered: they begin
+# with junk, and layers before the match are trained to look past what lies there. Earlier it never learns.
+_CLUTTER_FROM = 0.35
+# So many tokens of junk: a million tokens leave a cache full of what no short document has.
 _JUNK = (0, 512)
 _JUNK_TYPES = (1, 256)
 
@@ -57,6 +60,7 @@ class Batch:
     families: list[str]
     plain: Tensor  # [B] bool, Family.plain
     marked: Tensor  # [B] bool, Family.marked
+    cluttered: bool  # the layers before the match are to look past clutter
     junk: Tensor  # [B, L] bool, tokens without sense in the place of filler
     view: View | None  # what of the document the questions see; None for all of it
     positions: Tensor  # [L] int64, ascending
@@ -78,8 +82,13 @@ def make_batch(
     length: int,
     weights: dict[str, float],
     rng: random.Random,
+    done: float = 1.0,
 ) -> Batch:
-    """Draw a batch of the training split at one length, its families by weight."""
+    """Draw a batch of the training split at one length, its families by weight.
+
+    `done` is the share of the training that lies behind.
+    """
+    cluttered = done >= _CLUTTER_FROM
     count = max(1, TOKENS_PER_BATCH // length)
     families = rng.choices(list(weights), list(weights.values()), k=count)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -102,7 +111,8 @@ def make_batch(
     roles = torch.tensor([sequence.roles for sequence in sequences], dtype=torch.uint8)
     view, junk = None, torch.zeros_like(roles, dtype=torch.bool)
     if rng.random() < _EVICTION_SHARE:
-        junk = _draw_junk(ids, roles, len(tokenizer), rng)
+        if cluttered:
+            junk = _draw_junk(ids, roles, len(tokenizer), rng)
         view = _draw_view(roles, junk, rng)
     return Batch(
         ids=ids,
@@ -111,6 +121,7 @@ def make_batch(
         families=families,
         plain=torch.tensor([FAMILIES[family].plain for family in families]),
         marked=torch.tensor([FAMILIES[family].marked for family in families]),
+        cluttered=cluttered,
         junk=junk,
         view=view,
         positions=_draw_positions(length, rng),

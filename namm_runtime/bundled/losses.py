@@ -48,15 +48,17 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
 
     Only where everything that looks like a fact may be asked for: what matters elsewhere is not for keys to
     say. Layer 0 knows a token's place only. Layer 1 needs nothing old but instructions, yet its cache is as
-    full as any, and what fills it should not be the strangest tokens of a million.
+    full as any, and what fills it should not be the strangest tokens of a million: it joins in once documents
+    are cluttered.
     """
+    first = MENTION_LAYER if batch.cluttered else MATCH_LAYER
     total = trace.hidden.new_zeros(())
     if not batch.plain.any():
         return total
     roles = batch.roles[batch.plain]
     values = roles == Role.VALUE
     others = roles < Role.VALUE
-    for keys in trace.keys[MENTION_LAYER:]:
+    for keys in trace.keys[first:]:
         # The questions' keys are neither: a policy never weighs them.
         logits = (_BOUNDARY - key_similarity(keys[batch.plain], others)) * _SHARPNESS  # [B, Hkv, L]
         logits = logits.transpose(1, 2)
@@ -64,7 +66,7 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
         # Over a million tokens the cache fills with the rare worst mistakes, so these count twice over.
         hardest = wrong.topk(max(1, int(wrong.numel() * _HARDEST_SHARE))).values
         total = total + functional.softplus(-logits[values]).mean() + wrong.mean() + hardest.mean()
-    return total / (len(trace.keys) - MENTION_LAYER)
+    return total / (len(trace.keys) - first)
 
 
 def relevance_loss(
@@ -100,7 +102,7 @@ def near_loss(trace: Trace, batch: Batch) -> Tensor:
     """
     length = batch.ids.shape[1]
     total = trace.hidden.new_zeros(())
-    if length <= 2 * _NEAR:
+    if length <= 2 * _NEAR or not batch.cluttered:
         return total
     rows = torch.randint(2 * _NEAR, length, (_SAMPLED_QUERIES,))
     back = rows[:, None] - torch.arange(length)  # [S, L]

@@ -160,8 +160,9 @@ class Run:
             done = self.read / self.tokens
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate(done)
-            length = draw_length(1.0 if self.phase else done, self.rng)
-            batch = make_batch(self.tokenizer, self.encode, length, self._weights(), self.rng)
+            stage = 1.0 if self.phase else done
+            length = draw_length(stage, self.rng)
+            batch = make_batch(self.tokenizer, self.encode, length, self._weights(), self.rng, stage)
             losses = self._update(batch)
             self.seconds = time.monotonic() - start
             if self.step % _LOG_EVERY == 0 or self.read >= self.tokens:

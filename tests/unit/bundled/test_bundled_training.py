@@ -193,6 +193,23 @@ def test_what_a_batch_keeps_while_it_reads_is_instructions_junk_and_mistakes(
     assert 0 < apart < views
 
 
+def test_clutter_comes_once_layer_1_has_learned_what_it_is_for(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def look(done: float) -> tuple[bool, bool, bool]:
+        rng = random.Random(3)
+        batches = [make_batch(tokenizer, encoder(tokenizer), 512, PLAIN, rng, done) for _ in range(4)]
+        with torch.no_grad():
+            trace = traced_forward(model, batches[-1].ids, batches[-1].question_starts)
+            near, keys = near_loss(trace, batches[-1]), key_loss(trace, batches[-1])
+            trace.keys[1] = -trace.keys[2]
+            shaped = key_loss(trace, batches[-1]) != keys
+        return any(bool(batch.junk.any()) for batch in batches), bool(shaped), near.item() > 0
+
+    assert look(0.3) == (False, False, False)
+    assert look(0.4) == (True, True, True)
+
+
 def test_text_is_not_learned_from_junk(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     rng, batch = random.Random(3), None
     while batch is None or not batch.junk.any():
