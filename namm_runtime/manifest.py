@@ -76,7 +76,7 @@ def entries(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     unknown = values.keys() - {field.name for field in fields(kind)}
     if unknown:
-        raise Refusal("scorer_unreadable", f"unknown manifest entries: {', '.join(sorted(unknown))}")
+        raise Refusal("scorer_unreadable", f"unknown manifest entries: {sorted(unknown)}")
     for name, value in values.items():
         kinds = get_args(hints[name]) or (hints[name],)
         if not any(_is_a(value, wanted) for wanted in kinds):

@@ -77,7 +77,7 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
         raise Refusal("scorer_unreadable", "manifest.json does not hold a JSON object")
     unknown = entries.keys() - {"format", *manifest.REQUIRED, *manifest.OPTIONAL}
     if unknown:
-        raise Refusal("scorer_unreadable", f"unknown manifest entries: {', '.join(sorted(unknown))[:200]}")
+        raise Refusal("scorer_unreadable", f"unknown manifest entries: {str(sorted(unknown))[:200]}")
     config = entries.get("config")
     for entry in SIZES:
         size = config.get(entry) if isinstance(config, dict) else None

@@ -64,6 +64,14 @@ def test_spoilt_files_are_rejected_with_a_sentence(judge, tmp_path, what):
     assert_rejected(judge(scorer_safetensors=content, manifest_json=entries), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "colour"])
+def test_unknown_entries_are_named(judge, name):
+    for entries in (manifest(**{name: 1}), manifest(config={**MANIFEST["config"], name: 1})):
+        verdict = judge(scorer_safetensors=TENSORS, manifest_json=entries)
+        assert verdict["code"] == "scorer_unreadable"
+        assert repr(name) in verdict["message"]
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_manifests_that_are_no_object_are_rejected(judge, tmp_path, text):
     assert_rejected(judge(scorer_safetensors=TENSORS, manifest_json=text), tmp_path)
