@@ -9,7 +9,7 @@ LABELS = {
     "namm-key": "**namm-key** (spectrogram + BAM + key diversity)",
     "namm": "**namm** (spectrogram + BAM, attention only)",
     "namm-layer": "namm-layer (and where a layer and head are)",
-    "namm-zero": "**namm-zero** (the same inputs, evolved from nothing)",
+    "namm-zero": "**namm-zero** (the inputs of namm-key, evolved from nothing)",
     "bam-key": "**bam-key** (BAM over keys and age, no attention)",
     "namm-key-zeroed": "namm-key, spectrogram zeroed",
     "keydiff": "KeyDiff",

@@ -7,7 +7,7 @@ from namm_runtime.evaluate.markdown import percent, points
 
 CONTROLS = ("distilled",)
 HEADLINE = "namm-zero"  # the scorer that is made anew from other seeds
-BESIDE = ("keydiff", "h2o", "snapkv")
+BESIDE = ("keydiff", "h2o")
 _SENSES = ("attention", "keys")
 
 

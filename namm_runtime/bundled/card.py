@@ -33,10 +33,12 @@ def write_card(out: Path, record: dict[str, Any]) -> None:
     trained, minutes = record["log"][-1]["tokens"], record["log"][-1]["seconds"] / 60
     tokens, role = _policy_tokens(record["evaluation"]), _ROLES[record["shape"]]
     same = f"--shape {record['shape']} --seed {record['seed']}"
+    devices = record.get("devices", ["cpu"] * len(record["tokens"]))
     commands = "\n".join(
         f"    python -m namm_runtime.bundled.train --out DIR{i} {same} --tokens {tokens}"
         + f" --start DIR{i - 1}" * (i > 1)
-        for i, tokens in enumerate(record["tokens"], 1)
+        + " --device cuda" * (device != "cpu")
+        for i, (tokens, device) in enumerate(zip(record["tokens"], devices, strict=True), 1)
     )
     (out / "README.md").write_text(
         f"""# A demonstration model

@@ -42,8 +42,8 @@ _EVICTION_SHARE = 0.7
 _KEPT_OF_REST = (0.0, 0.15)
 # In this share of those, layers before the match keep what the others do.
 _SAME_BEFORE_SHARE = 0.5
-# From this share of the training on documents are cluttered: they begin with junk, and the layers before the
-# match are trained to look past what lies there. Layer 1 has to learn what it is for before, or never does.
+# From this share of the training on there is clutter: documents that questions see a part of begin with junk,
+# and the layers before the match are trained to look past it. Layer 1 has to learn first, or never does.
 _CLUTTER_FROM = 0.35
 # So many tokens of junk: a million tokens leave a cache full of what no short document has.
 _JUNK = (0, 512)

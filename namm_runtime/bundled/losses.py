@@ -99,6 +99,8 @@ def near_loss(trace: Trace, batch: Batch) -> Tensor:
     filler. But a few per cent of all that lies before leak into the names, and a head that finds no mention
     spreads over everything. Over a whole document that is an even blur. Over 512 slots with what a policy has
     left there it is a few tokens' own, and a statement read beside one such rest is not found beside another.
+    0 until documents are cluttered: a head that is fined before it has found the one far token it is for
+    stops looking for it.
     """
     length = batch.ids.shape[1]
     total = trace.hidden.new_zeros(())

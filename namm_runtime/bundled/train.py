@@ -116,8 +116,8 @@ class Run:
     """A training run that can be stopped after any step and resumed to the same weights.
 
     Args:
-        before: record of the training that the model starts from. Documents then have any length at once, and
-            the log goes on.
+        before: record of the training that the model starts from. Documents then have any length, and
+            clutter, at once, and the log goes on.
     """
 
     def __init__(

@@ -28,5 +28,15 @@ def test_the_start_alone_is_that_of_namm_key() -> None:
     assert not torch.equal(alone.parameters, searched.parameters)
 
 
+@pytest.mark.parametrize("name", ["bam-key", "namm", "namm-layer"])
+def test_searches_with_other_inputs_have_as_many_evaluations(name: str) -> None:
+    """So that what stands between their rows and that of namm-zero is what the inputs are worth."""
+    inputs = {"name", "version", "key_input", "place_input", "spectrum_zeroed"}
+    zero, other = (checkpoint.load(checkpoint.resolve(one).path).provenance for one in ("namm-zero", name))
+    assert zero["candidate_documents"] == other["candidate_documents"]
+    for key, value in zero["evolution"].items():
+        assert key in inputs or value == other["evolution"][key], key
+
+
 def test_there_are_no_other_controls() -> None:
     assert {path.stem for path in FOLDER.glob("*.toml")} == set(CONTROLS)

@@ -45,8 +45,10 @@ def test_the_card_shows_the_recorded_figures(tmp_path: Path, name: str) -> None:
 
 def test_a_card_says_what_it_was_trained_on(tmp_path: Path) -> None:
     record = json.loads((MODEL_DIR / "training.json").read_text())
-    write_card(tmp_path, record | {"devices": ["Some GPU", "cpu"]})
+    write_card(tmp_path, record | {"devices": ["Some GPU", "cpu"], "tokens": [9, 1]})
     card = (tmp_path / "README.md").read_text()
+    assert "--tokens 9 --device cuda\n" in card
+    assert "--tokens 1 --start DIR1\n" in card
     assert "one Some GPU and then 1 thread of a CPU" in card
     assert "no two runs end" in card
     write_card(tmp_path, record | {"devices": ["cpu"]})

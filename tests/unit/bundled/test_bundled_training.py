@@ -210,6 +210,26 @@ def test_clutter_comes_once_layer_1_has_learned_what_it_is_for(
     assert look(0.4) == (True, True, True)
 
 
+@pytest.mark.parametrize(("before", "cluttered"), [(None, False), ({"tokens": [1], "log": []}, True)])
+def test_a_training_begins_without_clutter_and_goes_on_with_it(
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any] | None,
+    cluttered: bool,
+) -> None:
+    run = train.Run(build(tokenizer), tokenizer, 0, 10 * TOKENS_PER_BATCH, tmp_path, before)
+    monkeypatch.setattr(train, "draw_length", lambda done, rng: 64)
+
+    def look(batch: train.Batch) -> Any:
+        assert batch.cluttered is cluttered
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_update", look)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+
+
 def test_text_is_not_learned_from_junk(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     rng, batch = random.Random(3), None
     while batch is None or not batch.junk.any():
