@@ -33,12 +33,11 @@ def write_card(out: Path, record: dict[str, Any]) -> None:
     trained, minutes = record["log"][-1]["tokens"], record["log"][-1]["seconds"] / 60
     tokens, role = _policy_tokens(record["evaluation"]), _ROLES[record["shape"]]
     same = f"--shape {record['shape']} --seed {record['seed']}"
-    devices = record.get("devices", ["cpu"] * len(record["tokens"]))
     commands = "\n".join(
         f"    python -m namm_runtime.bundled.train --out DIR{i} {same} --tokens {tokens}"
         + f" --start DIR{i - 1}" * (i > 1)
         + " --device cuda" * (device != "cpu")
-        for i, (tokens, device) in enumerate(zip(record["tokens"], devices, strict=True), 1)
+        for i, (tokens, device) in enumerate(zip(record["tokens"], devices_of(record), strict=True), 1)
     )
     (out / "README.md").write_text(
         f"""# A demonstration model
@@ -89,17 +88,23 @@ family, is in `training.json`; its curves are in `training.svg`.
     )
 
 
+def devices_of(record: dict[str, Any]) -> list[str]:
+    """What each phase was trained on; records from before there was a choice do not say."""
+    devices: list[str] = record.get("devices", ["cpu"] * len(record["tokens"]))
+    return devices
+
+
 def _where(record: dict[str, Any]) -> str:
     """The hardware it was trained with, in the order of use."""
     return " and then ".join(
         f"{record['threads']} thread of a CPU" if device == "cpu" else f"one {device}"
-        for device in record.get("devices", ["cpu"])
+        for device in dict.fromkeys(devices_of(record))
     )
 
 
 def _again(record: dict[str, Any]) -> str:
     """What the same commands give elsewhere."""
-    if set(record.get("devices", ["cpu"])) == {"cpu"}:
+    if set(devices_of(record)) == {"cpu"}:
         return "The same Python and torch give the same weights."
     return "On a GPU (`--device cuda`) no two runs end\nalike, and a core of a CPU needs hours."
 

@@ -22,6 +22,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from namm_runtime.bundled.card import devices_of
 from namm_runtime.bundled.curriculum import Batch, draw_length, make_batch
 from namm_runtime.bundled.forward import traced_forward
 from namm_runtime.bundled.init import constants, hold_constants, initialise
@@ -98,7 +99,7 @@ def main() -> None:
         "seed": arguments.seed,
         "tokens": [*(before["tokens"] if before else ()), arguments.tokens],
         "threads": arguments.threads,
-        "devices": [*(before.get("devices", ["cpu"]) if before else ()), _device_name(arguments.device)],
+        "devices": [*(devices_of(before) if before else ()), _device_name(arguments.device)],
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "versions": {
             "python": platform.python_version(),

@@ -51,6 +51,8 @@ def test_a_card_says_what_it_was_trained_on(tmp_path: Path) -> None:
     assert "--tokens 1 --start DIR1\n" in card
     assert "one Some GPU and then 1 thread of a CPU" in card
     assert "no two runs end" in card
+    write_card(tmp_path, record | {"devices": ["cpu", "cpu"], "tokens": [9, 1]})
+    assert "with 1 thread of a CPU." in (tmp_path / "README.md").read_text()
     write_card(tmp_path, record | {"devices": ["cpu"]})
     assert "The same Python and torch give the same weights." in (tmp_path / "README.md").read_text()
 

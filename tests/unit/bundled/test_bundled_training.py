@@ -404,6 +404,7 @@ def test_training_goes_on_from_a_trained_model(
         train.main()
     before, after = (json.loads((folder / "training.json").read_text()) for folder in (first, second))
     assert after["tokens"] == [*before["tokens"], 2 * TOKENS_PER_BATCH]
+    assert (before["devices"], after["devices"]) == (["cpu"], ["cpu", "cpu"])
     assert after["log"][: len(before["log"])] == before["log"]
     assert [entry["tokens"] // TOKENS_PER_BATCH for entry in after["log"]] == [1, 2, 3, 4]
     assert after["log"][-1]["seconds"] >= before["log"][-1]["seconds"]
