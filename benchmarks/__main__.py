@@ -99,7 +99,7 @@ def tells(tokens: int = 4096, documents: int = 12) -> None:
 def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
     """The bundled model and its headline scorer made anew from other seeds, beside heuristics and seed 0.
 
-    Each directory holds `model` and `scorer`, made by `namm_runtime.bundled.train` and `namm evolve`.
+    Each directory holds `model` and `scorer`, made by `namm_runtime.training.train` and `namm evolve`.
     """
     reports = {0: json.loads((RESULTS / "quality.json").read_text())}
     for run in (path.resolve() for path in runs):

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import machine
-from namm_runtime import checkpoint
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Scorer
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.memory import Memory
+from namm_runtime.engine.memory import Memory
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.checkpoint import Scorer
 from namm_runtime.tasks import make_document
 
 Row = dict[str, Any]

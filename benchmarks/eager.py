@@ -28,15 +28,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import machine, peak_rss
-from namm_runtime import checkpoint
-from namm_runtime.attention import Context, bounded_attention
-from namm_runtime.bam import linear
+from namm_runtime.attention.bounded import bounded_attention
+from namm_runtime.attention.context import Context
+from namm_runtime.attention.rope import Rotation
+from namm_runtime.attention.spectrogram import BINS, FRAME, HOP
 from namm_runtime.cache import BoundedCache
-from namm_runtime.checkpoint import Scorer
-from namm_runtime.loading import load_model
+from namm_runtime.model.loading import load_model
 from namm_runtime.policies.namm import Namm
-from namm_runtime.rope import Rotation
-from namm_runtime.spectrogram import BINS, FRAME, HOP
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.bam import linear
+from namm_runtime.scorer.checkpoint import Scorer
 
 QUERIES = 512
 

@@ -25,10 +25,10 @@ import torch
 
 from benchmarks import company, gpu_answers, gpu_checks, gpu_reading
 from benchmarks.gpu_reading import Setting
-from namm_runtime import backends
-from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import probe
-from namm_runtime.flash import plain
+from namm_runtime.attention import backends
+from namm_runtime.attention.backends import probe
+from namm_runtime.attention.columns import fold_tiles
+from namm_runtime.attention.flash import plain
 
 Row = dict[str, Any]
 # Relative errors. Half precision is compared with a double-precision oracle over the same rounded inputs.
@@ -119,7 +119,7 @@ def fold_rows(case: gpu_checks.Case, device: torch.device, dtype: torch.dtype) -
     folds: list[tuple[str, Any, Row]] = [("torch", fold_tiles, {})]
     if device.type == "cuda":
         try:
-            from namm_runtime.kernels import spectrogram
+            from namm_runtime.attention.kernels import spectrogram
         except ImportError as error:
             return [{"check": "second pass", "unavailable": _short(error)}]
         precisions = ("ieee",) if dtype == torch.float32 else spectrogram.PRECISIONS

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from namm_runtime.engine import Engine, Request, Run
-from namm_runtime.loading import load_model
+from namm_runtime.model.loading import load_model
 from namm_runtime.tasks.item import Item
 from namm_runtime.tasks.suite import documents
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from namm_runtime.attended import Attended, Fold
+from namm_runtime.attention.columns import Attended, Fold
+from namm_runtime.attention.flash import Kernel, plain
+from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram
+from namm_runtime.attention.two_pass import attend
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.flash import Kernel, plain
-from namm_runtime.spectrogram import BINS, HOP, Spectrogram
-from namm_runtime.twopass import attend
 
 GAMMA = 0.99
 

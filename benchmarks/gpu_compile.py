@@ -24,7 +24,7 @@ def compiled(capability: int, dtype: torch.dtype, width: int, group: int) -> dic
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from namm_runtime.kernels import spectrogram
+    from namm_runtime.attention.kernels import spectrogram
 
     options = spectrogram.constants(dtype, width, group)
     warps = options.pop("num_warps")

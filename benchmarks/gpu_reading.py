@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from namm_runtime import checkpoint, policies
-from namm_runtime.attended import Attended
-from namm_runtime.backends import Backend, probe
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.loading import LoadedModel
-from namm_runtime.memory import CHUNK, Memory
+from namm_runtime import policies
+from namm_runtime.attention.backends import Backend, probe
+from namm_runtime.attention.columns import Attended
+from namm_runtime.attention.rope import Rotation
+from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram
+from namm_runtime.attention.two_pass import attend
+from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.namm import Namm
-from namm_runtime.rope import Rotation
-from namm_runtime.spectrogram import BINS, HOP, Spectrogram
-from namm_runtime.twopass import attend
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 
 SHAPES: dict[str, dict[str, Any]] = {
     # Llama 3 8B

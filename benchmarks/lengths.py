@@ -24,10 +24,11 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from benchmarks.fit import Quadratic
 from benchmarks.measure import machine, peak_rss
-from namm_runtime import checkpoint, policies
+from namm_runtime import policies
 from namm_runtime.bundled import MODEL_DIR
-from namm_runtime.loading import load_model
-from namm_runtime.memory import CHUNK, Memory
+from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.model.loading import load_model
+from namm_runtime.scorer import checkpoint
 from namm_runtime.tasks.sized import document_of_tokens
 
 Row = dict[str, Any]

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine import Engine, Request
-from namm_runtime.loading import load_model
+from namm_runtime.engine.memory import CHUNK
 from namm_runtime.machine import machine
-from namm_runtime.memory import CHUNK
+from namm_runtime.model.loading import load_model
 from namm_runtime.tasks.sized import document_of_tokens
 
 

@@ -21,14 +21,16 @@ from torch import Tensor
 from benchmarks.lengths import write_ids
 from benchmarks.measure import machine
 from benchmarks.stopwatch import Stopwatch
-from namm_runtime import attention, cache, checkpoint, policies
-from namm_runtime.bam import Bam
+from namm_runtime import cache, policies
+from namm_runtime.attention import bounded
+from namm_runtime.attention.spectrogram import BINS, FRAME, HOP
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import ScorerConfig
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.memory import CHUNK, Memory
+from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
-from namm_runtime.spectrogram import BINS, FRAME, HOP
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.bam import Bam
+from namm_runtime.scorer.checkpoint import ScorerConfig
 
 # Parts as the table shows them: what each belongs to, and what it is.
 LINEAR, ATTENTION = "model: linear layers", "model: attention"
@@ -72,7 +74,7 @@ def timed(memory: Memory, ids: Tensor, watch: Stopwatch | None = None) -> Stopwa
     watch = watch or Stopwatch()
     calls = (
         (memory.model.model, "forward", LINEAR),
-        (attention, "_rotate", ATTENTION),
+        (bounded, "_rotate", ATTENTION),
         (BoundedLayer, "update", ATTENTION),
         (Namm, "observe", FOLD),
         (Namm, "scores", INPUTS),
@@ -80,8 +82,8 @@ def timed(memory: Memory, ids: Tensor, watch: Stopwatch | None = None) -> Stopwa
         (BoundedLayer, "compact", SORT),
         (cache, "_gather_to_front", GATHER),
     )
-    attend = _attend_timed(attention._attend, memory, watch)
-    with watch.watching(*calls), patch.object(attention, "_attend", attend):
+    attend = _attend_timed(bounded._attend, memory, watch)
+    with watch.watching(*calls), patch.object(bounded, "_attend", attend):
         for piece in ids.split(CHUNK, dim=1):
             with watch.part(OTHER):
                 memory.feed(piece)

@@ -16,8 +16,8 @@ from typing import Any
 
 import migrations
 from benchmarks.measure import machine
-from namm_runtime import checkpoint
-from namm_runtime.checkpoint import Scorer
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.checkpoint import Scorer
 from palimpsest.embedded import EmbeddedServers
 from store import activations, documents, jobs, log, scorers, tenants, workers
 from store.blobs import Blobs

@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from namm_runtime.bundled import MODELS
-from namm_runtime.bundled.forward import Trace, attention_from, key_similarity, traced_forward
-from namm_runtime.bundled.init import MATCH_LAYER
 from namm_runtime.machine import machine
 from namm_runtime.tasks.layout import FLAVOURS
 from namm_runtime.tasks.sequences import make_sequence
 from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.suite import encoder
+from namm_runtime.training.circuit_init import MATCH_LAYER
+from namm_runtime.training.traced_forward import Trace, attention_from, key_similarity, traced_forward
 
 Row = dict[str, Any]
 

@@ -18,7 +18,7 @@ import torch
 
 import migrations
 from benchmarks.measure import machine
-from namm_runtime.engine import LONG
+from namm_runtime.engine.engine import LONG
 from namm_runtime.tasks import make_document
 from palimpsest.embedded import EmbeddedServers
 from store import documents, jobs, log, tenants, workers

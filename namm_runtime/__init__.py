@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from namm_runtime.answering import Answer, ask
-    from namm_runtime.engine import Engine, Request
+    from namm_runtime.engine import Answer, Engine, Request
+    from namm_runtime.engine.answering import ask
+    from namm_runtime.engine.memory import Memory
     from namm_runtime.errors import Refusal
-    from namm_runtime.loading import LoadedModel, load_model
-    from namm_runtime.memory import Memory
+    from namm_runtime.model.loading import LoadedModel, load_model
     from namm_runtime.policies import make as make_policy
 
 # OpenMP's threads spin while they wait for each other. For as long as they do by default, two threads on
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "answering",
+    "Answer": "engine",
     "Engine": "engine",
-    "LoadedModel": "loading",
-    "Memory": "memory",
+    "LoadedModel": "model.loading",
+    "Memory": "engine.memory",
     "Refusal": "errors",
     "Request": "engine",
-    "ask": "answering",
-    "load_model": "loading",
+    "ask": "engine.answering",
+    "load_model": "model.loading",
 }
 
 

@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from namm_runtime import checkpoint, policies, regime
+from namm_runtime import policies
 from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.command import evaluate
 from namm_runtime.evolve.command import evolve
 from namm_runtime.memory_map.command import map_
+from namm_runtime.scorer import checkpoint, regime
 from namm_runtime.terminal import fail, progress_bar
 
 if TYPE_CHECKING:
-    from namm_runtime.accounting import Usage
+    from namm_runtime.engine.usage import Usage
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Read long documents into a bounded KV cache."
@@ -53,7 +54,7 @@ def read(
 ) -> None:
     """Read FILE once and answer every question from what was kept of it."""
     from namm_runtime.engine import Engine, Request, Run
-    from namm_runtime.loading import load_model
+    from namm_runtime.model.loading import load_model
 
     request = Request(
         document=file,
@@ -122,7 +123,7 @@ def import_(
     ] = False,
 ) -> None:
     """Import a checkpoint of the reference implementation; nothing in it is executed."""
-    from namm_runtime.reference_checkpoint import import_checkpoint
+    from namm_runtime.scorer.reference_checkpoint import import_checkpoint
 
     vector = "best_member" if best_member else "mean"
     try:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from namm_runtime import checkpoint, manifest
-from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
+from namm_runtime.scorer import checkpoint, manifest
+from namm_runtime.scorer.checkpoint import Scorer
 
 TENSORS = {"parameters", "mean", "variance"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -53,7 +53,7 @@ def verify(folder: Path, out: Path, name: str, version: str) -> dict[str, Any]:
 
 
 def _convert(path: Path, out: Path, name: str, version: str) -> None:
-    from namm_runtime.reference_checkpoint import import_checkpoint
+    from namm_runtime.scorer.reference_checkpoint import import_checkpoint
 
     replace(import_checkpoint(path, name=name), version=version).save(out)
 
@@ -121,7 +121,7 @@ def smoke_read(scorer: Path) -> None:
         Refusal: `scorer_cannot_read`.
     """
     from namm_runtime.engine import Engine, Request
-    from namm_runtime.loading import load_model
+    from namm_runtime.model.loading import load_model
 
     document = scorer / "document.txt"
     document.write_text(DOCUMENT)

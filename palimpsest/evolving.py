@@ -22,11 +22,11 @@ from worker.app_factory import make_app
 from worker.names import EXAMINE
 
 if TYPE_CHECKING:
-    from namm_runtime.checkpoint import Scorer
     from namm_runtime.evolve.config import EvolutionConfig
+    from namm_runtime.evolve.evaluators import Task
     from namm_runtime.evolve.fitness import Marks
-    from namm_runtime.evolve.workers import Task
-    from namm_runtime.loading import LoadedModel
+    from namm_runtime.model.loading import LoadedModel
+    from namm_runtime.scorer.checkpoint import Scorer
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 60.0  # without a result, after which messages are sent again
@@ -56,19 +56,19 @@ class Fleet:
 
     def mark(self, scorer: "Scorer", tasks: Sequence["Task"]) -> list["Marks"]:
         """[P, D] each, in the order of the tasks. Raises Refusal `evolution_failed` as a worker says."""
-        from namm_runtime.evolve import errand
+        from namm_runtime.evolve import task_files
 
         folder = f"{PASSING}/{uuid.uuid4().hex}"
         names = [(f"{folder}/{number}.task", f"{folder}/{number}.marks") for number in range(len(tasks))]
         try:
             for (name, _), task in zip(names, tasks, strict=True):
                 with self._store.create_path(name) as path:
-                    errand.write_task(path, self._config, self._model, scorer, task)
+                    task_files.write_task(path, self._config, self._model, scorer, task)
             self._wait(names)
             found = []
             for _, name in names:
                 with self._store.local(name) as path:
-                    found.append(errand.read_marks(path))
+                    found.append(task_files.read_marks(path))
             return found
         finally:
             with suppress(OSError):  # a worker may be writing marks that came twice; the reaper has the rest
@@ -114,7 +114,7 @@ def evolve(
             require_extra()
             from namm_runtime.evolve.config import EvolutionConfig
             from namm_runtime.evolve.search import Search
-            from namm_runtime.loading import load_model
+            from namm_runtime.model.loading import load_model
 
             settings = settings_with(data, "REDIS_URL")
             wanted = EvolutionConfig.read(config)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from namm_runtime.checkpoint import Scorer
+from namm_runtime.scorer.checkpoint import Scorer
 from store import activations, scorers
 from store.blobs import Blobs
 from store.database import Database

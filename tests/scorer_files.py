@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from namm_runtime.checkpoint import BUNDLED
+from namm_runtime.scorer.checkpoint import BUNDLED
 
 TENSORS = (BUNDLED / "namm-key" / "scorer.safetensors").read_bytes()
 MANIFEST: dict[str, Any] = json.loads((BUNDLED / "namm-key" / "manifest.json").read_bytes())

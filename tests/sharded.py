@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from namm_runtime import Memory, Refusal, ask, checkpoint, load_model, make_policy
+from namm_runtime import Memory, Refusal, ask, load_model, make_policy
+from namm_runtime.scorer import checkpoint
 
 POLICIES = ("namm", "namm-key", "h2o", "snapkv", "keydiff", "window")
 

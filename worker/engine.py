@@ -125,9 +125,10 @@ def load_from(config: Settings) -> Served:
 
 def load(config: Settings) -> Served:
     """Loads the model of the settings with `namm_runtime`. Raises Refusal when it cannot be loaded."""
-    from namm_runtime import checkpoint, policies
+    from namm_runtime import policies
     from namm_runtime.engine import Engine, Refusal, Request
-    from namm_runtime.loading import load_model
+    from namm_runtime.model.loading import load_model
+    from namm_runtime.scorer import checkpoint
 
     def resolve_scorer(policy: str, asked: str | None) -> ScorerPin | None:
         bundled = policies.scorer_of(policy)
@@ -156,7 +157,7 @@ def load(config: Settings) -> Served:
         )
 
     def examine(task: Path, marks: Path) -> None:
-        from namm_runtime.evolve.errand import carry_out
+        from namm_runtime.evolve.task_files import carry_out
 
         carry_out(model, task, marks)
 

@@ -1,4 +1,4 @@
-"""The small Llamas that ship with the package, and the one command that made them."""
+"""The small Llamas and the scorers that ship with the package; `namm_runtime.training` made the models."""
 
 from pathlib import Path
 

@@ -19,9 +19,9 @@ from namm_runtime.evaluate.journal import Journal
 from namm_runtime.evaluate.report import FORMAT, Cell, rows
 from namm_runtime.evaluate.suite import Document, load
 from namm_runtime.evaluate.unit import PolicySpec, Unit
-from namm_runtime.loading import LoadedModel, load_model
 from namm_runtime.machine import machine
-from namm_runtime.text import counted
+from namm_runtime.model.loading import LoadedModel, load_model
+from namm_runtime.model.token_stream import counted
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import namm_runtime
-from namm_runtime import checkpoint, policies
+from namm_runtime import policies
 from namm_runtime.engine import Engine, Request
 from namm_runtime.errors import Refusal
-from namm_runtime.loading import LoadedModel
+from namm_runtime.model.loading import LoadedModel
+from namm_runtime.scorer import checkpoint
 
 # What answers and figures can depend on: everything of the runtime but what marks them.
-_NOT_CODE = ("evaluate", "memory_map", "evolve", "tasks", "bundled")
+_NOT_CODE = ("evaluate", "memory_map", "evolve", "tasks", "bundled", "training")
 
 
 @dataclass(frozen=True)

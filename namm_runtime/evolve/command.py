@@ -35,9 +35,9 @@ def evolve(
         import torch
 
         from namm_runtime.evolve.config import EvolutionConfig
+        from namm_runtime.evolve.evaluators import Processes
         from namm_runtime.evolve.search import Search
-        from namm_runtime.evolve.workers import Processes
-        from namm_runtime.loading import load_model
+        from namm_runtime.model.loading import load_model
 
         torch.set_num_threads(1)  # as in the processes: a second core is for a second process
         settings = EvolutionConfig.read(config)

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from namm_runtime.attention.spectrogram import BINS
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Scorer
+from namm_runtime.engine.memory import Memory
+from namm_runtime.evolve.batches import make_exam
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.exam import make_exam
 from namm_runtime.evolve.fitness import fitness, mark_full, mark_population
-from namm_runtime.evolve.statistics import needed_in, training_draw
-from namm_runtime.loading import LoadedModel
-from namm_runtime.memory import Memory
+from namm_runtime.evolve.input_statistics import training_draw
+from namm_runtime.evolve.oracle import needed_in
+from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.namm import Namm
-from namm_runtime.spectrogram import BINS
+from namm_runtime.scorer.checkpoint import Scorer
 
 Note = tuple[Tensor, Tensor]
 """Features [B, Hkv, N, F] and truth [B, Hkv, N] of one layer at one eviction."""

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from namm_runtime.checkpoint import Scorer
+from namm_runtime.engine.memory import Memory
+from namm_runtime.evolve.batches import Exam
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.exam import Exam
-from namm_runtime.loading import LoadedModel
-from namm_runtime.memory import Memory
+from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.full import Full
 from namm_runtime.policies.namm import Namm
+from namm_runtime.scorer.checkpoint import Scorer
 
 WORST = -6.0  # log-probability floor of one answer token, so that a hopeless one does not drown the rest
 LEAST_FULL = 0.05  # a full cache that scores below this says nothing about a task

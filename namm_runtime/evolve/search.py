@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from namm_runtime import checkpoint
-from namm_runtime.checkpoint import Scorer
 from namm_runtime.errors import Refusal
+from namm_runtime.evolve.batches import Draw, make_exam
 from namm_runtime.evolve.config import SEEDS_A_GENERATION, EvolutionConfig
-from namm_runtime.evolve.exam import Draw, make_exam
+from namm_runtime.evolve.evaluators import Examiners, Here
 from namm_runtime.evolve.fitness import Marks, fitness, mark_full
-from namm_runtime.evolve.start import starting_scorer
-from namm_runtime.evolve.workers import Examiners, Here
-from namm_runtime.loading import LoadedModel
+from namm_runtime.evolve.initial_scorer import starting_scorer
+from namm_runtime.model.loading import LoadedModel
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.checkpoint import Scorer
 
 _DOCUMENTS_AT_ONCE = 11
 

@@ -12,7 +12,7 @@ from namm_runtime.errors import Refusal
 from namm_runtime.terminal import fail, progress_bar
 
 if TYPE_CHECKING:
-    from namm_runtime.run import Run
+    from namm_runtime.engine import Run
 
 console = Console()
 
@@ -34,10 +34,10 @@ def map_(
     """Read FILE and write a page that shows what of it is still in the cache."""
     from namm_runtime.evaluate.budget import Budget
     from namm_runtime.evaluate.unit import PolicySpec
-    from namm_runtime.loading import load_model
-    from namm_runtime.memory_map.kinds import kinds
     from namm_runtime.memory_map.page import page
-    from namm_runtime.memory_map.remembered import Tokenised, remember
+    from namm_runtime.memory_map.retention import Tokenised, remember
+    from namm_runtime.memory_map.token_kinds import kinds
+    from namm_runtime.model.loading import load_model
 
     try:
         specs = [PolicySpec.parse(text) for text in policy]

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from namm_runtime.loading import LoadedModel
-from namm_runtime.memory_map.kinds import KINDS
-from namm_runtime.memory_map.remembered import Remembered, Tokenised
+from namm_runtime.memory_map.retention import Remembered, Tokenised
+from namm_runtime.memory_map.token_kinds import KINDS
+from namm_runtime.model.loading import LoadedModel
 
 LEVELS = 8  # shades
 SECTION = 8_000  # characters that a browser lays out together

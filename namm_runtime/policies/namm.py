@@ -5,15 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-from namm_runtime.attended import Attended, Fold
+from namm_runtime.attention.columns import Attended, Fold
+from namm_runtime.attention.spectrogram import BINS, Spectrogram
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import PLACE_FLOATS, Scorer
+from namm_runtime.device_constants import Placed
 from namm_runtime.errors import Refusal
-from namm_runtime.normaliser import Moments, Normaliser
-from namm_runtime.placed import Placed
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
-from namm_runtime.spectrogram import BINS, Spectrogram
+from namm_runtime.scorer.checkpoint import PLACE_FLOATS, Scorer
+from namm_runtime.scorer.normaliser import Moments, Normaliser
 
 SCORE_BYTES = 8 << 20  # temporaries of documents scored at once; one alone may take more
 

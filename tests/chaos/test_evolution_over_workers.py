@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from namm_runtime.evolve.batches import Draw
 from namm_runtime.evolve.config import EvolutionConfig, Stage
-from namm_runtime.evolve.exam import Draw
-from namm_runtime.evolve.start import starting_scorer
-from namm_runtime.evolve.workers import Here, Task
-from namm_runtime.loading import load_model
+from namm_runtime.evolve.evaluators import Here, Task
+from namm_runtime.evolve.initial_scorer import starting_scorer
+from namm_runtime.model.loading import load_model
 from palimpsest.evolving import Fleet
 from store.outbox import queue_of
 from store.settings import Settings

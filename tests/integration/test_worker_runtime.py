@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sqlalchemy import text
 
-from namm_runtime import checkpoint
+from namm_runtime.scorer import checkpoint
 from store import blobs, documents, jobs, ledger, tenants, workers
 from store.database import Database
 from store.models import Job

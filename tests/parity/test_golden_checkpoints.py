@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.policies.namm import Namm
-from namm_runtime.reference_checkpoint import import_checkpoint
+from namm_runtime.scorer.reference_checkpoint import import_checkpoint
 
 PATTERN = "ckpt_ref*.pt"
 

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import namm_runtime.attention  # noqa: F401  registers "bounded"
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.loading import LoadedModel
-from namm_runtime.memory import Memory
-from namm_runtime.normaliser import Moments, Normaliser
+import namm_runtime.attention.bounded  # noqa: F401  registers "bounded"
+from namm_runtime.attention.rope import Rotation, ntk_base
+from namm_runtime.engine.memory import Memory
+from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.namm import Namm
-from namm_runtime.regime import Regime
-from namm_runtime.rope import Rotation, ntk_base
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
+from namm_runtime.scorer.normaliser import Moments, Normaliser
+from namm_runtime.scorer.regime import Regime
 
 PATTERN = "e2e_*.safetensors"
 SHAPE = (

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from namm_runtime.rope import Rotation, ntk_base
+from namm_runtime.attention.rope import Rotation, ntk_base
 
 PATTERN = "rope_ntk*.safetensors"
 

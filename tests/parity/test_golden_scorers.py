@@ -6,8 +6,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from namm_runtime.bam import split_flat
-from namm_runtime.checkpoint import ScorerConfig
+from namm_runtime.scorer.bam import split_flat
+from namm_runtime.scorer.checkpoint import ScorerConfig
 
 PATTERN = "[bm][al][mp]_*.safetensors"
 

@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from namm_runtime.attention.spectrogram import Spectrogram
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.normaliser import Moments, Normaliser
 from namm_runtime.policies.namm import Namm
-from namm_runtime.regime import Regime
-from namm_runtime.spectrogram import Spectrogram
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
+from namm_runtime.scorer.normaliser import Moments, Normaliser
+from namm_runtime.scorer.regime import Regime
 
 PATTERN = "spectrogram_*.safetensors"
 

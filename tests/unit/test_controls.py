@@ -5,9 +5,9 @@ import torch
 
 from benchmarks.quality_tables import CONTROLS
 from benchmarks.tables import ROOT
-from namm_runtime import checkpoint
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.loading import load_model
+from namm_runtime.model.loading import load_model
+from namm_runtime.scorer import checkpoint
 
 FOLDER = ROOT / "benchmarks" / "controls"
 

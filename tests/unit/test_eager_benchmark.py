@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks import eager
-from namm_runtime.bam import Bam
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.rope import Rotation
+from namm_runtime.attention.rope import Rotation
+from namm_runtime.scorer.bam import Bam
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 
 
 @pytest.fixture

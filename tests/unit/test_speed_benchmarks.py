@@ -6,9 +6,10 @@ import torch
 from benchmarks import lengths, shares, speed_tables, tables
 from benchmarks.fit import Quadratic
 from benchmarks.stopwatch import Stopwatch
-from namm_runtime import checkpoint, policies
-from namm_runtime.loading import load_model
-from namm_runtime.memory import Memory
+from namm_runtime import policies
+from namm_runtime.engine.memory import Memory
+from namm_runtime.model.loading import load_model
+from namm_runtime.scorer import checkpoint
 
 MACHINE = {"processor": "a CPU", "threads": 2, "torch": "2.13", "date": "2026-01-01"}
 

@@ -8,11 +8,11 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from namm_runtime.bundled import MODEL_DIR, MODELS
-from namm_runtime.bundled.card import write_card
 from namm_runtime.engine import Engine, Request
-from namm_runtime.loading import load_model
+from namm_runtime.model.loading import load_model
 from namm_runtime.tasks import make_document
 from namm_runtime.tasks.families import FAMILIES
+from namm_runtime.training.model_card import write_card
 
 
 @pytest.fixture(scope="module")

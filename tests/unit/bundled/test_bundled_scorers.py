@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from namm_runtime import checkpoint, policies
+from namm_runtime import policies
+from namm_runtime.evolve.batches import Draw, make_exam
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.exam import Draw, make_exam
 from namm_runtime.evolve.fitness import Marks, mark_full, sit
-from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
+from namm_runtime.scorer import checkpoint
 
 EVOLUTION = Path(checkpoint.__file__).parent / "bundled" / "evolution"
 NAMES = sorted(ref.name for ref in checkpoint.bundled())

@@ -10,19 +10,26 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from namm_runtime.bundled import train
-from namm_runtime.bundled.curriculum import LENGTHS, TOKENS_PER_BATCH, draw_length, make_batch
-from namm_runtime.bundled.forward import Mistakes, View, key_similarity, traced_forward
-from namm_runtime.bundled.init import initialise
-from namm_runtime.bundled.losses import answer_loss, gaze_loss, key_loss, near_loss, relevance_loss, text_loss
-from namm_runtime.bundled.shapes import SHAPES, WINDOW, bundled_config
-from namm_runtime.bundled.tokenizer import VOCAB_SIZE, train_tokenizer, word_twins
-from namm_runtime.memory import CHUNK
+from namm_runtime.engine.memory import CHUNK
 from namm_runtime.tasks import make_document, sample_facts
 from namm_runtime.tasks.facts import FIELDS
 from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.suite import encoder
+from namm_runtime.training import train
+from namm_runtime.training.circuit_init import initialise
+from namm_runtime.training.curriculum import LENGTHS, TOKENS_PER_BATCH, draw_length, make_batch
+from namm_runtime.training.losses import (
+    answer_loss,
+    gaze_loss,
+    key_loss,
+    near_loss,
+    relevance_loss,
+    text_loss,
+)
+from namm_runtime.training.shapes import SHAPES, WINDOW, bundled_config
+from namm_runtime.training.tokenizer import VOCAB_SIZE, train_tokenizer, word_twins
+from namm_runtime.training.traced_forward import Mistakes, View, key_similarity, traced_forward
 
 PLAIN = {"multi": 1.0}
 EVEN = dict.fromkeys(FAMILIES, 1.0)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.cli import app
 from namm_runtime.engine import Engine, Request
 from namm_runtime.errors import Refusal
@@ -24,7 +23,8 @@ from namm_runtime.evaluate.markdown import markdown
 from namm_runtime.evaluate.metrics import mark
 from namm_runtime.evaluate.suite import SUITES, Suite, load
 from namm_runtime.evaluate.unit import PolicySpec
-from namm_runtime.loading import load_model
+from namm_runtime.model.loading import load_model
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 from tests.tiny import byte_tokenizer
 
 

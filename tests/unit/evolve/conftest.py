@@ -3,7 +3,7 @@
 import pytest
 
 from namm_runtime.evolve.config import EvolutionConfig, Stage
-from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.model.loading import LoadedModel, load_model
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from namm_runtime.errors import Refusal
-from namm_runtime.evolve import errand
-from namm_runtime.evolve.exam import Draw
-from namm_runtime.evolve.start import starting_scorer
-from namm_runtime.evolve.workers import Here
+from namm_runtime.evolve import task_files
+from namm_runtime.evolve.batches import Draw
+from namm_runtime.evolve.evaluators import Here
+from namm_runtime.evolve.initial_scorer import starting_scorer
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def task(bundled, small):
 
 def test_marks_are_those_of_the_task(bundled, small, task, tmp_path):
     scorer, given = task
-    errand.write_task(tmp_path / "task", small, bundled, scorer, given)
-    errand.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
-    found, expected = errand.read_marks(tmp_path / "marks"), Here(bundled, small).mark(scorer, [given])[0]
+    task_files.write_task(tmp_path / "task", small, bundled, scorer, given)
+    task_files.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
+    found, expected = task_files.read_marks(tmp_path / "marks"), Here(bundled, small).mark(scorer, [given])[0]
     for name, tensor in vars(expected).items():
         assert torch.equal(getattr(found, name), tensor)
 
@@ -35,12 +35,12 @@ def test_what_cannot_be_done_is_said(bundled, small, task, tmp_path, wrong):
     scorer, given = task
     model = replace(bundled, revision="another") if wrong == "model" else bundled
     config = replace(small, relevant=0.01) if wrong == "document" else small
-    errand.write_task(tmp_path / "task", config, model, scorer, given)
+    task_files.write_task(tmp_path / "task", config, model, scorer, given)
     if wrong == "unreadable":
         (tmp_path / "task").write_bytes(b"not a task")
-    errand.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
+    task_files.carry_out(bundled, tmp_path / "task", tmp_path / "marks")
     with pytest.raises(Refusal) as refusal:
-        errand.read_marks(tmp_path / "marks")
+        task_files.read_marks(tmp_path / "marks")
     assert refusal.value.code == "evolution_failed"
     assert {"model": "another", "unreadable": "cannot be read", "document": "fits"}[wrong] in str(
         refusal.value

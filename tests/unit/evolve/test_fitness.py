@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from namm_runtime import policies
-from namm_runtime.evolve.exam import FOREVER, Draw, make_exam
+from namm_runtime.evolve.batches import FOREVER, Draw, make_exam
 from namm_runtime.evolve.fitness import Marks, fitness, mark_full, mark_population, sit
-from namm_runtime.evolve.start import starting_scorer
-from namm_runtime.evolve.statistics import Teacher
+from namm_runtime.evolve.initial_scorer import starting_scorer
+from namm_runtime.evolve.oracle import Teacher
 from namm_runtime.tasks.families import FAMILIES
 
 

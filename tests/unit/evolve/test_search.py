@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from namm_runtime import checkpoint
 from namm_runtime.cli import app
 from namm_runtime.errors import Refusal
 from namm_runtime.evolve.config import EvolutionConfig, Stage
+from namm_runtime.evolve.evaluators import Processes
 from namm_runtime.evolve.search import Search
-from namm_runtime.evolve.workers import Processes
+from namm_runtime.scorer import checkpoint
 
 TOML = """
 name = "tiny"

@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from namm_runtime.checkpoint import Scorer, ScorerConfig
+from namm_runtime.attention.spectrogram import BINS
+from namm_runtime.engine.memory import Memory
 from namm_runtime.evolve import distil
-from namm_runtime.evolve.exam import Draw, make_exam
+from namm_runtime.evolve.batches import Draw, make_exam
 from namm_runtime.evolve.fitness import sit
-from namm_runtime.evolve.start import starting_scorer
-from namm_runtime.evolve.statistics import Teacher, gather
-from namm_runtime.memory import Memory
+from namm_runtime.evolve.initial_scorer import starting_scorer
+from namm_runtime.evolve.input_statistics import gather
+from namm_runtime.evolve.oracle import Teacher
 from namm_runtime.policies.namm import Namm
-from namm_runtime.spectrogram import BINS
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 
 
 def test_a_start_from_zero_scores_everything_alike(bundled, small):

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from namm_runtime.cli import app
 from namm_runtime.evaluate.unit import PolicySpec
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.memory_map.kinds import KINDS, kinds
 from namm_runtime.memory_map.page import page
-from namm_runtime.memory_map.remembered import Remembered, Tokenised, remember
+from namm_runtime.memory_map.retention import Remembered, Tokenised, remember
+from namm_runtime.memory_map.token_kinds import KINDS, kinds
+from namm_runtime.model.loading import LoadedModel, load_model
 from tests.tiny import save_tiny_llama
 
 VOID = {"meta", "rect"}

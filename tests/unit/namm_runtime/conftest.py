@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.loading import LoadedModel
-from namm_runtime.rope import Rotation
+from namm_runtime.attention.rope import Rotation
+from namm_runtime.model.loading import LoadedModel
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 from tests.tiny import byte_tokenizer
 
 VOCABULARY = 300

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.gpu_checks import fold_error, make_case, relative
-from namm_runtime import attended
-from namm_runtime.attended import fold_tiles
+from namm_runtime.attention import columns as attended
+from namm_runtime.attention.columns import fold_tiles
 
 LAYOUTS = [(0, 16, 16), (0, 208, 208), (300, 32, 16), (37, 99, 80)]
 

@@ -8,11 +8,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
-from namm_runtime import attention, backends, flash, policies
-from namm_runtime.attended import fold_tiles
-from namm_runtime.attention import block_length
+from namm_runtime import policies
+from namm_runtime.attention import backends, bounded, flash
+from namm_runtime.attention.bounded import block_length
+from namm_runtime.attention.columns import fold_tiles
+from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
-from namm_runtime.memory import Memory
 
 BACKENDS = [None, backends.Backend("plain", flash.plain, fold_tiles)]
 POLICIES = ["full", "streaming", "h2o", "snapkv", "l2", "keydiff", "namm"]
@@ -105,18 +106,18 @@ def test_ragged_heads_equal_a_loop_over_heads(model, make_scorer, ids, by_slot):
     layer = memory.cache.layers[0]
     assert layer.ragged, "the threshold should have left heads of different lengths"
     seen = []
-    original = attention._attend
+    original = bounded._attend
 
     def spy(query, key, value, layer, context, scaling, output, watch):
         original(query, key, value, layer, context, scaling, output, watch)
         if layer is memory.cache.layers[0]:
             seen.append((query, key, value, output.clone(), scaling))
 
-    attention._attend = spy
+    bounded._attend = spy
     try:
         memory.feed(ids[:, 768:800])
     finally:
-        attention._attend = original
+        bounded._attend = original
     query, key, value, output, scaling = seen[0]
     for head in range(4):
         kv = head // 2
@@ -128,7 +129,7 @@ def test_ragged_heads_equal_a_loop_over_heads(model, make_scorer, ids, by_slot):
 
 
 def test_scratch_is_bounded_by_the_tile_not_by_the_document(model, make_scorer, ids, monkeypatch):
-    monkeypatch.setattr(attention, "TILE_BYTES", 64 << 10)
+    monkeypatch.setattr(bounded, "TILE_BYTES", 64 << 10)
     memory = Memory(model, policies.make("namm", 128, make_scorer()), 128, 256)
     memory.feed(ids[:, :512])
     early = memory.context.scratch_bytes
@@ -160,13 +161,13 @@ def test_temporaries_are_those_that_are_stated(model, make_scorer, dtype, layers
 
 def test_block_length_is_a_multiple_of_sixteen():
     assert block_length(1 << 30, 512) == 16
-    assert block_length(attention.TILE_BYTES // 100, 512) == 96
+    assert block_length(bounded.TILE_BYTES // 100, 512) == 96
     assert block_length(1, 512) == 512
 
 
 def test_transformers_builds_no_mask(model, make_scorer, ids, monkeypatch):
     masks = []
-    original = attention.bounded_attention
+    original = bounded.bounded_attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     def spy(module, query, key, value, mask, **kwargs):
@@ -183,5 +184,5 @@ def test_transformers_builds_no_mask(model, make_scorer, ids, monkeypatch):
 def test_the_mean_of_a_group_is_that_of_torch(group):
     weights = torch.rand(2, 3, group, 5, 7, generator=torch.Generator().manual_seed(0))
     out = torch.empty(5, 2, 3, 7).permute(1, 2, 0, 3)
-    attention._mean_of_group(weights, out)
+    bounded._mean_of_group(weights, out)
     assert torch.allclose(out, weights.mean(dim=2), rtol=1e-6, atol=0)

@@ -6,10 +6,10 @@ from importlib import util
 import pytest
 import torch
 
-from namm_runtime import backends, flash
-from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import choose
-from namm_runtime.flash import plain
+from namm_runtime.attention import backends, flash
+from namm_runtime.attention.backends import choose
+from namm_runtime.attention.columns import fold_tiles
+from namm_runtime.attention.flash import plain
 from tests import standin_kernels as standin
 
 CPU = torch.device("cpu")
@@ -178,7 +178,7 @@ def install_causal(monkeypatch, factor):
         return EXACT(*inputs, is_causal=True) * factor
 
     install(monkeypatch, "triton")
-    install(monkeypatch, "namm_runtime.kernels.causal", causal=causal, WIDTHS=(32,))
+    install(monkeypatch, "namm_runtime.attention.bounded.kernels.causal", causal=causal, WIDTHS=(32,))
 
 
 def test_a_scorers_kernel_is_taken_if_it_is_right(monkeypatch):

@@ -2,7 +2,7 @@
 
 import torch
 
-from namm_runtime.bam import Bam
+from namm_runtime.scorer.bam import Bam
 
 
 def dense(bam: Bam, flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

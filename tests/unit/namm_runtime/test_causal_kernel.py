@@ -6,7 +6,7 @@ import torch
 from benchmarks.gpu_checks import causal_error
 from tests.interpreted import kernel_module
 
-kernel = kernel_module("namm_runtime.kernels.causal")
+kernel = kernel_module("namm_runtime.attention.bounded.kernels.causal")
 
 
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 200])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from namm_runtime import checkpoint
-from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.errors import Refusal
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 
 
 @pytest.fixture

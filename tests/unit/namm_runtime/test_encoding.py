@@ -9,9 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from namm_runtime.engine import Engine, Request
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.prompts import frame_for
-from namm_runtime.text import TokenStream
+from namm_runtime.model.loading import LoadedModel, load_model
+from namm_runtime.model.prompts import frame_for
+from namm_runtime.model.token_stream import TokenStream
 from tests.tiny import byte_tokenizer, save_tiny_llama
 
 TEMPLATE = (

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from namm_runtime.engine import Engine, Refusal, Request
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.memory import Memory
+from namm_runtime.engine.memory import Memory
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.tasks import Document, make_document
 
 
@@ -227,7 +227,7 @@ def test_side_by_side_every_bit_is_the_same_as_alone(bundled, tmp_path, slots, t
 def test_a_long_document_has_all_cores_in_company_too(bundled, tmp_path, monkeypatch):
     requests = _three(tmp_path)
     monkeypatch.setattr(
-        "namm_runtime.engine.LONG", requests[0].document.stat().st_size
+        "namm_runtime.engine.engine.LONG", requests[0].document.stat().st_size
     )  # the third is longer
     fed_by: dict[int, set[tuple[str, int]]] = {}
     original = Memory.feed

@@ -11,14 +11,14 @@ import torch
 
 from benchmarks.gpu_checks import Case, error_through_evictions, fold_error, make_case, relative
 from namm_runtime import policies
-from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import Backend
-from namm_runtime.flash import plain
-from namm_runtime.memory import Memory
-from namm_runtime.spectrogram import BINS, HOP, Spectrogram
+from namm_runtime.attention.backends import Backend
+from namm_runtime.attention.columns import fold_tiles
+from namm_runtime.attention.flash import plain
+from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram
+from namm_runtime.engine.memory import Memory
 from tests.interpreted import kernel_module
 
-kernel = kernel_module("namm_runtime.kernels.spectrogram")
+kernel = kernel_module("namm_runtime.attention.bounded.kernels.spectrogram")
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 8])

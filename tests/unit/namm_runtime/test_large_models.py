@@ -15,14 +15,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from namm_runtime import policies
+from namm_runtime.attention.rope import Rotation
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Scorer
+from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.memory import Memory
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
-from namm_runtime.rope import Rotation
+from namm_runtime.scorer.checkpoint import Scorer
 from tests.sharded import POLICIES
 from tests.tiny import byte_tokenizer
 

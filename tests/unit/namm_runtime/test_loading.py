@@ -18,12 +18,12 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from namm_runtime import policies
-from namm_runtime.answering import ask
+from namm_runtime.attention.rope import TYPES, ntk_base
+from namm_runtime.engine.answering import ask
+from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
-from namm_runtime.loading import load_model
-from namm_runtime.memory import Memory
-from namm_runtime.prompts import frame_for
-from namm_runtime.rope import TYPES, ntk_base
+from namm_runtime.model.loading import load_model
+from namm_runtime.model.prompts import frame_for
 from tests.tiny import byte_tokenizer, save_tiny_llama
 
 SMALL = {

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from namm_runtime import policies
+from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
-from namm_runtime.memory import Memory
 from namm_runtime.policies.h2o import H2O
 from namm_runtime.policies.snapkv import SnapKV
 from namm_runtime.policies.streaming import Streaming

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from namm_runtime.mlp import Mlp
+from namm_runtime.scorer.mlp import Mlp
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from namm_runtime.normaliser import Moments, Normaliser
+from namm_runtime.scorer.normaliser import Moments, Normaliser
 
 
 @pytest.fixture

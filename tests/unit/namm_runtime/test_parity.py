@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from namm_runtime import policies
+from namm_runtime.attention.rope import Rotation
+from namm_runtime.attention.spectrogram import Spectrogram
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.checkpoint import Scorer, ScorerConfig
 from namm_runtime.engine import Engine, Request
+from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
-from namm_runtime.loading import LoadedModel, load_model
-from namm_runtime.memory import Memory
-from namm_runtime.normaliser import Normaliser
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
-from namm_runtime.regime import Regime
-from namm_runtime.rope import Rotation
-from namm_runtime.spectrogram import Spectrogram
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
+from namm_runtime.scorer.normaliser import Normaliser
+from namm_runtime.scorer.regime import Regime
 
 
 @pytest.fixture(scope="module")

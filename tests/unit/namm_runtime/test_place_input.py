@@ -4,7 +4,7 @@ import torch
 
 from namm_runtime import policies
 from namm_runtime.cache import BoundedLayer, Seat
-from namm_runtime.memory import Memory
+from namm_runtime.engine.memory import Memory
 from namm_runtime.policies.namm import Namm
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from namm_runtime import policies
+from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
-from namm_runtime.memory import Memory
 
 
 def positions(memory: Memory, layer: int = 0, head: int = 0) -> list[int]:

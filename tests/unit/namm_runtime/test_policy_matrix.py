@@ -8,12 +8,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from namm_runtime import policies
-from namm_runtime.checkpoint import Scorer, ScorerConfig
-from namm_runtime.loading import LoadedModel
-from namm_runtime.memory import Memory
+from namm_runtime.attention.rope import Rotation
+from namm_runtime.engine.memory import Memory
+from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.namm import Namm
-from namm_runtime.regime import Regime
-from namm_runtime.rope import Rotation
+from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
+from namm_runtime.scorer.regime import Regime
 
 BUDGET, INTERVAL, TOKENS = 48, 64, 330
 NAMES = ["streaming", "h2o", "snapkv", "l2", "keydiff", "namm", "namm-key", "parity", "full"]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from namm_runtime import checkpoint
 from namm_runtime.cli import app
 from namm_runtime.errors import Refusal
-from namm_runtime.reference_checkpoint import NETWORKS, import_checkpoint
-from namm_runtime.regime import Regime
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.reference_checkpoint import NETWORKS, import_checkpoint
+from namm_runtime.scorer.regime import Regime
 
 BUFFERS = "stored_buffers_to_save.token_embedding_0_"
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from namm_runtime import checkpoint
 from namm_runtime.cli import app
 from namm_runtime.engine import Engine, Refusal, Request
-from namm_runtime.loading import load_model
-from namm_runtime.regime import Regime, Serving, Settings, default_regime, difference
+from namm_runtime.model.loading import load_model
+from namm_runtime.scorer import checkpoint
+from namm_runtime.scorer.regime import Regime, Serving, Settings, default_regime, difference
 
 EVOLVED = Regime("budget", 16, 512, "cache-relative", 8192)
 

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from namm_runtime.rope import Rotation
+from namm_runtime.attention.rope import Rotation
 
 WIDTH = 64
 FAR = [0, 1, 511, 4_096, 131_071, 1_000_000, 1_048_575, 16_000_003]

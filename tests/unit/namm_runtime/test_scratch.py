@@ -13,10 +13,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
-from namm_runtime import attention, policies, workspace
-from namm_runtime.attention import TILE_BYTES, Context, bounded_attention
+from namm_runtime import policies
+from namm_runtime.attention import bounded as attention
+from namm_runtime.attention import workspace
+from namm_runtime.attention.bounded import TILE_BYTES, bounded_attention
+from namm_runtime.attention.context import Context
 from namm_runtime.cache import BoundedCache
-from namm_runtime.memory import Memory
+from namm_runtime.engine.memory import Memory
 from namm_runtime.policies import namm
 from namm_runtime.policies.namm import SCORE_BYTES, Namm
 

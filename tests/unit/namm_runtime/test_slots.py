@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from namm_runtime.engine import Engine, Request, Run
-from namm_runtime.loading import LoadedModel, load_model
+from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.namm import Namm
 from tests.tiny import save_tiny_llama

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from namm_runtime.memory import Memory
+from namm_runtime.engine.memory import Memory
 from namm_runtime.policies.snapkv import SnapKV
 
 

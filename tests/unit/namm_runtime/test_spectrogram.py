@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from namm_runtime.spectrogram import Spectrogram, dft_basis
+from namm_runtime.attention.spectrogram import Spectrogram, dft_basis
 
 GAMMA = 0.99
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from namm_runtime import text
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.errors import Refusal
-from namm_runtime.text import Place, TokenStream, counted
+from namm_runtime.model import token_stream
+from namm_runtime.model.token_stream import Place, TokenStream, counted
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_text_without_a_break_is_cut_and_nothing_is_lost(tmp_path, tokenizer, ch
     pieces = list(TokenStream(path, tokenizer))
     tokens = [token for piece in pieces for token in piece.ids]
     assert tokenizer.decode(tokens) == content
-    assert max(len(piece.text) for piece in pieces) <= 4 * text.LONGEST
+    assert max(len(piece.text) for piece in pieces) <= 4 * token_stream.LONGEST
     later = pieces[len(pieces) // 2]
     place = Place(later.byte, later.first)
     rest = [token for piece in TokenStream(path, tokenizer, place) for token in piece.ids]
@@ -116,7 +116,7 @@ def test_memory_does_not_hold_the_document(tmp_path, tokenizer):
     path = tmp_path / "document.txt"
     path.write_text("Some ordinary words, again and again.\n" * 20_000)
     longest = max(len(piece.text) for piece in TokenStream(path, tokenizer))
-    assert longest <= text.WINDOW + 8 * text.OVERLAP
+    assert longest <= token_stream.WINDOW + 8 * token_stream.OVERLAP
 
 
 def test_slow_tokenizers_are_refused(tmp_path):

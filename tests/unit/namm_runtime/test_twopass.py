@@ -7,13 +7,13 @@ import torch
 
 from benchmarks.gpu_checks import dense, error_through_evictions, layer_of, make_case, relative
 from namm_runtime import policies
-from namm_runtime.attended import fold_tiles
-from namm_runtime.backends import Backend
-from namm_runtime.flash import plain
-from namm_runtime.memory import Memory
+from namm_runtime.attention.backends import Backend
+from namm_runtime.attention.columns import fold_tiles
+from namm_runtime.attention.flash import plain
+from namm_runtime.attention.two_pass import attend, merge
+from namm_runtime.engine.memory import Memory
 from namm_runtime.policies.namm import Namm
-from namm_runtime.regime import Regime
-from namm_runtime.twopass import attend, merge
+from namm_runtime.scorer.regime import Regime
 
 TWO_PASSES = Backend("two passes in plain torch", plain, fold_tiles)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from namm_runtime import checkpoint
+from namm_runtime.scorer import checkpoint
 from namm_runtime.verify import golden_scores, verify
 from tests import scorer_files
 from tests.scorer_files import MANIFEST, SPOILT, TENSORS, manifest

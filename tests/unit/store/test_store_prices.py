@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from namm_runtime.accounting import PHASES
+from namm_runtime.engine.usage import PHASES
 from store import bills, leases, ledger, prices
 from store.database import Database
 from store.models import Job

@@ -1,0 +1,1 @@
+"""Attention over a bounded cache, and the signals that policies take from it."""

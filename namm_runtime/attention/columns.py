@@ -1,0 +1,102 @@
+"""Attention columns without an attention matrix: rebuilt from queries, keys and the log-sum-exp.
+
+A flash kernel returns outputs and the log-sum-exp of every row. The attention a query pays to a key is then
+exp(q·k·scale − lse), so that what policies watch can be computed key by key (arXiv 2205.14135, section 3.1).
+Slots are laid out as in `namm_runtime.cache`: kept ones, unused ones, and the pending tokens from `start` on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from namm_runtime.attention.spectrogram import HOP, Spectrogram
+
+SCRATCH_BYTES = 64 << 20  # scores that the plain torch paths hold at once; no budget or document changes it
+
+
+@dataclass(frozen=True)
+class Attended:
+    """n consecutive queries that have met every key they can see.
+
+    Attributes:
+        query: [B, Hq, n, D] rotated; the last of them belongs to the token in slot `seen - 1`.
+        key: [B, Hkv, C, D] rotated, contiguous. Slots from `seen` on may hold anything finite.
+        lse: [B, Hq, n] fp32, natural logarithm, of the scaled scores over all visible keys.
+        lengths: [B, Hkv] slots in use below `start`.
+    """
+
+    query: Tensor
+    key: Tensor
+    lse: Tensor
+    scaling: float
+    lengths: Tensor
+    start: int
+    seen: int
+
+    @property
+    def queries(self) -> int:
+        return self.query.shape[2]
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.query.shape[1] // self.key.shape[1]
+
+    def columns(self, begin: int, end: int) -> Tensor:
+        """Attention to slots begin … end, averaged over each group of heads → [B, Hkv, n, end - begin]."""
+        batch, heads, _, width = self.key.shape
+        dtype = torch.promote_types(self.query.dtype, torch.float32)  # half precision would round the scores
+        query = self.query.to(dtype).reshape(batch, heads, -1, width) * self.scaling
+        scores = query @ self.key[:, :, begin:end].to(dtype).transpose(-1, -2)
+        scores = scores.view(batch, heads, self.group, self.queries, end - begin)
+        weights = scores.sub_(self.lse.view(batch, heads, self.group, self.queries, 1)).exp_()
+        slots = torch.arange(begin, end, device=self.key.device)
+        if begin < self.start:
+            unused = (slots >= self.lengths.unsqueeze(-1)) & (slots < self.start)
+            weights.masked_fill_(unused[:, :, None, None, :], 0)
+        first = self.seen - self.queries  # the oldest query's own slot
+        if end > first + 1:
+            places = torch.arange(first, self.seen, device=self.key.device)
+            weights.masked_fill_(slots > places.unsqueeze(-1), 0)
+        return weights.mean(dim=2)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Columns of 16 or more queries at a time over all slots these can see, oldest queries first.
+
+        Scratch: two blocks of scores, within SCRATCH_BYTES unless 16 queries already exceed it.
+        """
+        a_query = self.query.shape[0] * self.query.shape[1] * self.seen * 4
+        size = max(HOP, SCRATCH_BYTES // a_query // HOP * HOP)
+        for begin in range(0, self.queries, size):
+            end = min(begin + size, self.queries)
+            part = replace(
+                self,
+                query=self.query[:, :, begin:end],
+                lse=self.lse[:, :, begin:end],
+                seen=self.seen - self.queries + end,
+            )
+            yield part.columns(0, part.seen)
+
+
+class Fold(Protocol):
+    """Takes n (a multiple of 16) attended queries into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16]."""
+
+    def __call__(self, spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor) -> None: ...
+
+
+def fold_tiles(
+    spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor, tile: int | None = None
+) -> None:
+    """The second pass in plain torch, a tile of slots at a time. In place; the same numbers as one fold.
+
+    Args:
+        tile: slots at once; by default as many as SCRATCH_BYTES holds, at least 16.
+    """
+    a_slot = attended.query.shape[0] * attended.query.shape[1] * attended.queries * 4
+    size = tile or max(16, SCRATCH_BYTES // a_slot)
+    for begin in range(0, attended.seen, size):
+        end = min(begin + size, attended.seen)
+        spectrogram.fold(attended.columns(begin, end), ema[:, :, begin:end], carry[:, :, begin:end])

@@ -1,0 +1,114 @@
+"""Attention for a GPU: two flash calls merged by their log-sum-exp, then a second pass for the policy.
+
+Kept slots have a length of their own in every head and no causality; the pending tokens are causal and have
+one length. Each is a call that flash kernels know, so that no mask of queries × cache is ever made.
+"""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from namm_runtime.attention.backends import Backend
+from namm_runtime.attention.columns import Attended
+from namm_runtime.attention.flash import Kernel
+from namm_runtime.attention.spectrogram import HOP
+from namm_runtime.cache import BoundedLayer
+
+if TYPE_CHECKING:
+    from namm_runtime.attention.context import Context
+
+
+def two_pass_attention(
+    query: Tensor, key: Tensor, layer: BoundedLayer, context: "Context", backend: Backend, scaling: float
+) -> Tensor:
+    """Attend query [B, Hq, T, D] over the layer's slots → [B, T, Hq, D], and let the policy watch.
+
+    Args:
+        query: rotated, of the newest T tokens.
+        key: [B, Hkv, C, D] rotated, all of the layer's capacity.
+    """
+    output, attended = attend(backend.kernel, query, key, layer, scaling, layer.used)
+    scratch = key.nbytes + 3 * query.nbytes + 8 * output.numel() + 2 * attended.lse.nbytes
+    context.scratch_bytes = max(context.scratch_bytes, scratch)
+    if context.policy.observes:
+        begun = time.perf_counter()
+        _watch(attended, layer, context, backend)
+        context.watch_seconds += time.perf_counter() - begun
+    return output
+
+
+def attend(
+    kernel: Kernel, query: Tensor, key: Tensor, layer: BoundedLayer, scaling: float, seen: int
+) -> tuple[Tensor, Attended]:
+    """Both calls for the T queries up to slot `seen` → output [B, T, Hq, D] and what a policy can watch."""
+    batch, q_heads, tokens, width = query.shape
+    heads = key.shape[1]
+    rows, group = batch * heads, q_heads // heads
+    q = query.view(batch, heads, group, tokens, width).transpose(2, 3).reshape(rows, tokens, group, width)
+    keys, values = (tensor.view(rows, -1, width) for tensor in (key, layer.values))
+    start = layer.start
+    pending = torch.full((rows,), seen - start, dtype=torch.int32, device=query.device)
+    output, lse = kernel(q, keys[:, start:seen], values[:, start:seen], pending, True, scaling)
+    if start:
+        lengths = layer.lengths.view(rows).int()
+        past, past_lse = kernel(q, keys[:, :start], values[:, :start], lengths, False, scaling)
+        past_lse = past_lse.masked_fill((lengths == 0).view(rows, 1, 1), -torch.inf)
+        output, lse = merge(output, lse, past, past_lse)
+    output = output.to(query.dtype).view(batch, heads, tokens, group, width)
+    attended = Attended(
+        query, key, lse.reshape(batch, q_heads, tokens), scaling, layer.lengths, layer.start, seen
+    )
+    return output.transpose(1, 2).reshape(batch, tokens, q_heads, width), attended
+
+
+def merge(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs [R, T, G, D] over disjoint keys and their log-sum-exps [R, G, T] → those over all keys.
+
+    In fp32 or better. `one_lse` is finite; where `other_lse` is −inf, `other` may hold anything.
+    """
+    lse = torch.logaddexp(one_lse, other_lse)
+    weight, rest = ((part - lse).exp().transpose(1, 2).unsqueeze(-1) for part in (one_lse, other_lse))
+    return torch.where(rest > 0, one * weight + other * rest, one * weight), lse
+
+
+def _watch(attended: Attended, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
+    """Show the policy 16 queries or a multiple; hold the rest back, and attend them again when due.
+
+    Between two evictions no slot moves, so a held query meets exactly the keys it met when it came.
+    """
+    query = attended.query
+    if layer.queries is None and query.shape[2] % HOP == 0:
+        _show(attended, layer, context, backend)
+        return
+    held = query if layer.queries is None else torch.cat((layer.queries, query), dim=2)
+    ready = held.shape[2] // HOP * HOP
+    rest = held.shape[2] - ready
+    if ready:
+        seen = attended.seen - rest
+        due = held[:, :, :ready].contiguous()
+        _show(
+            attend(backend.kernel, due, attended.key, layer, attended.scaling, seen)[1],
+            layer,
+            context,
+            backend,
+        )
+    layer.queries = held[:, :, ready:].clone() if rest else None
+
+
+def _show(attended: Attended, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
+    """One fused call where the policy offers it, else columns block by block."""
+    first = context.first_watched(layer, attended.queries, before=layer.used - attended.seen)
+    if first == attended.queries:
+        return
+    if first:
+        query, lse = attended.query[:, :, first:].contiguous(), attended.lse[:, :, first:].contiguous()
+        attended = replace(attended, query=query, lse=lse)
+    fused = getattr(context.policy, "observe_qk", None)
+    if fused is not None:
+        fused(layer, attended, backend.fold)
+        return
+    for columns in attended.blocks():
+        context.policy.observe(layer, columns)

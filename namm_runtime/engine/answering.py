@@ -1,0 +1,103 @@
+"""One prompt's answer: on its own fork of a document's memory, a few tokens at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from namm_runtime.engine.memory import Memory
+from namm_runtime.engine.sampling import Sampler
+from namm_runtime.errors import Refusal
+from namm_runtime.model.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt's answer; `finish_reason` is `stop` or `length`."""
+
+    prompt: str
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+class Answering:
+    """An answer on its way.
+
+    Args:
+        memory: the fork that the prompt and the answer go into.
+        prompt: tokens that ask, `prompt_ids`.
+        limit: tokens of an answer at most.
+
+    Raises:
+        Refusal: `bad_request` for a limit below 1 or a temperature below 0.
+
+    Attributes:
+        produced: tokens of the answer so far. The newest one has not been fed yet.
+        reason: why the answer is over, None while it is not.
+    """
+
+    def __init__(self, memory: Memory, prompt: list[int], limit: int, sampler: Sampler) -> None:
+        if limit < 1 or sampler.temperature < 0:
+            raise Refusal("bad_request", "max_output_tokens must be at least 1 and temperature at least 0")
+        self.memory, self.prompt, self.limit, self.sampler = memory, prompt, limit, sampler
+        self.produced: list[int] = []
+        self.reason: str | None = None
+
+    def advance(self, tokens: int) -> None:
+        """Choose up to `tokens` more tokens."""
+        for _ in range(tokens):
+            fed = self.produced[-1:] or self.prompt
+            ids = torch.tensor([fed], dtype=torch.int64, device=self.memory.model.device)
+            token = self.sampler.choose(self.memory.feed(ids))
+            if token in self.memory.model.stop_ids:
+                self.reason = "stop"
+                return
+            self.produced.append(token)
+            if len(self.produced) == self.limit:
+                self.reason = "length"
+                return
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        decoded: str = self.memory.model.tokenizer.decode(self.produced, skip_special_tokens=True)
+        return decoded.strip()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a snapshot holds of it beside the fork's cache, as JSON."""
+        return {"produced": self.produced, "generator": self.sampler.state}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.produced, self.sampler.state = list(state["produced"]), state["generator"]
+
+
+def prompt_ids(model: LoadedModel, prompt: str, interval: int) -> list[int]:
+    """Tokens that ask `prompt` after a document.
+
+    Raises:
+        Refusal: `prompt_too_long` for one that does not fit between two evictions.
+    """
+    ids = model.frame.prompt_ids(model.tokenizer, prompt)
+    if len(ids) > interval:
+        raise Refusal(
+            "prompt_too_long", f"a prompt has {len(ids)} tokens; at most {interval} fit beside the memory"
+        )
+    return ids
+
+
+def ask(
+    memory: Memory, prompt: str, max_output_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+) -> Answer:
+    """Answer `prompt` from a fork of `memory`, which stays as it is.
+
+    Raises:
+        Refusal: `prompt_too_long`, `bad_request`.
+    """
+    ids = prompt_ids(memory.model, prompt, memory.interval)
+    answering = Answering(memory.fork(), ids, max_output_tokens, Sampler(temperature, seed))
+    while answering.reason is None:
+        answering.advance(16)
+    return Answer(prompt, answering.text, len(answering.produced), answering.reason)

@@ -1,0 +1,269 @@
+"""What is left of a document after reading it: a bounded cache that can be saved, forked and asked."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from namm_runtime.attention.backends import Backend, choose
+from namm_runtime.attention.context import Context
+from namm_runtime.cache import BoundedCache
+from namm_runtime.errors import Refusal
+from namm_runtime.model.loading import LoadedModel
+from namm_runtime.policies.base import Policy
+
+CHUNK = 512  # tokens of one forward pass
+FORMAT = 2
+
+
+class Memory:
+    """The cache of one document and everything needed to go on reading or answering.
+
+    Args:
+        budget: slots a KV head keeps at an eviction (None: all, or in parity mode the scorer's own cap).
+        interval: tokens between evictions, a multiple of 16. Evictions fall on its multiples, counted from
+            the first token of the document through to the last one answered.
+        by_slot: cache-relative positions; otherwise places in the text.
+        backend: attention in two passes by these kernels; by default what the model's device offers, and one
+            pass on a CPU. `context.backend_name` says which.
+        watch_last: show the policy only so many queries before each eviction, a multiple of 16: cheaper, and
+            not what scorers were evolved with. None shows all of them.
+
+    Raises:
+        Refusal: `bad_interval`; `regime_mismatch` for settings that the policy's mode does not have.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        policy: Policy,
+        budget: int | None,
+        interval: int = CHUNK,
+        by_slot: bool = True,
+        backend: Backend | None = None,
+        watch_last: int | None = None,
+    ) -> None:
+        if interval < 16 or interval % 16:
+            raise Refusal(
+                "bad_interval", f"the eviction interval must be a multiple of 16 above 0: {interval}"
+            )
+        if watch_last is not None and (watch_last % 16 or not 0 < watch_last <= interval):
+            raise Refusal("bad_interval", f"a policy sees 16, 32, … {interval} queries, not {watch_last}")
+        if policy.mode == "parity" and model.shard[1] > 1:
+            raise Refusal(
+                "regime_mismatch",
+                "parity mode keeps one length for all heads of a layer, and tensor parallelism has them on "
+                "several devices; take budget mode, or device_map",
+            )
+        if watch_last is not None and policy.mode == "parity":
+            raise Refusal("regime_mismatch", "parity mode and a policy that sees the last queries only")
+        self.model, self.policy = model, policy
+        self.budget = policy.room(budget, interval, by_slot)
+        self.evicting = self.budget is not None or policy.mode == "parity"
+        self.interval, self.by_slot = interval, by_slot
+        self.cache = self._empty_cache()
+        rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
+        backend = backend or choose(model.device, model.model.dtype, model.head_width, model.head_group)
+        self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
+        self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The most that temporaries of attention and scorer took so far, from the shapes of the largest."""
+        attending = self.context.scratch_bytes + self.policy.watch_scratch
+        return max(attending, self.policy.score_scratch)
+
+    @property
+    def clock(self) -> int:
+        """Tokens seen."""
+        return self.cache.layers[0].clock
+
+    @torch.inference_mode()
+    def feed(self, ids: Tensor) -> Tensor:
+        """Read ids [B, T], evicting whenever `interval` tokens have come. Returns the last logits [B, V]."""
+        while True:
+            room = min(CHUNK, self.interval - self.cache.pending) if self.evicting else CHUNK
+            logits = self._forward(ids[:, :room], 1)[:, -1]
+            if self.evicting and self.cache.pending == self.interval:
+                begun = time.perf_counter()
+                self.policy.evict(self.cache)
+                self.score_seconds += time.perf_counter() - begun
+            ids = ids[:, room:]
+            if not ids.shape[1]:
+                return logits
+
+    @torch.inference_mode()
+    def logits(self, ids: Tensor) -> Tensor:
+        """Read ids [B, T] that fit before the next eviction → logits [B, T, vocab] at every token."""
+        return self._forward(ids, 0)
+
+    def _empty_cache(self) -> BoundedCache:
+        model = self.model
+        return BoundedCache(model.layers, self.budget, self.interval, self.policy.state, model.shard)
+
+    def _forward(self, ids: Tensor, logits_to_keep: int) -> Tensor:
+        output = self.model.model(
+            input_ids=ids,
+            position_ids=torch.zeros_like(ids),  # the model's own rotation is the identity; see rope.py
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+            context=self.context,
+        )
+        self.score_seconds += self.context.watch_seconds
+        self.context.watch_seconds = 0.0
+        logits: Tensor = output.logits.float()
+        return logits
+
+    def fork(self) -> "Memory":
+        """An independent copy, so that many prompts can follow one document."""
+        twin = copy(self)
+        twin.cache = self._empty_cache()
+        for mine, theirs in zip(self.cache.layers, twin.cache.layers, strict=True):
+            theirs.__dict__.update(
+                {
+                    name: value.clone() if isinstance(value, Tensor) else value
+                    for name, value in vars(mine).items()
+                }
+            )
+            theirs.state = {name: tensor.clone() for name, tensor in mine.state.items()}
+        twin.context = replace(self.context, cache=twin.cache, scratch_bytes=0)
+        return twin
+
+    # -- on disk -------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """Hash of what must be the same for a saved memory to be read on: model, policy, scorer, settings."""
+        scorer = getattr(self.policy, "scorer", None)
+        parts = {
+            "format": FORMAT,
+            "model": [self.model.name, self.model.revision, str(self.model.model.dtype)],
+            "tokenizer": self.model.tokenizer_sha256,
+            "shard": self.model.shard,
+            "policy": [self.policy.name, self.policy.settings],
+            "scorer": scorer.identity if scorer else None,
+            "settings": [self.budget, self.interval, self.by_slot, self.policy.mode, self.context.watch_last],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def save(
+        self,
+        path: Path,
+        extra: dict[str, Any] | None = None,
+        forks: "Mapping[str, Memory] | None" = None,
+    ) -> None:
+        """Write one safetensors file, complete or not at all.
+
+        Args:
+            extra: JSON that `restore` gives back.
+            forks: of this memory, by name, to be read back by that name.
+
+        Raises:
+            OSError: it cannot be written.
+            Refusal: `snapshot_unsupported` while a normaliser gathers statistics: no document owns them.
+        """
+        normaliser = getattr(self.policy, "normaliser", None)
+        if normaliser is not None and not normaliser.frozen:
+            raise Refusal(
+                "snapshot_unsupported", "a memory whose normaliser still gathers statistics cannot be saved"
+            )
+        tensors: dict[str, Tensor] = {}
+        clocks = {}
+        for name, memory in {"": self, **(forks or {})}.items():
+            tensors |= {f"{name}/{key}": tensor for key, tensor in memory.tensors().items()}
+            clocks[name] = [[layer.start, layer.pending, layer.clock] for layer in memory.cache.layers]
+        metadata = {
+            "fingerprint": self.fingerprint(),
+            "clocks": json.dumps(clocks),
+            "extra": json.dumps(extra or {}),
+            "digest": _digest(tensors),
+        }
+        partial = path.with_name(path.name + ".partial")
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # what safetensors makes of a full disk or a closed directory
+            raise OSError(f"cannot write {partial}: {error}") from error
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that was kept and seen, `LAYER.NAME` → the slots in use."""
+        tensors: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.cache.layers):
+            if not layer.is_initialized:
+                continue
+            parts = {"keys": layer.keys, "values": layer.values, "positions": layer.positions}
+            parts |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
+            for name, tensor in parts.items():
+                tensors[f"{index}.{name}"] = tensor[:, :, : layer.used].contiguous()
+            tensors[f"{index}.lengths"] = layer.lengths.clone()
+            if layer.queries is not None:
+                tensors[f"{index}.queries"] = layer.queries.contiguous()
+        return tensors
+
+    def restore(self, path: Path, fork: str = "") -> dict[str, Any]:
+        """Take over a saved memory, or the fork of that name saved with it; returns `extra`.
+
+        Raises:
+            Refusal: `snapshot_unreadable`, or `snapshot_mismatch` when it was saved by another model, scorer
+                or setting.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != self.fingerprint():
+                    raise Refusal(
+                        "snapshot_mismatch", f"{path.name} was saved by another model, scorer or setting"
+                    )
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if _digest(saved) != metadata["digest"]:
+                    raise ValueError("its contents are not what was written")
+                clocks = json.loads(metadata["clocks"])[fork]
+                for index, layer in enumerate(self.cache.layers):
+                    start, device = f"{fork}/{index}.", self.model.layer_device(index)
+                    tensors = {
+                        name.removeprefix(start): tensor.to(device)
+                        for name, tensor in saved.items()
+                        if name.startswith(start)
+                    }
+                    _restore_layer(layer, tensors, *clocks[index])
+                extra: dict[str, Any] = json.loads(metadata["extra"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise Refusal("snapshot_unreadable", f"{path.name} is not a readable snapshot: {error}") from None
+        return extra
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _restore_layer(layer: Any, tensors: dict[str, Tensor], start: int, pending: int, clock: int) -> None:
+    if not tensors:  # saved before the first token
+        layer.is_initialized, layer.queries = False, None
+        layer.start = layer.pending = layer.clock = 0
+        return
+    layer.lazy_initialization(tensors["keys"], tensors["values"])
+    used = start + pending
+    for name in ("keys", "values", "positions"):
+        getattr(layer, name)[:, :, :used] = tensors[name]
+    for name in layer.state:
+        layer.state[name][:, :, :used] = tensors[f"state.{name}"]
+    layer.lengths = tensors["lengths"]
+    layer.queries = tensors.get("queries")
+    layer.start, layer.pending, layer.clock = start, pending, clock
+    layer.check_integrity()

@@ -1,0 +1,82 @@
+"""Every policy by its name."""
+
+from dataclasses import replace
+
+from namm_runtime.errors import Refusal
+from namm_runtime.policies.base import Policy
+from namm_runtime.scorer.checkpoint import Scorer
+
+# The zeroed one is a control: the same scorer, blind to attention.
+LEARNED = {
+    "namm-key": "namm-key",
+    "namm": "namm",
+    "namm-layer": "namm-layer",
+    "namm-zero": "namm-zero",
+    "bam-key": "bam-key",
+    "namm-key-zeroed": "namm-key",
+}
+
+
+# What requests of earlier versions say.
+FORMER = {"window": "streaming"}
+
+
+# `budget` keeps what fits into a given number of slots; `parity` is the reference implementation's own rule.
+MODES = ("budget", "parity")
+
+
+def names() -> list[str]:
+    """Every policy a request may name."""
+    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "streaming", "full"]
+
+
+def canonical(name: str) -> str:
+    """The policy's name today."""
+    return FORMER.get(name, name)
+
+
+def scorer_of(name: str) -> str | None:
+    """The bundled scorer a learned policy uses, None for a heuristic."""
+    return LEARNED.get(name)
+
+
+def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str = "budget") -> Policy:
+    """Build a policy.
+
+    Raises:
+        Refusal: `unknown_policy`; `scorer_required` for the learned ones; `regime_mismatch` for a mode that
+            the policy or its scorer does not have.
+    """
+    from namm_runtime.policies.full import Full
+    from namm_runtime.policies.h2o import H2O
+    from namm_runtime.policies.keydiff import KeyDiff
+    from namm_runtime.policies.l2 import L2
+    from namm_runtime.policies.namm import Namm
+    from namm_runtime.policies.snapkv import SnapKV
+    from namm_runtime.policies.streaming import Streaming
+
+    name = canonical(name)
+    if mode not in MODES or (mode == "parity" and name not in LEARNED):
+        raise Refusal("regime_mismatch", f"the policy '{name}' has no mode '{mode}'; take 'budget'")
+    match name:
+        case "full":
+            return Full()
+        case "streaming":
+            return Streaming()
+        case "h2o":
+            return H2O(recent=(budget or 0) // 2)
+        case "keydiff":
+            return KeyDiff()
+        case "snapkv":
+            return SnapKV()
+        case "l2":
+            return L2()
+        case _ if name in LEARNED:
+            if scorer is None:
+                raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")
+            if name == "namm-key-zeroed":
+                scorer = replace(scorer, config=replace(scorer.config, spectrum_zeroed=True))
+            policy = Namm(scorer, mode=mode)
+            policy.name = name
+            return policy
+    raise Refusal("unknown_policy", f"there is no policy '{name}'; choose one of {', '.join(names())}")

@@ -1,0 +1,1 @@
+"""The scorer: its networks, its files and the setting it was evolved for."""
