@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from api.schemas import TaskKind
 from api.tables import plain
-from store.budgets import Action, Period
-from store.states import State
+from store.billing.budgets import Action, Period
+from store.tables.job_states import State
 
 Positions = Literal["absolute", "cache-relative"]
 Number = Annotated[Decimal, PlainSerializer(plain, return_type=str)]  # never with an exponent

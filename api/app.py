@@ -32,13 +32,14 @@ from api.routes import (
     templates,
     webhooks,
 )
-from store import blobs, database, log, sources
-from store.activations import NotUsable, NoWayBack
-from store.bulks import NotRetryable
+from store import blobs, database, log
+from store.bulk import NotRetryable
 from store.collections import CollectionExists, CollectionInUse, CollectionLive
 from store.errors import IdempotencyMismatch, NotFound, Refused, StoreError
-from store.scorers import VersionExists
+from store.scorers.activations import NotUsable, NoWayBack
+from store.scorers.registry import VersionExists
 from store.settings import Settings
+from store.sources import folders
 
 _log = log.get("api")
 
@@ -57,7 +58,7 @@ REFUSED = {"budget_exceeded": 402, "no_worker": 503}
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API with connections of its own; `settings` default to the environment's."""
     config = settings or Settings()
-    context = Context(config, database.connect(config), blobs.connect(config), sources.connect(config))
+    context = Context(config, database.connect(config), blobs.connect(config), folders.connect(config))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

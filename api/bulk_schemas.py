@@ -17,8 +17,8 @@ from api.schemas import (
     Text,
     Work,
 )
-from store import globs
-from store.listings import MAX_PATH_BYTES
+from store.sources import globs
+from store.sources.listing import MAX_PATH_BYTES
 
 MAX_DOCUMENTS = 10_000  # that one request names one by one
 

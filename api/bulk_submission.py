@@ -6,10 +6,12 @@ from api.bulk_schemas import BulkCreate, BulkWork
 from api.context import Caller, Context
 from api.problems import Problem
 from api.submission import owner_of
-from store import bulks, collections, documents, intake
-from store.budgets import BudgetState
-from store.bulk_tables import Bulk, Collection
-from store.bulks import NewBulk
+from store import bulk, collections, documents
+from store.billing.budgets import BudgetState
+from store.bulk import NewBulk
+from store.jobs import admission
+from store.tables.bulk import Bulk
+from store.tables.collections import Collection
 
 
 def collection_of(context: Context, caller: Caller, session: Session, body: BulkWork) -> Collection:
@@ -29,15 +31,15 @@ def check(context: Context, caller: Caller, session: Session, body: BulkWork) ->
         context.sources.folder(caller.tenant_id, body.to, write=True)
     if body.digest and body.job.task != "summarize" and "digest" in body.model_fields_set:
         raise Problem(422, "digest_of_summaries", "Only summaries have a digest.", field="digest")
-    intake.check(session, context.settings, owner_of(caller), body.job.ask())
+    admission.check(session, context.settings, owner_of(caller), body.job.ask())
 
 
 def begin(
     context: Context, caller: Caller, session: Session, body: BulkCreate, spent: BudgetState | None
 ) -> Bulk:
-    """`spent` is as `store.intake.heed` takes it. Raises Problem, Refused, NotFound."""
+    """`spent` is as `store.jobs.admission.heed` takes it. Raises Problem, Refused, NotFound."""
     check(context, caller, session, body)
-    intake.heed(spent)  # one that only holds jobs is heeded when they are made
+    admission.heed(spent)  # one that only holds jobs is heeded when they are made
     found, listed = None, list[tuple[str, str]]()
     if body.document_ids is not None:
         listed = _named(session, caller, body.document_ids)
@@ -56,7 +58,7 @@ def begin(
         destination=body.to,
         tags={**body.metadata, **own},
     )
-    return bulks.create(session, owner_of(caller), new)
+    return bulk.create(session, owner_of(caller), new)
 
 
 def _named(session: Session, caller: Caller, ids: list[str]) -> list[tuple[str, str]]:

@@ -8,11 +8,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.parameters import refuse_undeclared
 from api.problems import Problem
-from store import keys
 from store.blobs import Blobs
 from store.database import Database
 from store.settings import Settings
-from store.sources import Sources
+from store.sources.folders import Sources
+from store.tenants import api_keys
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def caller(
     """The tenant of the API key. Raises Problem 401 without a valid one, 422 for parameters there are not."""
     if credentials is None:
         raise _unauthorized("api_key_missing", "Send an API key: 'Authorization: Bearer pal_…'.")
-    if not keys.well_formed(credentials.credentials):
+    if not api_keys.well_formed(credentials.credentials):
         raise _unauthorized(
             "api_key_malformed", "This is not an API key of Palimpsest, or a character is wrong."
         )
     with context.database.session() as session:
-        key = keys.authenticate(session, credentials.credentials, context.settings.pepper)
+        key = api_keys.authenticate(session, credentials.credentials, context.settings.pepper)
         if key is None:
             raise _unauthorized("api_key_invalid", "This API key is unknown, expired or revoked.")
         found = Caller(key.tenant_id, key.id, key.project, key.admin)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 
 from api.tables import Column, Value
-from store.charges import Charge
+from store.billing.charges import Charge
 
 PROVIDER = "Palimpsest"
 UNITS = {

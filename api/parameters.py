@@ -12,8 +12,8 @@ from fastapi import Query, Request
 
 from api.problems import Problem
 from api.schemas import Time
-from store import reports
-from store.buckets import Width
+from store.billing import reports
+from store.billing.time_buckets import Width
 
 MAX_GROUPS = 16
 _FILTER = re.compile(r"filter\[(.+)\]", re.DOTALL)

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from api.answers import BucketOut, MeasureOut, ReportPage, ReportRowOut
 from api.tables import Column, Value, moment, plain, written
-from store.reports import METRICS, Bucket, Report, Row
+from store.billing.reports import METRICS, Bucket, Report, Row
 
 
 def page(report: Report, names: Sequence[str], next_page: str | None) -> ReportPage:

@@ -17,8 +17,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from store.budgets import Action, Period
-from store.intake import Ask
+from store.billing.budgets import Action, Period
+from store.jobs.admission import Ask
 
 MAX_DEADLINE = timedelta(days=30)
 MAX_PROMPT_CHARACTERS = 32_768

@@ -14,13 +14,13 @@ from api.scorer_schemas import (
     VersionList,
     VersionOut,
 )
-from store import scorers
-from store.scorer_tables import Activation, ScorerVersion
+from store.scorers import registry
+from store.tables.scorers import Activation, ScorerVersion
 
 
 def activation_out(session: Session, row: Activation) -> ActivationOut:
     """An activation with the version it is of."""
-    version = scorers.label(scorers.by_id(session, row.version_id))
+    version = registry.label(registry.by_id(session, row.version_id))
     return ActivationOut.model_validate(
         {field: getattr(row, field) for field in ActivationOut.model_fields if field != "scorer"}
         | {"scorer": version}
@@ -64,8 +64,8 @@ def diff(one: ScorerVersion, other: ScorerVersion) -> DiffOut:
     found = _differences("", one.manifest, other.manifest)
     return DiffOut.model_validate(
         {
-            "from": scorers.label(one),
-            "to": scorers.label(other),
+            "from": registry.label(one),
+            "to": registry.label(other),
             "same_parameters": one.sha256 == other.sha256,
             "manifest": [{"path": path, "from": old, "to": new} for path, old, new in found],
         }

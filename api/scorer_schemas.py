@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from api.answers import Answered
 from api.schemas import Asked, Text
-from store.activations import Alias
-from store.guardrails import Bounds
-from store.scorers import VersionState
+from store.scorers.activations import Alias
+from store.scorers.guardrails import Bounds
+from store.scorers.registry import VersionState
 
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$"
 MAX_DEPTH = 64

@@ -16,7 +16,7 @@ from api.storage import storing
 from api.uploads import batches
 from store.blobs import Blobs
 from store.ids import new_id
-from store.scorers import UPLOADS
+from store.scorers.registry import UPLOADS
 
 MIB = 1 << 20
 # Parts of the form: the blob's name and how many bytes it may have. The trainer's checkpoint has 200 MB of

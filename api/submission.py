@@ -14,10 +14,13 @@ from api.context import Caller, Context
 from api.problems import Problem
 from api.schemas import JobCreate
 from api.storage import storing
-from store import budgets, documents, idempotency, intake, jobs
-from store.budgets import BudgetState
-from store.intake import Owner
-from store.models import Document, Job
+from store import documents, idempotency, jobs
+from store.billing import budgets
+from store.billing.budgets import BudgetState
+from store.jobs import admission
+from store.jobs.admission import Owner
+from store.tables.documents import Document
+from store.tables.jobs import Job
 
 ROUTE = "POST /v1/jobs"
 
@@ -69,10 +72,10 @@ def submit(
             before = idempotency.begin(session, caller.tenant_id, ROUTE, key, fingerprint(raw), hours)
             if before is not None:
                 return JobOut.model_validate(before.body), True
-        admitted = intake.admit(session, settings, owner, body.ask(body.deadline))
-        held_by = intake.heed(spent)
+        admitted = admission.admit(session, settings, owner, body.ask(body.deadline))
+        held_by = admission.heed(spent)
         document = _document(context, caller, session, body, undo)
-        new = intake.new_job(admitted, settings, owner, document.id, held_by)
+        new = admission.new_job(admitted, settings, owner, document.id, held_by)
         answer = shown(jobs.create(session, caller.tenant_id, new))
         if key is not None:
             idempotency.complete(session, caller.tenant_id, ROUTE, key, 201, answer.model_dump(mode="json"))

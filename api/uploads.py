@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.forms import FRAMING, Form, Part, is_multipart
 from api.problems import Problem
-from store.texts import TEXT_SUFFIXES, TextGuard
+from store.documents.text_guard import TEXT_SUFFIXES, TextGuard
 
 MAX_NAME = 255
 BATCH = 1024 * 1024

@@ -18,8 +18,8 @@ from sqlalchemy import Engine, event, text
 import migrations
 from benchmarks.measure import machine
 from palimpsest.embedded import EmbeddedServers
-from store import bills, ledger, reports
-from store.buckets import Width
+from store.billing import bills, ledger, reports
+from store.billing.time_buckets import Width
 from store.database import Database
 
 DAYS = 90

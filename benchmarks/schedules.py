@@ -28,7 +28,7 @@ from palimpsest.supervisor import Service, running
 from store import documents, schedules, tenants
 from store.blobs import Blobs, connect
 from store.database import Database
-from store.intake import Ask, Owner
+from store.jobs.admission import Ask, Owner
 from store.schedules import NewSchedule, Template
 from store.settings import Settings
 

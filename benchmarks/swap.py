@@ -19,12 +19,13 @@ from benchmarks.measure import machine
 from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.checkpoint import Scorer
 from palimpsest.embedded import EmbeddedServers
-from store import activations, documents, jobs, log, scorers, tenants, workers
+from store import documents, jobs, log, tenants, workers
 from store.blobs import Blobs
 from store.database import Database
-from store.scorer_tables import ScorerVersion
+from store.scorers import activations, registry
 from store.settings import Settings
-from store.states import TERMINAL, State
+from store.tables.job_states import TERMINAL, State
+from store.tables.scorers import ScorerVersion
 from worker import engine
 from worker.drain import drain_jobs
 from worker.engine import Served
@@ -96,7 +97,7 @@ def _swaps(process: WorkerProcess, swaps: int, busy: bool) -> dict[str, Any]:
         committed = time.perf_counter()
         if not busy:
             _submit(process, document)
-        seconds.append(_first_with(scorers.label(row), committed) - committed)
+        seconds.append(_first_with(registry.label(row), committed) - committed)
         if not busy:
             _wait_for_rest(process)
     ended.set()
@@ -165,8 +166,8 @@ def _publish(process: WorkerProcess, scorer: Scorer) -> ScorerVersion:
         _copy(Path(folder), process.blobs, key)
     names = {"name": scorer.name, "version": scorer.version, "kind": "safetensors", "actor": "key_bench"}
     with process.database.session() as session:
-        row, _ = scorers.upload(session, upload_key=key, upload_sha256=key, **names)
-        scorers.verified(session, row, blob_key=key, sha256=sha256, manifest={})
+        row, _ = registry.upload(session, upload_key=key, upload_sha256=key, **names)
+        registry.verified(session, row, blob_key=key, sha256=sha256, manifest={})
     return row
 
 

@@ -3,11 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 
-from store import bulk_tables, models, money, schedule_tables, scorer_tables, webhook_tables
-from store.base import Base
-
-# Importing them fills the metadata.
-TABLES = (bulk_tables, models, money, schedule_tables, scorer_tables, webhook_tables)
+from store import tables  # noqa: F401  importing it fills the metadata
+from store.tables.base import Base
 
 
 def migrate(connection: Connection) -> None:

@@ -9,10 +9,11 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from palimpsest.local import LocalError, read_cli_key, write_private
-from store import database, keys, tenants, workers
+from store import database, tenants, workers
 from store.errors import NotFound, StoreError
-from store.models import ApiKey
 from store.settings import Settings
+from store.tables.tenants import ApiKey
+from store.tenants import api_keys
 
 DEFAULT_PROJECT = "default"
 
@@ -54,7 +55,7 @@ def create_key(
     try:
         with connection.session() as session:
             tenant_id = tenants.ensure(session, *(() if tenant is None else (_tenant_id(tenant), tenant)))
-            return keys.create(session, tenant_id, name, settings.pepper, project=project, admin=admin)[1]
+            return api_keys.create(session, tenant_id, name, settings.pepper, project=project, admin=admin)[1]
     finally:
         connection.close()
 
@@ -64,7 +65,7 @@ def list_keys(settings: Settings, tenant: str | None = None) -> list[ApiKey]:
     connection = database.connect(settings)
     try:
         with connection.session() as session:
-            return keys.list_keys(session, _tenant_id(tenant))
+            return api_keys.list_keys(session, _tenant_id(tenant))
     finally:
         connection.close()
 
@@ -74,7 +75,7 @@ def revoke_key(settings: Settings, key_id: str, tenant: str | None = None) -> No
     connection = database.connect(settings)
     try:
         with connection.session() as session:
-            keys.revoke(session, _tenant_id(tenant), key_id)
+            api_keys.revoke(session, _tenant_id(tenant), key_id)
     except NotFound:
         message = f"The tenant has no key {key_id}: 'palimpsest keys list' shows the ids."
         raise LocalError(message) from None
@@ -105,14 +106,14 @@ def prepare(settings: Settings, data: Path) -> Access:
     try:
         with connection.session() as session:
             tenant_id = tenants.ensure(session)
-            fresh = not keys.list_keys(session, tenant_id)
+            fresh = not api_keys.list_keys(session, tenant_id)
             first_key = None
             if fresh:
-                first_key = keys.create(session, tenant_id, "first", settings.pepper, admin=True)[1]
+                first_key = api_keys.create(session, tenant_id, "first", settings.pepper, admin=True)[1]
             cli_key = read_cli_key(data)
-            row = keys.authenticate(session, cli_key, settings.pepper) if cli_key is not None else None
+            row = api_keys.authenticate(session, cli_key, settings.pepper) if cli_key is not None else None
             if cli_key is None or row is None:
-                cli_key = keys.create(session, tenant_id, "command line", settings.pepper, admin=True)[1]
+                cli_key = api_keys.create(session, tenant_id, "command line", settings.pepper, admin=True)[1]
                 write_private(data / "cli_key", cli_key + "\n")
             else:
                 row.admin = True  # one made before there were admins

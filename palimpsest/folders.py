@@ -11,10 +11,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from palimpsest.client import ApiError, Client
 from palimpsest.local import LocalError
+from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused
-from store.listings import SourceAway
-from store.sources import Folder
-from store.texts import TextGuard, kind_of
+from store.sources.folders import Folder
+from store.sources.listing import SourceAway
 
 _CHUNK = 1 << 20
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from palimpsest.access import transaction
 from palimpsest.local import settings_with
 from palimpsest.remote import failing_clearly
-from store import bills
+from store.billing import bills
 
 ledger = typer.Typer(help="The usage ledger, on the machine that has the database.", no_args_is_help=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)

@@ -17,8 +17,8 @@ from sqlalchemy import func, select
 from palimpsest.access import transaction
 from palimpsest.local import LocalError, settings_with
 from palimpsest.remote import failing_clearly
-from store import prices as store_prices
-from store.prices import PriceBook, PriceBookInvalid, SavedBook
+from store.billing import prices as store_prices
+from store.billing.prices import PriceBook, PriceBookInvalid, SavedBook
 
 prices = typer.Typer(help="Price books, on the machine that has the database.", no_args_is_help=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)

@@ -16,8 +16,8 @@ from palimpsest.local import LocalError, settings_with
 from palimpsest.remote import failing_clearly
 from palimpsest.report_figures import FIGURES, Gathered, gather, label, zone_of
 from palimpsest.report_page import page
-from store.buckets import Width
-from store.reports import METRICS, Row
+from store.billing.reports import METRICS, Row
+from store.billing.time_buckets import Width
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)

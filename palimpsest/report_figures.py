@@ -13,9 +13,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from palimpsest.local import LocalError
-from store import reports, tenants
-from store.buckets import Width
-from store.reports import REALISED_JOBS, UNPRICED, Bucket, Query, Report, Row
+from store import tenants
+from store.billing import reports
+from store.billing.reports import REALISED_JOBS, UNPRICED, Bucket, Query, Report, Row
+from store.billing.time_buckets import Width
 
 GIB_HOUR = 1024**3 * 3600
 MOST_BUCKETS = 1500

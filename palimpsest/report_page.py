@@ -7,8 +7,8 @@ from importlib.resources import files
 
 from palimpsest.report_chart import Series, chart, colours, join
 from palimpsest.report_figures import FIGURES, Gathered, label, number, printable
-from store.buckets import Width
-from store.reports import Row
+from store.billing.reports import Row
+from store.billing.time_buckets import Width
 
 _SECURITY = "default-src 'none'; style-src 'unsafe-inline'"
 _CHARTS = (

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from store.scorer_tables import AuditEntry
+from store.tables.audit import AuditEntry
 
 SYSTEM = "system"
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.errors import IdempotencyMismatch
-from store.models import IdempotencyKey
+from store.tables.idempotency import IdempotencyKey
 
 
 class Answer(NamedTuple):

@@ -10,7 +10,7 @@ from psycopg import sql
 from sqlalchemy import Engine, delete, insert, select, text
 from sqlalchemy.orm import Session
 
-from store.models import OutboxRow
+from store.tables.outbox import OutboxRow
 
 CHANNEL = "palimpsest_outbox"
 EVENTS = "palimpsest_events"  # the channel of what concerns notifiers
@@ -48,7 +48,8 @@ def add_event(
 ) -> None:
     """Records what happened, to a job if there is one, for a notifier to tell the tenant's webhooks.
 
-    `kind` is one of `store.events.TYPES`; `payload` becomes the `data` of the message, beside the job's id.
+    `kind` is one of `store.webhooks.event_types.TYPES`; `payload` becomes the `data` of the message, beside
+    the job's id.
     """
     values = {"kind": "event", "tenant_id": tenant_id, "job_id": job_id, "payload": {"type": kind, **payload}}
     session.execute(insert(OutboxRow).values(values))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from store.bulk_tables import PromptTemplate
 from store.errors import StoreError
-from store.tenants import scoped
+from store.tables.templates import PromptTemplate
+from store.tenancy import scoped
 
 PLACEHOLDERS = frozenset({"points", "words", "number"})
 DEFAULT_WORDS = 200

@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = (
         None  # local files on their way to a remote blob store; None = <data_dir>/scratch
     )
-    sources_file: Path | None = None  # which folders outside may be read and written; see `store.sources`
+    sources_file: Path | None = (
+        None  # which folders outside may be read and written; see `store.sources.folders`
+    )
     max_source_files: PositiveInt = 100_000  # one with more is refused: all of them are listed at once
     database_pool_size: PositiveInt = 5
 

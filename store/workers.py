@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store.models import Worker, WorkerModel
+from store.tables.workers import Worker, WorkerModel
 
 
 @dataclass(frozen=True)

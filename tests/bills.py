@@ -10,7 +10,7 @@ import httpx
 import pyarrow.parquet
 from sqlalchemy import insert
 
-from store.money import Bill
+from store.tables.billing import Bill
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api
 

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from store import blobs, sources
-from store.bulks import ENDED
+from store import blobs
+from store.bulk import ENDED
+from store.sources import folders
 from tests.conftest import Api, api_on
 from worker.conductor import Conductor
 from worker.drain import drain_jobs
@@ -122,6 +123,6 @@ def bulk_bench(
     more = {"sources_file": allowed, "engine": "tests.standin:load", "default_policy": "window", **settings}
     with api_on(database_url, redis_url, place / "data", **more) as api, api.client() as client:
         config = api.settings
-        conductor = Conductor(config, api.database, blobs.connect(config), sources.connect(config))
+        conductor = Conductor(config, api.database, blobs.connect(config), folders.connect(config))
         process = WorkerProcess(config, api.database, "wrk_test")
         yield BulkBench(api, client, conductor, process, source, theirs, target)

@@ -26,10 +26,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import migrations
 from api.app import create_app
 from palimpsest.embedded import EmbeddedServers
-from store import keys, tenants, workers
+from store import tenants, workers
 from store.database import Database
 from store.settings import Settings
-from store.tenants import DEFAULT_TENANT
+from store.tenants import DEFAULT_TENANT, api_keys
 from store.workers import ModelCard
 
 TEMPLATE = "palimpsest_template"
@@ -122,7 +122,7 @@ class Api:
         """A key of a tenant, which is made if it is new."""
         with self.database.session() as session:
             tenants.ensure(session, tenant, tenant)
-            return keys.create(session, tenant, "test", self.settings.pepper, admin=admin)[1]
+            return api_keys.create(session, tenant, "test", self.settings.pepper, admin=admin)[1]
 
     def stored_files(self) -> list[Path]:
         """Every file in the blob store, half-written ones too."""

@@ -6,19 +6,19 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from namm_runtime.scorer.checkpoint import Scorer
-from store import activations, scorers
 from store.blobs import Blobs
 from store.database import Database
-from store.scorer_tables import Activation, ScorerVersion
+from store.scorers import activations, registry
+from store.tables.scorers import Activation, ScorerVersion
 from tests.standin import save_scorer
 
 
 def add(session: Session, name: str, version: str, sha256: str, key: str) -> ScorerVersion:
     """A verified version whose files lie under `key`."""
-    row, _ = scorers.upload(
+    row, _ = registry.upload(
         session, name=name, version=version, kind="safetensors", upload_key="u", upload_sha256=key, actor="k"
     )
-    scorers.verified(session, row, blob_key=key, sha256=sha256, manifest={})
+    registry.verified(session, row, blob_key=key, sha256=sha256, manifest={})
     return row
 
 

@@ -6,16 +6,17 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from store import jobs, schedule_steps, schedules, workers
-from store.bulk_tables import Collection
+from store import jobs, schedules, workers
 from store.database import Database
 from store.ids import new_id
-from store.intake import Ask, Owner
-from store.models import Job
-from store.schedule_tables import Schedule, ScheduleRun
+from store.jobs.admission import Ask, Owner
 from store.schedules import NewSchedule, Template
+from store.schedules import runs as schedule_steps
 from store.settings import Settings
-from store.states import State
+from store.tables.collections import Collection
+from store.tables.job_states import State
+from store.tables.jobs import Job
+from store.tables.schedules import Schedule, ScheduleRun
 from store.workers import ModelCard
 from worker.scheduler import schedule_once
 

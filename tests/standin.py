@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from store.blobs import Blobs
-from store.models import Job
 from store.settings import Settings
+from store.tables.jobs import Job
 from store.workers import ModelCard
 from worker.engine import ScorerPin, Served
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, Any
 
+from store.billing.reports import METRICS
 from store.blobs import Blobs
-from store.bulk_results import Line, Spent
-from store.bulk_tables import Bulk
-from store.reports import METRICS
+from store.bulk.results import Line, Spent
+from store.tables.bulk import Bulk
 
 DOCUMENTS, DIGEST, TOTALS = "documents.jsonl", "digest.md", "totals.json"
 FILES = (DOCUMENTS, DIGEST, TOTALS)

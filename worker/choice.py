@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import activations, fallbacks, log, rollout, scorers
-from store.activations import Choice, NotUsable
-from store.models import Job
-from store.scorer_tables import ScorerVersion
+from store import log
+from store.scorers import activations, fallbacks, registry, rollout
+from store.scorers.activations import Choice, NotUsable
+from store.tables.jobs import Job
+from store.tables.scorers import ScorerVersion
 from worker.engine import ScorerPin, Served
 from worker.process import WorkerProcess
 from worker.shelf import Unreadable
@@ -50,7 +51,7 @@ def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
     if job.scorer is not None:
         return Chosen(_pinned(process, served, job, job.scorer))
     asked = job.scorer_requested or own
-    exact = scorers.split(asked)[1] is not None
+    exact = registry.split(asked)[1] is not None
     try:
         choice = process.transaction(lambda session: activations.choose(session, job, asked))
     except NotUsable as error:
@@ -109,7 +110,7 @@ def _note(process: WorkerProcess, version: ScorerVersion, job: Job | None, error
         with process.database.session() as session:
             fallbacks.note_failed(session, job, process.worker_id, version, error)
     except SQLAlchemyError as trouble:
-        _log.warning("failure_not_noted", scorer=scorers.label(version), error=str(trouble))
+        _log.warning("failure_not_noted", scorer=registry.label(version), error=str(trouble))
 
 
 def _pinned(process: WorkerProcess, served: Served, job: Job, label: str) -> ScorerPin:
@@ -138,5 +139,5 @@ def _kept(label: str) -> str:
 
 
 def _refusal(served: Served, version: ScorerVersion) -> Exception:
-    said = f"The worker cannot load the scorer {scorers.label(version)}. Try again later, or with another."
+    said = f"The worker cannot load the scorer {registry.label(version)}. Try again later, or with another."
     return served.refusal("scorer_unreadable", said)

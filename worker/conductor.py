@@ -14,18 +14,22 @@ from typing import BinaryIO, cast
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_results, bulk_steps, bulk_terms, bulks, collection_files, log, sources
+from store import blobs, log
+from store import bulk as bulks
+from store.billing.budgets import BudgetState
 from store.blobs import Blobs
-from store.budgets import BudgetState
-from store.bulk_tables import Bulk, BulkItem
+from store.bulk import lifecycle, results, submission
+from store.collections import files as collection_files
 from store.database import Database, connect, lost
 from store.errors import Refused
-from store.intake import NO_WORKER
-from store.listings import SourceAway
-from store.models import Document
+from store.jobs.admission import NO_WORKER
 from store.settings import Settings, settings
-from store.sources import Sources
-from store.states import TERMINAL
+from store.sources import folders
+from store.sources.folders import Sources
+from store.sources.listing import SourceAway
+from store.tables.bulk import Bulk, BulkItem
+from store.tables.documents import Document
+from store.tables.job_states import TERMINAL
 from worker import parts
 from worker.finisher import Finisher
 from worker.ingest import Ingest
@@ -52,7 +56,7 @@ class Conductor:
         """One step for every collection and bulk job that wants one; True if any went on."""
         with self._database.session() as session:
             stale = collection_files.to_refresh(session)
-            active = bulk_steps.active(session)
+            active = lifecycle.active(session)
         self._refreshes.forget_others({*stale, *active})
         went_on = False
         for collection_id in stale:
@@ -66,7 +70,7 @@ class Conductor:
 
         Raises what the database does only if it is away: it also fails at a statement it cannot take.
         """
-        with bulk_steps.turn(self._database.engine, what) as mine:
+        with lifecycle.turn(self._database.engine, what) as mine:
             try:
                 return mine and act(what)
             except Exception as error:
@@ -104,7 +108,7 @@ class Conductor:
             if bulk.collection_id and not self._refreshes.step(bulk.collection_id, bulk_id, bulk.round):
                 return True
             with self._database.session() as session:
-                bulk_steps.list_items(session, bulk_id)
+                lifecycle.list_items(session, bulk_id)
         except (Refused, SourceAway) as away:
             code = away.code if isinstance(away, SourceAway) else SourceAway.code
             message = str(away)
@@ -116,7 +120,7 @@ class Conductor:
             code, message = "internal_error", "The service failed while it listed the documents; retry it."
         if code is not None:
             with self._database.session() as session:
-                bulk_steps.fail(session, bulk_id, code, message)
+                lifecycle.fail(session, bulk_id, code, message)
         return True
 
     # Running --------------------------------------------------------------------------------------------
@@ -127,23 +131,23 @@ class Conductor:
             return True
         with self._database.session() as session:
             if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= TERMINAL:
-                return bulk_steps.move(session, bulk_id, "running", "digesting")
+                return lifecycle.move(session, bulk_id, "running", "digesting")
         return False
 
     def _submit(self, bulk_id: str) -> bool:
         """Jobs for the next documents; of those in parts one document a transaction, as it writes many."""
         try:
             with self._database.session() as session:
-                spent = bulk_terms.stopping(session, bulk_id)
+                spent = submission.stopping(session, bulk_id)
             with self._database.session() as session:
-                bulk = bulk_steps.enter(session, bulk_id, "running")
+                bulk = lifecycle.enter(session, bulk_id, "running")
                 if bulk is None:
                     return True
-                most = 1 if bulk.strategy == "map_reduce" else bulk_steps.BATCH
-                items = bulk_steps.pending(session, bulk_id, self._config.bulk_window, most)
+                most = 1 if bulk.strategy == "map_reduce" else lifecycle.BATCH
+                items = lifecycle.pending(session, bulk_id, self._config.bulk_window, most)
                 if not items:
                     return False
-                using = bulk_terms.terms(session, self._config, bulk, spent)
+                using = submission.terms(session, self._config, bulk, spent)
                 bulk.error_code = bulk.error_message = None  # if it waited for a worker
                 for item in items:
                     self._submit_item(session, bulk, using, item)
@@ -151,29 +155,29 @@ class Conductor:
             return self._refused(bulk_id, refused)
         return True
 
-    def _submit_item(self, session: Session, bulk: Bulk, using: bulk_terms.Terms, item: BulkItem) -> None:
+    def _submit_item(self, session: Session, bulk: Bulk, using: submission.Terms, item: BulkItem) -> None:
         assert item.document_id is not None
         document = session.get_one(Document, item.document_id)
         if bulk.strategy != "map_reduce" or document.bytes <= self._config.bulk_part_characters:
-            item.job_id = bulk_terms.submit(session, self._config, bulk, using, document.id, item.seq)
+            item.job_id = submission.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
             return
-        there = bulk_steps.parts_of(session, item)  # of an earlier try, and read well
+        there = lifecycle.parts_of(session, item)  # of an earlier try, and read well
         with self._blobs.open(document.blob_key) as raw:
             file = io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", errors="replace", newline="")
             for number, text in enumerate(parts.split(file, self._config.bulk_part_characters)):
                 if number not in there:
                     name = f"{item.path} (part {number + 1})"
                     part = self._ingest.text(session, bulk.tenant_id, text, name)
-                    job_id = bulk_terms.submit(session, self._config, bulk, using, part.id, item.seq)
-                    bulk_steps.add_part(session, item, number, job_id)
+                    job_id = submission.submit(session, self._config, bulk, using, part.id, item.seq)
+                    lifecycle.add_part(session, item, number, job_id)
         item.state = "mapped"
 
     def _reduce(self, bulk_id: str) -> bool:
         """For documents whose parts have been read: the job that makes one answer of theirs."""
         with self._database.session() as session:
-            ready = bulk_steps.mapped(session, bulk_id)
-            spent = bulk_terms.stopping(session, bulk_id) if ready else None
+            ready = lifecycle.mapped(session, bulk_id)
+            spent = submission.stopping(session, bulk_id) if ready else None
         for found in ready:
             try:
                 self._reduce_one(bulk_id, found, spent)
@@ -181,15 +185,15 @@ class Conductor:
                 if refused.code == NO_WORKER:
                     return self._refused(bulk_id, refused)
                 with self._database.session() as session:
-                    item = bulk_steps.item(session, bulk_id, found.seq, "mapped")
+                    item = lifecycle.item(session, bulk_id, found.seq, "mapped")
                     if item is not None:
                         item.state, item.error_code, item.error_message = "failed", refused.code, str(refused)
         return bool(ready)
 
-    def _reduce_one(self, bulk_id: str, found: bulk_steps.Mapped, spent: BudgetState | None) -> None:
+    def _reduce_one(self, bulk_id: str, found: lifecycle.Mapped, spent: BudgetState | None) -> None:
         with self._database.session() as session:
-            bulk = bulk_steps.enter(session, bulk_id, "running")
-            item = bulk_steps.item(session, bulk_id, found.seq, "mapped")
+            bulk = lifecycle.enter(session, bulk_id, "running")
+            item = lifecycle.item(session, bulk_id, found.seq, "mapped")
             if bulk is None or item is None:
                 return
             bad = sum(state != "succeeded" for state in found.states)
@@ -197,19 +201,19 @@ class Conductor:
                 item.state, item.error_code = "failed", "part_failed"
                 item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
                 return
-            using = bulk_terms.terms(session, self._config, bulk, spent)
+            using = submission.terms(session, self._config, bulk, spent)
             text = parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
             document = self._ingest.text(session, bulk.tenant_id, text, f"{found.path} (parts)")
-            item.job_id = bulk_terms.submit(session, self._config, bulk, using, document.id, item.seq)
+            item.job_id = submission.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
 
     def _refused(self, bulk_id: str, refused: Refused) -> bool:
         """No job can be made: for want of a worker it waits, else what waits for a job has failed."""
         with self._database.session() as session:
             if refused.code == NO_WORKER:
-                bulk_steps.wait_for(session, bulk_id, refused)
+                lifecycle.wait_for(session, bulk_id, refused)
                 return False
-            bulk_steps.refuse_pending(session, bulk_id, refused)
+            lifecycle.refuse_pending(session, bulk_id, refused)
         _log.warning("bulk_refused", bulk=bulk_id, code=refused.code)
         return True
 
@@ -218,12 +222,12 @@ class Conductor:
     def _digest(self, bulk_id: str) -> bool:
         try:
             with self._database.session() as session:
-                spent = bulk_terms.stopping(session, bulk_id)
+                spent = submission.stopping(session, bulk_id)
             with self._database.session() as session:
-                bulk = bulk_steps.enter(session, bulk_id, "digesting")
+                bulk = lifecycle.enter(session, bulk_id, "digesting")
                 if bulk is None:
                     return True
-                found = bulk_results.digest(session, bulk)
+                found = results.digest(session, bulk)
                 if found is not None and found[0].state not in TERMINAL:
                     return False
                 if found is None and bulk.digest and bulk.digest_error is None:
@@ -233,25 +237,25 @@ class Conductor:
         except Refused as refused:
             with self._database.session() as session:
                 if refused.code == NO_WORKER:
-                    bulk_steps.wait_for(session, bulk_id, refused)
+                    lifecycle.wait_for(session, bulk_id, refused)
                     return False
-                bulk_steps.lock(session, bulk_id).digest_error = refused.message
+                lifecycle.lock(session, bulk_id).digest_error = refused.message
         return True
 
     def _begin_digest(self, session: Session, bulk: Bulk, spent: BudgetState | None) -> None:
-        lines = bulk_results.all_lines(session, bulk)
+        lines = results.all_lines(session, bulk)
         done = [line for line in lines if line.state == "succeeded"]
         if len(done) < 2:
             bulk.digest_error = "It takes two documents or more."
             return
-        using = bulk_terms.terms(session, self._config, bulk, spent)
+        using = submission.terms(session, self._config, bulk, spent)
         summary = using.admitted.summary_prompts
         text = parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
         bulk.error_code = bulk.error_message = None  # if it waited for a worker
         bulk.digest_document_id = document.id
-        bulk.digest_job_id = bulk_terms.submit(
-            session, self._config, bulk, bulk_terms.without_questions(using), document.id, None
+        bulk.digest_job_id = submission.submit(
+            session, self._config, bulk, submission.without_questions(using), document.id, None
         )
 
     def _bundle(self, bulk_id: str) -> bool:
@@ -260,9 +264,9 @@ class Conductor:
 
     def _cancel(self, bulk_id: str) -> bool:
         with self._database.session() as session:
-            if not bulk_steps.cancel_rest(session, bulk_id):
+            if not lifecycle.cancel_rest(session, bulk_id):
                 return False
-            return bulk_steps.move(session, bulk_id, "cancelling", "bundling")
+            return lifecycle.move(session, bulk_id, "cancelling", "bundling")
 
 
 def main() -> None:
@@ -270,7 +274,7 @@ def main() -> None:
     config = settings()
     log.configure(config)
     database = connect(config)
-    conductor = Conductor(config, database, blobs.connect(config), sources.connect(config))
+    conductor = Conductor(config, database, blobs.connect(config), folders.connect(config))
 
     def step() -> None:
         with bulks.listen(database.engine) as heard:

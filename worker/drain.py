@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
-from store import leases, log, scorers
+from store import log
+from store.jobs import leases
+from store.scorers import registry
 from worker.engine import Served
 from worker.execute import Execution
 from worker.lease import LeaseKeeper
@@ -75,7 +77,7 @@ class _Drain:
             if self._busy:
                 return 0  # no new ones: what is under way ends with the model it began with
             self._load_again()
-        if process.transaction(scorers.any_to_verify):
+        if process.transaction(registry.any_to_verify):
             if self._busy:
                 return 0  # uploads come before new jobs, or they would wait for ever behind a full queue
             verify_uploads(process)

@@ -15,8 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from store.models import Job
 from store.settings import Settings
+from store.tables.jobs import Job
 from store.workers import ModelCard
 
 SMALL = 50_000_000  # parameters: below, a second core does not make one document faster

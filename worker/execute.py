@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from store import budgets, documents, leases, ledger, log
+from store import documents, log
+from store.billing import budgets, ledger
 from store.errors import LeaseLost, NotFound
-from store.leases import Signal
-from store.models import Job
-from store.states import State
+from store.jobs import leases
+from store.jobs.leases import Signal
+from store.tables.job_states import State
+from store.tables.jobs import Job
 from worker import choice, shadow
 from worker.engine import RunLike, Served, answers_of
 from worker.lease import LeaseKeeper

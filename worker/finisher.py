@@ -7,15 +7,17 @@ from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
-from store import bulk_results, bulk_steps, bulk_terms, bulks, log
+from store import bulk as bulks
+from store import log
 from store.blobs import Blobs
-from store.bulk_results import Line
-from store.bulk_tables import Bulk
+from store.bulk import lifecycle, results, submission
+from store.bulk.results import Line
 from store.database import Database
 from store.errors import Refused
-from store.listings import SourceAway
-from store.models import Document
-from store.sources import Sources
+from store.sources.folders import Sources
+from store.sources.listing import SourceAway
+from store.tables.bulk import Bulk
+from store.tables.documents import Document
 from worker import bundle
 from worker.bundle import Digest, Facts
 from worker.points import with_points
@@ -36,21 +38,21 @@ class Finisher:
             facts = Facts(
                 bulk=bulk,
                 counts=bulks.count(session, bulk),
-                spent=bulk_results.all_spent(session, bulk.tenant_id, bulk_id),
+                spent=results.all_spent(session, bulk.tenant_id, bulk_id),
                 digest=_digest_of(session, bulk),
-                gone=bulk_results.gone(session, bulk),
-                summary_prompts=bulk_terms.summary_prompts(session, bulk_id),
+                gone=results.gone(session, bulk),
+                summary_prompts=submission.summary_prompts(session, bulk_id),
             )
 
         def pages() -> Iterator[Line]:
             with self._database.session() as session:
-                for line in bulk_results.all_lines(session, bulk):
+                for line in results.all_lines(session, bulk):
                     yield self.in_the_original(session, line, facts.summary_prompts)
 
         folder = bundle.write(self._blobs, facts, pages)
         error = self._deliver(bulk, folder)
         with self._database.session() as session:
-            bulk_steps.end(session, bulk_id, folder, error)
+            lifecycle.end(session, bulk_id, folder, error)
         _log.info("bulk_ended", bulk=bulk_id, counts=facts.counts, delivery_error=error)
 
     def in_the_original(self, session: Session, line: Line, summary_prompts: int) -> Line:
@@ -78,7 +80,7 @@ class Finisher:
 def _digest_of(session: Session, bulk: Bulk) -> Digest | None:
     if not bulk.digest:
         return None
-    found = bulk_results.digest(session, bulk)
+    found = results.digest(session, bulk)
     if found is None:
         return Digest(missing=bulk.digest_error or "The bulk job ended before it.")
     job, result = found

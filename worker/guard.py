@@ -16,8 +16,8 @@ from typing import Any
 
 import httpcore
 
-from store import egress
 from store.errors import StoreError
+from store.webhooks import egress
 
 Resolve = Callable[[str, int], list[str]]
 

@@ -10,15 +10,16 @@ from typing import IO
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import collection_files, documents, log
+from store import documents, log
 from store.blobs import Blobs
-from store.bulk_tables import Collection
+from store.collections import files
 from store.database import Database, lost
+from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused
-from store.listings import Entry, SourceAway
-from store.models import Document
-from store.sources import Folder, Reading
-from store.texts import TextGuard, kind_of
+from store.sources.folders import Folder, Reading
+from store.sources.listing import Entry, SourceAway
+from store.tables.collections import Collection
+from store.tables.documents import Document
 
 _CHUNK = 1 << 20
 _log = log.get("worker.ingest")
@@ -43,17 +44,17 @@ class Ingest:
         except Refused as refused:
             # What was read and is no document is not read again until it changes.
             with self._database.session() as session:
-                collection_files.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
+                files.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
         except SourceAway as away:
             with self._database.session() as session:
-                collection_files.put_unread(session, *key, away.code, str(away))
+                files.put_unread(session, *key, away.code, str(away))
         except (OSError, SQLAlchemyError):
             raise
         except Exception:  # a defect: the files behind this one are read all the same
             _log.exception("file_not_taken", collection=collection.id, path=entry.path)
             with self._database.session() as session:
                 message = "The service failed at this file."
-                collection_files.put_unread(session, *key, "internal_error", message)
+                files.put_unread(session, *key, "internal_error", message)
 
     def _take(self, collection: Collection, folder: Folder, entry: Entry) -> None:
         new = documents.new_document_id()
@@ -75,9 +76,9 @@ class Ingest:
         """Says in the collection what was read; False if that is what it held already."""
         key = (collection.id, collection.tenant_id, entry.path)
         with self._database.session() as session:
-            held = collection_files.held(session, collection.id, entry.path)
+            held = files.held(session, collection.id, entry.path)
             if held is not None and held.sha256 == sha256:
-                collection_files.keep(session, *key, entry.fingerprint)
+                files.keep(session, *key, entry.fingerprint)
                 return False
             row = documents.create(
                 session,
@@ -88,7 +89,7 @@ class Ingest:
                 media_type=kind,
                 filename=PurePosixPath(entry.path).name,
             )
-            collection_files.put(session, *key, row, entry.fingerprint)
+            files.put(session, *key, row, entry.fingerprint)
         return True
 
     def text(self, session: Session, tenant_id: str, text: str, name: str) -> Document:

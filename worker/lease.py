@@ -12,8 +12,9 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import leases, log
+from store import log
 from store.database import Database
+from store.jobs import leases
 from store.settings import Settings
 
 _log = log.get("worker.lease")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from store import deliveries, log, outbox
+from store import log, outbox
 from store.database import Database, connect
-from store.deliveries import Due
 from store.settings import Settings, settings
+from store.webhooks import deliveries
+from store.webhooks.deliveries import Due
 from worker.loop import AWAY, forever
 from worker.sender import TIMEOUT_SECONDS, Sender
 

@@ -18,9 +18,10 @@ from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import log, rollout, workers
+from store import log, workers
 from store.database import Database, connect
 from store.ids import new_id
+from store.scorers import rollout
 from store.settings import Settings
 from store.workers import ModelCard
 from worker.engine import describe

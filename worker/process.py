@@ -12,8 +12,9 @@ from typing import TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from store import blobs, leases, log, workers
+from store import blobs, log, workers
 from store.database import Database, connect
+from store.jobs import leases
 from store.settings import Settings, settings
 from worker import engine
 from worker.names import WORKER_ID

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
-from store import blobs, guardrails, jobs, log, reaper, scorers, storage
+from store import blobs, jobs, log
+from store.billing import storage
 from store.blobs import Blobs
 from store.database import Database, connect
+from store.jobs import reaper
+from store.scorers import guardrails, registry
 from store.settings import Settings, settings
 from worker.loop import forever
 from worker.snapshots import folder_of
@@ -42,9 +45,9 @@ def remove_leftovers(database: Database, files: Blobs) -> None:
     """Removes the half-written files of killed processes, and uploads of scorers that nothing will look at:
     their transaction failed, or they were looked at and could not be removed then."""
     removed = files.remove_leftovers(LEFTOVER_SECONDS)
-    old = files.folders_unwritten(scorers.UPLOADS, LEFTOVER_SECONDS)
+    old = files.folders_unwritten(registry.UPLOADS, LEFTOVER_SECONDS)
     with database.session() as session:
-        waiting = scorers.upload_keys(session)
+        waiting = registry.upload_keys(session)
     unnamed = [key for key in old if key not in waiting]
     for key in unnamed:
         files.delete_folder(key)

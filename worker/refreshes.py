@@ -9,12 +9,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
 
-from store import collection_files, log
-from store.bulk_tables import Collection
+from store import log
+from store.collections import files
 from store.database import Database, lost
 from store.errors import Refused
-from store.listings import Entry, SourceAway
-from store.sources import Folder, Sources
+from store.sources.folders import Folder, Sources
+from store.sources.listing import Entry, SourceAway
+from store.tables.collections import Collection
 from worker.ingest import Ingest
 
 STEP_FILES = 200
@@ -79,7 +80,7 @@ class Refreshes:
         if look is None or look.which != which:
             entries = folder.entries(collection.glob)
             with self._database.session() as session:
-                left = collection_files.unread(session, collection, entries)
+                left = files.unread(session, collection, entries)
             look = self._looks[name] = _Look(which, collection.refresh_requested_at, deque(left))
         return look
 
@@ -93,5 +94,5 @@ class Refreshes:
 
     def _end(self, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
         with self._database.session() as session:
-            collection_files.refreshed(session, collection_id, asked_at, error)
+            files.refreshed(session, collection_id, asked_at, error)
         _log.info("collection_refreshed", collection=collection_id, error=error)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from store import log, schedule_steps
+from store import log
 from store.database import Database, connect
+from store.schedules import runs
 from store.settings import Settings, settings
 from worker.loop import forever
 
@@ -15,12 +16,12 @@ _log = log.get("worker.scheduler")
 def schedule_once(database: Database, config: Settings) -> int:
     """Does what there is to do for each schedule, in a transaction of its own; gives for how many it did."""
     with database.session() as session:
-        due = schedule_steps.due(session)
+        due = runs.due(session)
     done = 0
     for schedule_id in due:
         try:
             with database.session() as session:
-                done += schedule_steps.advance(session, config, schedule_id)
+                done += runs.advance(session, config, schedule_id)
         except Exception:
             # One schedule that cannot be seen to must not keep the others from running. If it is the database
             # that is away, the next look at it says so.

@@ -13,10 +13,9 @@ from functools import cache
 import httpcore
 from standardwebhooks import Webhook
 
-from store import egress
-from store.deliveries import Due, Outcome
 from store.settings import Settings
-from store.webhooks import secret
+from store.webhooks import egress, secret
+from store.webhooks.deliveries import Due, Outcome
 from worker.guard import AddressRefused, Deadline, Guard, Resolve, system_resolver
 
 TIMEOUT_SECONDS = 15.0  # for everything, from looking up the host to the last byte of the answer

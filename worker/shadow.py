@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import documents, log, scorers, shadow_runs
-from store.models import Job
-from store.scorer_tables import ScorerVersion
-from store.shadow_runs import Outcome
+from store import documents, log
+from store.scorers import registry, shadow_runs
+from store.scorers.shadow_runs import Outcome
+from store.tables.jobs import Job
+from store.tables.scorers import ScorerVersion
 from worker import choice
 from worker.engine import RunLike, Served, answers_of
 from worker.process import WorkerProcess
@@ -115,7 +116,7 @@ class Shadows:
                 )
         except SQLAlchemyError as trouble:
             _log.warning("shadow_not_written", job=task.job.id, error=str(trouble))
-        label = scorers.label(task.version)
+        label = registry.label(task.version)
         _log.info("shadow_ended", job=task.job.id, scorer=label, outcome=outcome.value, error=said)
 
     def _clear(self) -> None:

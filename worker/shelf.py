@@ -17,10 +17,11 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import log, rollout, scorers
+from store import log
 from store.blobs import Blobs
 from store.database import Database
-from store.scorer_tables import ScorerVersion
+from store.scorers import registry, rollout
+from store.tables.scorers import ScorerVersion
 from worker.engine import ScorerPin
 
 _log = log.get("worker.shelf")
@@ -62,7 +63,7 @@ class Shelf:
     """Loads versions and keeps them. One that cannot be loaded is tried again after a growing pause.
 
     What it keeps on disk lies in one folder a version, named by its sha256 and id, and may be shared by the
-    workers of a machine. Everything it does is told to the table of `store.rollout`.
+    workers of a machine. Everything it does is told to the table of `store.scorers.rollout`.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Shelf:
         except Exception as error:  # whatever a blob store or a broken file may raise: no job is to meet it
             self._failed[version.id] = self._rest(failed, f"{type(error).__name__}: {error}", now)
             rested = failed is None or now >= failed.retry_at
-            _log.warning("scorer_unreadable", scorer=scorers.label(version), error=str(error))
+            _log.warning("scorer_unreadable", scorer=registry.label(version), error=str(error))
             self._say(version, str(error))
             raise Unreadable(str(error), new=rested) from error
         self._failed.pop(version.id, None)
@@ -125,7 +126,7 @@ class Shelf:
     def _load(self, version: ScorerVersion, read: Read) -> ScorerPin:
         self._begin()
         if version.blob_key is None or version.sha256 is None:
-            raise ValueError(f"{scorers.label(version)} has no files")
+            raise ValueError(f"{registry.label(version)} has no files")
         kept = self._folder / f"{version.sha256}-{version.id}"
         try:
             pin = self._checked(kept, version, read)
@@ -197,7 +198,7 @@ class Shelf:
                 _log.info("scorer_cleared", folder=folder.name)
 
     def _say(self, version: ScorerVersion, error: str | None) -> None:
-        label = scorers.label(version)
+        label = registry.label(version)
         self._tell(
             lambda session: rollout.report(session, self._worker_id, label, version.sha256, error=error)
         )

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from store import leases, log
+from store import log
 from store.errors import LeaseLost
-from store.models import Job
+from store.jobs import leases
+from store.tables.jobs import Job
 from worker.engine import RunLike
 from worker.process import WorkerProcess
 

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from store import log, scorers
+from store import log
 from store.blobs import Blobs
 from store.errors import NotFound, StoreError
-from store.scorer_tables import ScorerVersion
+from store.scorers import registry
+from store.tables.scorers import ScorerVersion
 from worker.process import WorkerProcess
 
 SECONDS = 120.0
@@ -58,7 +59,7 @@ def verify_uploads(process: WorkerProcess) -> int:
     """Verifies until nothing is left or the worker is told to stop; gives how many verdicts it reached."""
     verdicts = 0
     while not process.is_stopping():
-        row = process.transaction(lambda session: scorers.next_to_verify(session, LEASE_SECONDS))
+        row = process.transaction(lambda session: registry.next_to_verify(session, LEASE_SECONDS))
         if row is None:
             break
         try:
@@ -69,7 +70,7 @@ def verify_uploads(process: WorkerProcess) -> int:
 
 
 def _put_off(process: WorkerProcess, row: ScorerVersion, reason: str) -> None:
-    process.transaction(lambda session: scorers.postpone(session, row, reason, PUT_OFF_SECONDS))
+    process.transaction(lambda session: registry.postpone(session, row, reason, PUT_OFF_SECONDS))
 
 
 @contextmanager
@@ -106,19 +107,19 @@ def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
                 _store(process.blobs, out, folder_of(row))
 
     def decide(session: Session) -> None:
-        mine = scorers.by_id(session, row.id)
+        mine = registry.by_id(session, row.id)
         if verdict.code is not None:
-            scorers.rejected(session, mine, verdict.code, verdict.reason)
+            registry.rejected(session, mine, verdict.code, verdict.reason)
         else:
             place = folder_of(row)
-            scorers.verified(session, mine, blob_key=place, sha256=verdict.sha256, manifest=manifest)
+            registry.verified(session, mine, blob_key=place, sha256=verdict.sha256, manifest=manifest)
 
     try:
         process.transaction(decide)
     except StoreError as error:
-        _log.warning("verdict_late", scorer=scorers.label(row), error=str(error))  # another worker's stands
+        _log.warning("verdict_late", scorer=registry.label(row), error=str(error))  # another worker's stands
         return False
-    _log.info("verdict", scorer=scorers.label(row), code=verdict.code, reason=verdict.reason)
+    _log.info("verdict", scorer=registry.label(row), code=verdict.code, reason=verdict.reason)
     with suppress(StorageAway), _storage("what was uploaded was removed"):  # else the reaper does
         process.blobs.delete_folder(row.upload_key)
     return True

@@ -21,9 +21,10 @@ from api.scorer_schemas import (
     RollbackCreate,
     Scope,
 )
-from store import activations, audit, scorers, tenants
-from store.activations import Alias
+from store import audit, tenants
 from store.errors import NotFound
+from store.scorers import activations, registry
+from store.scorers.activations import Alias
 
 router = APIRouter(prefix="/v1", tags=["scorers"])
 
@@ -40,7 +41,7 @@ def activate(name: Name, body: ActivationCreate, context: ContextDep, caller: Ad
         _refuse_unknown_tenant(session, body.scope)
         made = activations.activate(
             session,
-            scorers.get(session, name, body.version),
+            registry.get(session, name, body.version),
             body.scope,
             caller.key_id,
             alias=body.alias,

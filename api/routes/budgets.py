@@ -7,8 +7,9 @@ from api.answers import BudgetList, BudgetOut
 from api.context import CallerDep, ContextDep
 from api.problems import Problem, documented
 from api.schemas import BudgetCreate
-from store import budgets
-from store.money import Budget
+from store import timezones
+from store.billing import budgets
+from store.tables.billing import Budget
 
 router = APIRouter(prefix="/v1/budgets", tags=["budgets"])
 
@@ -46,7 +47,7 @@ def create(
             raise Problem(409, "budget_exists", str(error)) from None
         except budgets.UnknownCurrency as error:
             raise Problem(422, "unknown_currency", str(error), field="currency") from None
-        except budgets.UnknownZone as error:
+        except timezones.UnknownZone as error:
             raise Problem(422, "unknown_timezone", str(error), field="timezone") from None
         response.headers["location"] = request.url_for("show_budget", budget_id=row.id).path
         return budget_out(session, row)

@@ -26,11 +26,13 @@ from api.routes.collections import Cursor, Limit
 from api.routes.jobs import IdempotencyKey
 from api.storage import pieces
 from api.submission import RawBody, fingerprint, stopping
-from store import bulk_results, bulk_terms, bulks, idempotency
-from store.bulk_results import Line, Spent
-from store.bulk_tables import Bulk
+from store import bulk, idempotency
+from store.bulk import results
+from store.bulk import submission as bulk_terms
+from store.bulk.results import Line, Spent
 from store.errors import NotFound
-from store.states import TERMINAL
+from store.tables.bulk import Bulk
+from store.tables.job_states import TERMINAL
 
 router = APIRouter(prefix="/v1/bulk", tags=["bulk"])
 
@@ -45,7 +47,7 @@ FILES: dict[File, str] = {
 
 def bulk_out(session: Session, row: Bulk) -> BulkOut:
     """A row as the API shows it."""
-    states = bulks.count(session, row)
+    states = bulk.count(session, row)
     asked = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
     return BulkOut(
         id=row.id,
@@ -64,7 +66,7 @@ def bulk_out(session: Session, row: Bulk) -> BulkOut:
             states=states,
             done=sum(count for state, count in states.items() if state in TERMINAL),
         ),
-        spent=[_money(one) for one in bulk_results.all_spent(session, row.tenant_id, row.id)],
+        spent=[_money(one) for one in results.all_spent(session, row.tenant_id, row.id)],
         digest_job_id=row.digest_job_id,
         bundle=list(FILES) if row.bundle_key else None,
         delivered_at=row.delivered_at,
@@ -156,7 +158,7 @@ def index(
     secret, query = context.settings.pepper, f"bulk/{caller.tenant_id}/{state}/{collection_id}"
     before = cursors.unseal(secret, query, cursor, "cursor")[0] if cursor else None
     with context.database.session() as session:
-        rows = bulks.page(
+        rows = bulk.page(
             session,
             caller.tenant_id,
             state=state,
@@ -175,7 +177,7 @@ def index(
 def show(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
     """A bulk job and where it stands, with live counts."""
     with context.database.session() as session:
-        return bulk_out(session, bulks.get(session, caller.tenant_id, bulk_id))
+        return bulk_out(session, bulk.get(session, caller.tenant_id, bulk_id))
 
 
 @router.get("/{bulk_id}/documents", responses=documented(401, 404, 422))
@@ -191,10 +193,8 @@ def documents(
     secret, query = context.settings.pepper, f"bulk-documents/{bulk_id}/{state}"
     after = int(cursors.unseal(secret, query, cursor, "cursor")[0]) if cursor else -1
     with context.database.session() as session:
-        bulks.get(session, caller.tenant_id, bulk_id)
-        found = bulk_results.lines(
-            session, caller.tenant_id, bulk_id, after=after, limit=limit + 1, state=state
-        )
+        bulk.get(session, caller.tenant_id, bulk_id)
+        found = results.lines(session, caller.tenant_id, bulk_id, after=after, limit=limit + 1, state=state)
     more = len(found) > limit
     data = [_item_out(line) for line in found[:limit]]
     return BulkItemPage(
@@ -208,10 +208,10 @@ def documents(
 def bundle(bulk_id: str, name: File, context: ContextDep, caller: CallerDep) -> StreamingResponse:
     """A file of the bundle: a line for each document, the digest to read, or the totals."""
     with context.database.session() as session:
-        row = bulks.get(session, caller.tenant_id, bulk_id)
+        row = bulk.get(session, caller.tenant_id, bulk_id)
     if row.bundle_key is None:
         detail = f"The bulk job is {row.state}; its bundle is not made yet."
-        if row.state in bulks.ENDED:
+        if row.state in bulk.ENDED:
             detail = f"The bulk job ended without a bundle: {row.error_message}"
         raise Problem(409, "bundle_not_ready", detail, headers={"retry-after": "5"}, state=row.state)
     key = f"{row.bundle_key}/{name}"
@@ -225,13 +225,13 @@ def bundle(bulk_id: str, name: File, context: ContextDep, caller: CallerDep) -> 
 def cancel(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
     """Cancel what has not ended; a bundle of what has is made. Again, this changes nothing."""
     with context.database.session() as session:
-        return bulk_out(session, bulks.cancel(session, caller.tenant_id, bulk_id))
+        return bulk_out(session, bulk.cancel(session, caller.tenant_id, bulk_id))
 
 
 @router.post("/{bulk_id}/retry", responses=documented(401, 402, 404, 409))
 def retry(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
     """Try again what did not succeed, and only that; the bundle is made anew."""
     with context.database.session() as session:
-        spent = bulk_terms.stopping(session, bulks.get(session, caller.tenant_id, bulk_id).id)
+        spent = bulk_terms.stopping(session, bulk.get(session, caller.tenant_id, bulk_id).id)
     with context.database.session() as session:
-        return bulk_out(session, bulks.retry(session, caller.tenant_id, bulk_id, spent))
+        return bulk_out(session, bulk.retry(session, caller.tenant_id, bulk_id, spent))

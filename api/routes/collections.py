@@ -19,7 +19,7 @@ from api.bulk_schemas import (
 from api.context import CallerDep, ContextDep
 from api.problems import documented
 from store import collections
-from store.bulk_tables import Collection, CollectionItem
+from store.tables.collections import Collection, CollectionItem
 
 router = APIRouter(prefix="/v1/collections", tags=["bulk"])
 

@@ -11,7 +11,7 @@ from api.problems import documented
 from api.storage import BlobWriter
 from api.uploads import receive, refuse_declared_size
 from store import documents
-from store.models import Document
+from store.tables.documents import Document
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 

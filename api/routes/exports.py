@@ -13,7 +13,7 @@ from api.context import Caller, CallerDep, Context, ContextDep
 from api.parameters import EndTime, StartTime
 from api.problems import Problem, documented
 from api.tables import Value, moment, written
-from store import charges, reports
+from store.billing import charges, reports
 
 router = APIRouter(prefix="/v1/exports", tags=["reports"])
 

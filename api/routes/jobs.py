@@ -12,9 +12,10 @@ from api.context import CallerDep, ContextDep
 from api.problems import Problem, documented
 from api.schemas import JobCreate, Name, TaskKind
 from api.submission import RawBody, submit
-from store import jobs, ledger
-from store.models import Job
-from store.states import LEASED, TERMINAL, State
+from store import jobs
+from store.billing import ledger
+from store.tables.job_states import LEASED, TERMINAL, State
+from store.tables.jobs import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -9,7 +9,8 @@ from api.outcome_answers import OutcomeList, OutcomeOut
 from api.parameters import EndTime, StartTime
 from api.problems import Problem, documented
 from api.tables import moment
-from store import outcomes, reports
+from store.billing import reports
+from store.scorers import outcomes
 
 router = APIRouter(prefix="/v1/scorers", tags=["scorers"])
 

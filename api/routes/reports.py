@@ -16,9 +16,9 @@ from api.parameters import FILTERS, Asked, asked_for
 from api.problems import Problem, documented
 from api.report_forms import lines, page, table
 from api.tables import moment
-from store import reports
-from store.buckets import Width
-from store.reports import METRICS, Bucket, Query, Report
+from store.billing import reports
+from store.billing.reports import METRICS, Bucket, Query, Report
+from store.billing.time_buckets import Width
 
 router = APIRouter(prefix="/v1", tags=["reports"])
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from api.answers import Answered
 from api.context import CallerDep, ContextDep
 from api.problems import documented
-from store import rollout
-from store.rollout import Rollout
+from store.scorers import rollout
+from store.scorers.rollout import Rollout
 
 router = APIRouter(prefix="/v1/rollout", tags=["scorers"])
 

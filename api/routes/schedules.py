@@ -26,10 +26,10 @@ from api.schedule_schemas import (
 )
 from api.submission import owner_of
 from store import schedules
-from store.budgets import UnknownZone
-from store.cron import CronInvalid
-from store.schedule_tables import Schedule, ScheduleRun
 from store.schedules import NewSchedule, Overlap, RunState, ScheduleExists, Template
+from store.schedules.cron import CronInvalid
+from store.tables.schedules import Schedule, ScheduleRun
+from store.timezones import UnknownZone
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 

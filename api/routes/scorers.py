@@ -16,11 +16,12 @@ from api.scorer_schemas import DiffOut, EvaluationIn, Name, ScorerPage, Version,
 from api.scorer_uploads import ScorerUpload, receive_scorer
 from api.storage import pieces
 from api.submission import RawBody
-from store import activations, scorers, workers
-from store.activations import NotUsable
+from store import workers
 from store.errors import NotFound
-from store.scorer_tables import ScorerVersion
-from store.scorers import USABLE, VersionExists
+from store.scorers import activations, registry
+from store.scorers.activations import NotUsable
+from store.scorers.registry import USABLE, VersionExists
+from store.tables.scorers import ScorerVersion
 
 router = APIRouter(prefix="/v1/scorers", tags=["scorers"])
 
@@ -95,10 +96,10 @@ def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> 
     try:
         with context.database.session() as session:
             bundled = _bundled(context, session, name)
-            version = came.version or scorers.next_version(session, name, set(bundled), came.sha256)
+            version = came.version or registry.next_version(session, name, set(bundled), came.sha256)
             if bundled.get(version, came.hashes.get("scorer")) != came.hashes.get("scorer"):
                 raise VersionExists(f"Workers have a {name}@{version} of their own: use another version.")
-            row, new = scorers.upload(
+            row, new = registry.upload(
                 session,
                 name=name,
                 version=version,
@@ -160,7 +161,7 @@ def _page(
         last_name, last_id = cursors.unseal(pepper, query, cursor, "cursor")
         after = (last_name, last_id)
     with context.database.session() as session:
-        rows = scorers.versions(session, name=name, after=after, limit=limit + 1)
+        rows = registry.versions(session, name=name, after=after, limit=limit + 1)
     return cursors.cut(pepper, query, rows, limit, lambda row: [row.name, row.id])
 
 
@@ -168,7 +169,7 @@ def _page(
 def show(name: Name, version: Version, context: ContextDep, caller: CallerDep) -> VersionOut:
     """A version: where it stands, its manifest, its evaluation and whom it serves."""
     with context.database.session() as session:
-        return _shown(session, scorers.get(session, name, version), caller)
+        return _shown(session, registry.get(session, name, version), caller)
 
 
 def _shown(session: Session, row: ScorerVersion, caller: Caller) -> VersionOut:
@@ -178,9 +179,9 @@ def _shown(session: Session, row: ScorerVersion, caller: Caller) -> VersionOut:
 
 
 def _usable(session: Session, name: str, version: str) -> ScorerVersion:
-    row = scorers.get(session, name, version)
+    row = registry.get(session, name, version)
     if row.state not in USABLE:
-        raise NotUsable(f"{scorers.label(row)} is {row.state}; only verified versions have files.")
+        raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions have files.")
     return row
 
 
@@ -240,6 +241,6 @@ def evaluate(
         detail = f"The report is larger than {MAX_EVALUATION_BYTES:,} bytes."
         raise Problem(413, "evaluation_too_large", detail, field="body", max_bytes=MAX_EVALUATION_BYTES)
     with context.database.session() as session:
-        row = scorers.get(session, name, version)
-        scorers.attach_evaluation(session, row, body.model_dump(), caller.key_id)
+        row = registry.get(session, name, version)
+        registry.attach_evaluation(session, row, body.model_dump(), caller.key_id)
         return _shown(session, row, caller)

@@ -18,8 +18,8 @@ from api.webhook_forms import (
     WebhookWithSecret,
 )
 from store import webhooks
-from store.egress import UrlRefused
-from store.webhook_tables import Delivery, Webhook
+from store.tables.webhooks import Delivery, Webhook
+from store.webhooks.egress import UrlRefused
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 

@@ -25,7 +25,7 @@ BEGIN
     RAISE EXCEPTION 'price_books never change: add one that takes effect later';
 END $$
 """
-# As in `store.prices` when this was written; a migration does not change with the code.
+# As in `store.billing.prices` when this was written; a migration does not change with the code.
 PLACEHOLDER = {
     "price": [
         {"meter": "device_seconds", "device": "cpu", "unit": "device-hour", "amount": "0.10"},

@@ -15,9 +15,9 @@ import pytest
 
 from store import blobs, documents, jobs, tenants
 from store.database import Database
-from store.models import Job
 from store.settings import Settings
-from store.states import TERMINAL
+from store.tables.job_states import TERMINAL
+from store.tables.jobs import Job
 from tests.standin import CHUNK
 
 REPOSITORY = Path(__file__).resolve().parents[2]

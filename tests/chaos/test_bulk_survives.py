@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from store import bulks, collections
-from store.bulk_tables import Bulk
-from store.bulks import NewBulk
-from store.intake import Ask, Owner
+from store import bulk, collections
+from store.bulk import NewBulk
+from store.jobs.admission import Ask, Owner
+from store.tables.bulk import Bulk
 from tests.chaos.conftest import Service, wait_for
 from tests.standin import right_answer
 from worker import bundle
@@ -69,17 +69,17 @@ class Bulks:
                 strategy=strategy,
                 destination=str(self.folder.parent / "target"),
             )
-            return bulks.create(session, owner, new).id
+            return bulk.create(session, owner, new).id
 
     def conductor(self, name: str) -> Any:
         return self.service.start(name, "worker.conductor", **self.changes)
 
     def look(self, bulk_id: str) -> Bulk:
         with self.service.database.session() as session:
-            return bulks.get(session, self.service.tenant, bulk_id)
+            return bulk.get(session, self.service.tenant, bulk_id)
 
     def ended(self, bulk_id: str) -> Bulk:
-        wait_for("the bulk job to end", lambda: self.look(bulk_id).state in bulks.ENDED)
+        wait_for("the bulk job to end", lambda: self.look(bulk_id).state in bulk.ENDED)
         found = self.look(bulk_id)
         assert (found.state, found.error_code, found.delivery_error) == ("succeeded", None, None)
         return found

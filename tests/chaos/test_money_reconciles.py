@@ -10,13 +10,15 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from store import bills, documents, jobs, leases, ledger, prices, reaper, reports, tenants
+from store import documents, jobs, tenants
+from store.billing import bills, ledger, prices, reports
 from store.database import Database
 from store.errors import LeaseLost
-from store.leases import Holder
-from store.models import Job
-from store.money import UsageLine
-from store.states import TERMINAL, State
+from store.jobs import leases, reaper
+from store.jobs.leases import Holder
+from store.tables.billing import UsageLine
+from store.tables.job_states import TERMINAL, State
+from store.tables.jobs import Job
 
 JOBS, WRITERS, KILLS = 1000, 16, 24
 USD = {

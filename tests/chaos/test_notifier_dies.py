@@ -3,7 +3,7 @@
 from sqlalchemy import select, text
 
 from store import outbox, webhooks
-from store.webhook_tables import Delivery
+from store.tables.webhooks import Delivery
 from tests.chaos.conftest import Service, wait_for
 from tests.receiver import receiver
 

@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 
 from store import blobs, documents, jobs, tenants, workers
 from store.database import Database
-from store.models import Attempt, Job, Result
 from store.settings import Settings
-from store.states import TERMINAL
+from store.tables.job_states import TERMINAL
+from store.tables.jobs import Attempt, Job, Result
 from tests.registry import DAMAGES, activate, add_standin
 from tests.standin import right_answer
 from worker.drain import drain_jobs

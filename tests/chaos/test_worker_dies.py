@@ -8,9 +8,10 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
-from store import jobs, ledger
-from store.models import Job, Result
-from store.money import UsageLine
+from store import jobs
+from store.billing import ledger
+from store.tables.billing import UsageLine
+from store.tables.jobs import Job, Result
 from tests.chaos.conftest import TEXT, Service, child_of, wait_for
 from tests.standin import CHUNK, right_answer
 

@@ -7,7 +7,7 @@ import psutil
 from sqlalchemy import select
 
 from store import workers
-from store.scorer_tables import WorkerScorer
+from store.tables.scorers import WorkerScorer
 from store.workers import ServedModel
 from tests.chaos.conftest import Service, child_of, wait_for
 from tests.registry import activate, add_standin

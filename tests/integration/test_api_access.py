@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from api.app import create_app
-from store import keys
 from store.settings import Settings
+from store.tenants import api_keys
 from tests.conftest import Api, problem
 
 PUBLIC = {"/healthz", "/readyz"}
@@ -193,8 +193,8 @@ def _without_ids(body: str) -> str:
 def test_every_route_wants_a_valid_key(refusing_api: Api, method: str, path: str) -> None:
     address = re.sub(r"{\w+}", "x_0", path)
     key = refusing_api.key
-    unknown = keys.PREFIX + "0" * keys.RANDOM_CHARACTERS
-    unknown += keys._checksum(unknown)
+    unknown = api_keys.PREFIX + "0" * api_keys.RANDOM_CHARACTERS
+    unknown += api_keys._checksum(unknown)
     for sent, code in (
         ("", "api_key_missing"),
         (key[:-1] + ("A" if key[-1] != "A" else "B"), "api_key_malformed"),

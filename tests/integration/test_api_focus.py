@@ -12,8 +12,8 @@ from sqlalchemy import insert
 
 from api import tables
 from api.routes import exports
-from store import prices
-from store.models import Attempt
+from store.billing import prices
+from store.tables.jobs import Attempt
 from store.tenants import DEFAULT_TENANT
 from tests.bills import PLACEHOLDER, Table, bill, book, in_csv, in_parquet
 from tests.conftest import Api, problem

@@ -11,9 +11,10 @@ from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from store import documents, jobs, scorers
+from store import documents, jobs
 from store.jobs import NewJob
-from store.scorer_tables import ShadowRun
+from store.scorers import registry
+from store.tables.scorers import ShadowRun
 from store.tenants import DEFAULT_TENANT
 from tests.bills import bill, book
 from tests.conftest import Api, problem
@@ -31,7 +32,7 @@ def client(api: Api) -> Iterator[httpx.Client]:
     with api.database.session() as session:
         make(session, "1")
         two = make(session, "2")
-        scorers.attach_evaluation(session, two, {"score": 0.97}, "key_1")
+        registry.attach_evaluation(session, two, {"score": 0.97}, "key_1")
         for tenant in (DEFAULT_TENANT, "ten_other"):
             key = documents.new_document_id()
             text = {"sha256": "", "size": 1, "media_type": "text/plain", "filename": None}

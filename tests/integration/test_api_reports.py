@@ -11,7 +11,7 @@ import httpx
 import pyarrow.parquet
 import pytest
 
-from store import reports
+from store.billing import reports
 from store.tenants import DEFAULT_TENANT
 from tests.bills import Table, bill, book, in_csv, in_parquet
 from tests.conftest import Api, problem

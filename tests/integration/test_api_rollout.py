@@ -2,8 +2,9 @@
 
 from sqlalchemy import text
 
-from store import blobs, rollout, workers
-from store.activations import Alias
+from store import blobs, workers
+from store.scorers import rollout
+from store.scorers.activations import Alias
 from tests.conftest import Api, problem
 from tests.registry import activate, add_standin
 

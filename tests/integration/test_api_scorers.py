@@ -10,8 +10,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from store import outbox, scorers
-from store.activations import Alias
+from store import outbox
+from store.scorers import registry
+from store.scorers.activations import Alias
 from tests.conftest import Api, problem
 from tests.scorer_files import MANIFEST, TENSORS, manifest
 
@@ -53,7 +54,7 @@ def verify(api: Api, *versions: str, name: str = "mine", **changes: Any) -> None
             path = f"{api.settings.blobs}/scorers/{name}/{version}"
             _write(f"{path}/{file}", content)
         with api.database.session() as session:
-            row, _ = scorers.upload(
+            row, _ = registry.upload(
                 session,
                 name=name,
                 version=version,
@@ -62,7 +63,7 @@ def verify(api: Api, *versions: str, name: str = "mine", **changes: Any) -> None
                 upload_sha256=version,
                 actor="key_1",
             )
-            scorers.verified(
+            registry.verified(
                 session,
                 row,
                 blob_key=f"scorers/{name}/{version}",

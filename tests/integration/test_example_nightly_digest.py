@@ -11,8 +11,9 @@ import pytest
 from cronsim import CronSim
 
 from api.bulk_schemas import BulkWork
-from store import blobs, sources
-from store.bulks import ENDED
+from store import blobs
+from store.bulk import ENDED
+from store.sources import folders
 from tests.conftest import Api, api_on
 from worker.conductor import Conductor
 from worker.drain import drain_jobs
@@ -37,7 +38,7 @@ def example(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Api]:
 def run(api: Api, body: dict[str, Any]) -> dict[str, Any]:
     """Begin a bulk job and see it through with a conductor and a worker of the bundled model."""
     config = api.settings
-    conductor = Conductor(config, api.database, blobs.connect(config), sources.connect(config))
+    conductor = Conductor(config, api.database, blobs.connect(config), folders.connect(config))
     process = WorkerProcess(config, api.database, "wrk_test")
     with api.client() as client:
         begun = client.post("/v1/bulk", json=body)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from api.schedule_schemas import ScheduleCreate
 from palimpsest.cli import app
-from store.bulk_tables import Collection
-from store.money import Bill
+from store.tables.billing import Bill
+from store.tables.collections import Collection
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem
 from worker.scheduler import schedule_once

@@ -9,8 +9,8 @@ import pytest
 
 from store.blobs import Blobs
 from store.errors import NotFound, Refused
-from store.listings import SourceAway
-from store.sources import Folder, Grant, Sources
+from store.sources.folders import Folder, Grant, Sources
+from store.sources.listing import SourceAway
 from tests.bulk_bench import PROMPT, BulkBench, bulk_bench
 from tests.s3 import KEY, S3, SECRET, s3_server
 from tests.standin import right_answer

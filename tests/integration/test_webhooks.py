@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from store import events
+from store.webhooks import event_types
 from tests.conftest import Api, problem
 from tests.receiver import Receiver, receiver
 from worker.notifier import notify_once
@@ -180,7 +180,7 @@ def test_the_receiver_of_the_guide_verifies(
 def test_the_guide_names_every_event() -> None:
     table = GUIDE.split("| Type | When | `data` |")[1].split("\n\n")[0]
     named = {name for line in table.splitlines() for name in re.findall(r"`(\w+\.\w+)`", line)}
-    assert named == {*events.TYPES, events.TEST}
+    assert named == {*event_types.TYPES, event_types.TEST}
 
 
 def palimpsest(api: Api, *arguments: str) -> Result:

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import text
 
 from namm_runtime.scorer import checkpoint
-from store import blobs, documents, jobs, ledger, tenants, workers
+from store import blobs, documents, jobs, tenants, workers
+from store.billing import ledger
 from store.database import Database
-from store.models import Job
 from store.settings import Settings
+from store.tables.jobs import Job
 from tests.registry import activate, add_real
 from tests.tiny import WINDOW, save_tiny_llama
 from worker.drain import drain_jobs

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from api.app import REFUSED, create_app
 from api.schemas import JobCreate
-from store.activations import NotUsable, NoWayBack
-from store.bulks import NotRetryable
+from store.bulk import NotRetryable
 from store.collections import CollectionExists, CollectionInUse, CollectionLive
-from store.scorers import VersionExists
+from store.scorers.activations import NotUsable, NoWayBack
+from store.scorers.registry import VersionExists
 from store.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GUIDE = (REPOSITORY / "docs" / "how-to" / "use-the-api.md").read_text()
-STORE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "store").glob("*.py")))
+STORE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "store").rglob("*.py")))
 SOURCE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "api").rglob("*.py")))
 
 

@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from palimpsest.cli import app
 from palimpsest.pricing import read_book
-from store import documents, jobs, keys, leases, prices, tenants
+from store import documents, jobs, tenants
+from store.billing import prices
 from store.database import Database
-from store.leases import Holder
-from store.money import Bill
-from store.states import State
-from store.tenants import DEFAULT_TENANT
+from store.jobs import leases
+from store.jobs.leases import Holder
+from store.tables.billing import Bill
+from store.tables.job_states import State
+from store.tenants import DEFAULT_TENANT, api_keys
 
 DOCS = Path(__file__).parents[3] / "docs" / "how-to"
 BOOK = """
@@ -180,7 +182,7 @@ def test_a_key_of_an_admin(run: Run, db: Database) -> None:
     assert "admin" in admin
     assert "admin" not in plain
     with db.session() as session:
-        assert [row.admin for row in keys.list_keys(session, DEFAULT_TENANT)] == [True, False]
+        assert [row.admin for row in api_keys.list_keys(session, DEFAULT_TENANT)] == [True, False]
 
 
 def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from palimpsest.report_chart import COLOURS, Series, chart, colours, join, ticks
 from palimpsest.report_figures import number, start_of
 from store import tenants
 from store.database import Database
-from store.money import Bill
+from store.tables.billing import Bill
 
 GIB = 1024**3
 NASTY = "<script>alert(1)</script>:car:\x1b[31m&\u202e"

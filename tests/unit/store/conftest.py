@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from store import documents, jobs, prices, tenants
+from store import documents, jobs, tenants
+from store.billing import prices
 from store.database import Database
-from store.leases import Holder
-from store.models import Job
+from store.jobs.leases import Holder
+from store.tables.jobs import Job
 
 HOLDER = Holder("wrk_one", "cpu", 8 * 1024**3)
 

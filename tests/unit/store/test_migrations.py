@@ -7,9 +7,10 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from store import documents, jobs, leases, tenants
+from store import documents, jobs, tenants
 from store.database import Database
-from store.states import State
+from store.jobs import leases
+from store.tables.job_states import State
 from tests.unit.store.conftest import HOLDER
 
 

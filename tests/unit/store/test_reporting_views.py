@@ -14,11 +14,12 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
 import migrations
-from store import bills, leases
+from store.billing import bills
 from store.database import Database
-from store.models import Job
-from store.money import UsageLine
-from store.states import State
+from store.jobs import leases
+from store.tables.billing import UsageLine
+from store.tables.job_states import State
+from store.tables.jobs import Job
 from tests.unit.store.conftest import HOLDER
 
 Submit = Callable[..., Job]

@@ -9,23 +9,24 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from store import activations, audit, fallbacks, rollout, scorers
-from store.activations import Alias, choose
+from store import audit
 from store.database import Database
 from store.errors import NotFound
-from store.models import Job
-from store.scorer_tables import ScorerVersion
-from store.scorers import VersionState
+from store.scorers import activations, fallbacks, registry, rollout
+from store.scorers.activations import Alias, choose
+from store.scorers.registry import VersionState
+from store.tables.jobs import Job
+from store.tables.scorers import ScorerVersion
 
 Submit = Callable[..., Job]
 
 
 def make(session: Session, version: str, *, verify: bool = True) -> ScorerVersion:
     values = {"kind": "safetensors", "upload_key": "k", "upload_sha256": version, "actor": "key_1"}
-    row, new = scorers.upload(session, name="namm", version=version, **values)
+    row, new = registry.upload(session, name="namm", version=version, **values)
     assert new
     if verify:
-        scorers.verified(session, row, blob_key=f"b/{version}", sha256=f"sha-{version}", manifest={})
+        registry.verified(session, row, blob_key=f"b/{version}", sha256=f"sha-{version}", manifest={})
     return row
 
 
@@ -58,7 +59,7 @@ def test_the_most_particular_scope_serves(db: Database) -> None:
         assert chosen(session, tenant_id="ten_b") == "2"
         assert chosen(session) == "3"
         assert chosen(session, tags={"schedule_id": "s"}) == "4"
-        assert {row.version: row.state for row in scorers.versions(session)} == dict.fromkeys(
+        assert {row.version: row.state for row in registry.versions(session)} == dict.fromkeys(
             "1234", "active"
         )
 
@@ -157,11 +158,11 @@ def test_only_verified_versions_serve(db: Database) -> None:
             activations.activate(session, raw, "global", "k")
         with pytest.raises(activations.NotUsable):
             chosen(session, "namm@1")
-        scorers.rejected(session, raw, "scorer_not_finite", "it holds a NaN")
+        registry.rejected(session, raw, "scorer_not_finite", "it holds a NaN")
         with pytest.raises(activations.NotUsable, match="rejected"):
             activations.activate(session, raw, "global", "k")
         with pytest.raises(Exception, match="only uploaded"):
-            scorers.verified(session, raw, blob_key="b", sha256="s", manifest={})
+            registry.verified(session, raw, blob_key="b", sha256="s", manifest={})
 
 
 def test_versions_never_change(db: Database) -> None:
@@ -174,12 +175,12 @@ def test_versions_never_change(db: Database) -> None:
             "upload_key": "other",
             "actor": "key_9",
         }
-        row, new = scorers.upload(session, upload_sha256="1", **same)
+        row, new = registry.upload(session, upload_sha256="1", **same)
         assert (row.upload_key, new) == ("k", False)
-        with pytest.raises(scorers.VersionExists):
-            scorers.upload(session, upload_sha256="2", **same)
+        with pytest.raises(registry.VersionExists):
+            registry.upload(session, upload_sha256="2", **same)
         with pytest.raises(NotFound):
-            scorers.get(session, "namm", "2")
+            registry.get(session, "namm", "2")
 
 
 def test_two_open_activations_of_a_scope_cannot_be(db: Database) -> None:
@@ -210,7 +211,7 @@ def test_the_order_of_activations_is_the_databases(db: Database, monkeypatch: py
             activations.activate(session, row, "global", "k")
             seen.append(rollout.newest(session))
         assert len(set(seen)) == 4, "a worker sees each one"
-        shown = [scorers.by_id(session, one.version_id).version for one in activations.history(session)]
+        shown = [registry.by_id(session, one.version_id).version for one in activations.history(session)]
         assert shown == ["3", "2", "1"]
         job: Any = FakeJob()
         assert [row.version for row in fallbacks.fallbacks(session, job, rows[2])] == ["2", "1"]

@@ -9,14 +9,18 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
-from store import budgets, keys, leases, outbox, tenants
-from store.buckets import Width, around
-from store.budgets import Action, NewBudget, Period
+from store import outbox, tenants, timezones
+from store.billing import budgets
+from store.billing.budgets import Action, NewBudget, Period
+from store.billing.time_buckets import Width, around
 from store.database import Database
 from store.errors import NotFound
-from store.models import Job, OutboxRow
-from store.money import Bill, Budget
-from store.states import State
+from store.jobs import leases
+from store.tables.billing import Bill, Budget
+from store.tables.job_states import State
+from store.tables.jobs import Job
+from store.tables.outbox import OutboxRow
+from store.tenants import api_keys
 from tests.unit.store.test_store_jobs import Submit, take, token_of
 
 NOON = datetime(2027, 3, 17, 12, tzinfo=UTC)  # a Wednesday
@@ -44,7 +48,7 @@ def events(db: Database) -> list[dict[str, Any]]:
 def test_a_budget_counts_the_bills_of_its_scope_and_currency(db: Database, tenant: str) -> None:
     with db.session() as session:
         other = tenants.ensure(session, "ten_other", "other")
-        key, _ = keys.create(session, tenant, "one", b"pepper")
+        key, _ = api_keys.create(session, tenant, "one", b"pepper")
         everything = new_budget(session, tenant)
         project = new_budget(session, tenant, project="reports")
         of_key = new_budget(session, tenant, api_key_id=key.id)
@@ -193,7 +197,7 @@ def test_one_that_noticed_and_rolled_back_leaves_the_telling_to_the_next(db: Dat
 
 def test_only_budgets_over_a_job_stop_it_and_rejecting_goes_first(db: Database, tenant: str) -> None:
     with db.session() as session:
-        key, _ = keys.create(session, tenant, "one", b"pepper")
+        key, _ = api_keys.create(session, tenant, "one", b"pepper")
         new_budget(session, tenant, "1", action=Action.NOTIFY)
         queue = new_budget(session, tenant, "1", action=Action.QUEUE, project="reports")
         reject = new_budget(session, tenant, "1", action=Action.REJECT, api_key_id=key.id)
@@ -228,8 +232,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception]]] = [
     ({}, budgets.BudgetExists),
     ({"project": "reports"}, budgets.BudgetExists),
     ({"amount": Decimal(5), "timezone": "Europe/Berlin"}, budgets.BudgetExists),
-    ({"period": Period.DAY, "timezone": "Europe/Nowhere"}, budgets.UnknownZone),
-    ({"period": Period.DAY, "timezone": "../../etc/passwd"}, budgets.UnknownZone),
+    ({"period": Period.DAY, "timezone": "Europe/Nowhere"}, timezones.UnknownZone),
+    ({"period": Period.DAY, "timezone": "../../etc/passwd"}, timezones.UnknownZone),
     ({"period": Period.DAY, "currency": "XTS"}, budgets.UnknownCurrency),
     ({"period": Period.DAY, "api_key_id": "key_of_nobody"}, NotFound),
 ]
@@ -251,7 +255,7 @@ def test_what_cannot_be_a_budget_is_refused(
 def test_budgets_differ_by_scope_period_and_action_and_are_their_tenants(db: Database, tenant: str) -> None:
     with db.session() as session:
         other = tenants.ensure(session, "ten_other", "other")
-        key, _ = keys.create(session, tenant, "one", b"pepper")
+        key, _ = api_keys.create(session, tenant, "one", b"pepper")
         made = [
             new_budget(session, tenant),
             new_budget(session, tenant, project="reports"),

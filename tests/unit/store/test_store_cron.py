@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import cron
-from store.cron import CronInvalid
+from store.schedules import cron
+from store.schedules.cron import CronInvalid
 
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
 ZONES = [BERLIN, NEW_YORK, "UTC", "Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia"]

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from store.egress import UrlRefused, may_reach, vet_url
+from store.webhooks.egress import UrlRefused, may_reach, vet_url
 
 PUBLIC = ["93.184.216.34", "1.1.1.1", "2606:4700:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"]
 LOOPBACK = ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"]

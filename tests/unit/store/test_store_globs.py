@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from store.globs import GlobInvalid, matching
+from store.sources.globs import GlobInvalid, matching
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,17 @@ from pydantic import ValidationError
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
-from store import activations, audit, guardrails, keys, scorers, tenants
-from store.activations import Alias
+from store import audit, tenants
 from store.database import Database
-from store.guardrails import Bounds
-from store.models import Job, OutboxRow
-from store.money import Bill
-from store.scorer_tables import Activation, AuditEntry, ScorerVersion, ShadowRun
+from store.scorers import activations, guardrails, registry
+from store.scorers.activations import Alias
+from store.scorers.guardrails import Bounds
+from store.tables.audit import AuditEntry
+from store.tables.billing import Bill
+from store.tables.jobs import Job
+from store.tables.outbox import OutboxRow
+from store.tables.scorers import Activation, ScorerVersion, ShadowRun
+from store.tenants import api_keys as keys
 from tests.bills import bill
 from tests.unit.store.test_store_activations import make
 from tests.unit.store.test_store_jobs import Submit, sweep, take
@@ -61,7 +65,7 @@ def book(session: Session, failed: int, succeeded: int, **columns: Any) -> None:
 
 def shadow(session: Session, jobs: list[Any], agreed: int, **columns: Any) -> None:
     """A shadow run of ten answers by namm@2 for each of the jobs."""
-    version = scorers.get(session, "namm", "2").id
+    version = registry.get(session, "namm", "2").id
     for job in jobs:
         keys = {"job_id": job.id, "version_id": version, "tenant_id": job.tenant_id, "stable": "namm@1"}
         figures = {
@@ -88,7 +92,7 @@ def crossings(session: Session) -> list[AuditEntry]:
 def serving(session: Session) -> dict[str, str]:
     """Scope and alias → version."""
     now = activations.current(session)
-    return {f"{row.scope} {row.alias}": scorers.by_id(session, row.version_id).version for row in now}
+    return {f"{row.scope} {row.alias}": registry.by_id(session, row.version_id).version for row in now}
 
 
 def test_too_many_failures_end_a_canary_and_the_figures_are_kept(session: Session) -> None:
@@ -264,7 +268,7 @@ def test_without_a_way_back_it_is_told_once_and_nothing_else_changes(session: Se
     [crossing] = crossings(session)
     assert (crossing.detail["activation"], crossing.detail["done"]) == (stable.id, "bound_crossed")
     # Activated anew it is watched anew.
-    again = bound(session, FAILURES, row=scorers.get(session, "namm", "2"), scope="model:b")
+    again = bound(session, FAILURES, row=registry.get(session, "namm", "2"), scope="model:b")
     book(session, failed=10, succeeded=0, model="b")
     assert guardrails.sweep(session) == 1
     assert crossings(session)[0].detail["activation"] == again.id

@@ -3,11 +3,13 @@
 import pytest
 from sqlalchemy import text
 
-from store import budgets, jobs, leases
-from store.budgets import Action
+from store import jobs
+from store.billing import budgets
+from store.billing.budgets import Action
 from store.database import Database
-from store.money import Budget
-from store.states import State
+from store.jobs import leases
+from store.tables.billing import Budget
+from store.tables.job_states import State
 from tests.unit.store.test_store_budgets import bill, new_budget
 from tests.unit.store.test_store_jobs import USAGE, Submit, hints, look, sweep, take, token_of
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store import jobs, leases, outbox, reaper, tenants
+from store import jobs, outbox, tenants
 from store.database import Database
 from store.errors import LeaseLost, NotFound
-from store.models import Job
-from store.states import State
+from store.jobs import leases, reaper
+from store.tables.job_states import State
+from store.tables.jobs import Job
 from tests.unit.store.conftest import HOLDER
 
 Submit = Callable[..., Job]

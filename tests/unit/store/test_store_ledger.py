@@ -7,11 +7,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from store import jobs, leases, ledger, prices, reaper, tenants
+from store import jobs, tenants
+from store.billing import ledger, prices
 from store.database import Database
 from store.errors import NotFound
-from store.models import Job
-from store.states import State
+from store.jobs import leases, reaper
+from store.tables.job_states import State
+from store.tables.jobs import Job
 from tests.unit.store.conftest import CENTS, HOLDER
 
 Submit = Callable[..., Job]

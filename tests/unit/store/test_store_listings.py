@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from store import sources
-from store.listings import SourceAway, SourceTooLarge
 from store.settings import Settings
-from store.sources import Folder, Grant, Sources
+from store.sources import folders as sources
+from store.sources.folders import Folder, Grant, Sources
+from store.sources.listing import SourceAway, SourceTooLarge
 
 
 @pytest.fixture

@@ -18,12 +18,14 @@ from hypothesis.stateful import (
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from store import documents, jobs, leases, reaper, tenants
+from store import documents, jobs, tenants
 from store.database import Database
 from store.errors import LeaseLost
-from store.models import Attempt, Job, OutboxRow, Result
-from store.money import UsageLine
-from store.states import LEASED, TERMINAL, State
+from store.jobs import leases, reaper
+from store.tables.billing import UsageLine
+from store.tables.job_states import LEASED, TERMINAL, State
+from store.tables.jobs import Attempt, Job, Result
+from store.tables.outbox import OutboxRow
 from tests.unit.store.conftest import HOLDER
 
 USAGE = {"seconds": {"read": 1.0}, "tokens_document": 10}

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
-from store import outcomes, scorers, tenants
+from store import tenants
 from store.database import Database
 from store.errors import NotFound
-from store.money import Bill
-from store.outcomes import Ends, Money, Outcome, wilson
-from store.scorer_tables import ShadowRun
+from store.scorers import outcomes, registry
+from store.scorers.outcomes import Ends, Money, Outcome, wilson
+from store.tables.billing import Bill
+from store.tables.scorers import ShadowRun
 from tests.bills import bill
 from tests.unit.store.test_store_activations import make
 from tests.unit.store.test_store_jobs import Submit, sweep, take
@@ -113,7 +114,7 @@ def shadow(session: Session, job: str, version: str, tenant_id: str, **values: A
         "device_seconds": 1.0,
         "created_at": NOON,
     }
-    version_id = scorers.get(session, "namm", version).id
+    version_id = registry.get(session, "namm", version).id
     keys = {"job_id": job, "version_id": version_id, "tenant_id": tenant_id}
     session.execute(insert(ShadowRun).values(**{**row, **keys, **values}))
 
@@ -143,7 +144,7 @@ def test_versions_side_by_side_in_the_order_asked_for(db: Database, tenant: str)
     with db.session() as session:
         one = make(session, "1")
         make(session, "2")
-        scorers.attach_evaluation(session, one, {"score": 0.97}, "key_1")
+        registry.attach_evaluation(session, one, {"score": 0.97}, "key_1")
         book(session, bill(1, NOON, scorer="namm@3"))
         asked = outcomes.compare(session, "namm", ["3", "1", "3"], START, END, tenant_id=None)
         assert [(each.scorer, each.evaluation) for each in asked] == [

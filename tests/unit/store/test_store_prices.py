@@ -13,12 +13,13 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from namm_runtime.engine.usage import PHASES
-from store import bills, leases, ledger, prices
+from store.billing import bills, ledger, prices
+from store.billing.prices import PriceBook, PriceBookInvalid
 from store.database import Database
-from store.models import Job
-from store.money import Bill
-from store.prices import PriceBook, PriceBookInvalid
-from store.states import State
+from store.jobs import leases
+from store.tables.billing import Bill
+from store.tables.job_states import State
+from store.tables.jobs import Job
 from tests.unit.store.conftest import CENTS, HOLDER
 
 Submit = Callable[..., Job]

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from store import idempotency, jobs, leases, outbox, reaper, workers
+from store import idempotency, jobs, outbox, workers
 from store.database import Database
-from store.leases import Holder
-from store.states import State
+from store.jobs import leases, reaper
+from store.jobs.leases import Holder
+from store.tables.job_states import State
 from tests.unit.store.test_store_jobs import USAGE, Submit, hints, look, sweep, take, token_of
 
 

@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, text, update
 
-from store import bills, leases, ledger, reports, tenants
-from store.buckets import Width, cut
+from store import tenants
+from store.billing import bills, ledger, reports
+from store.billing.time_buckets import Width, cut
 from store.database import Database
-from store.models import Job
-from store.money import Bill
-from store.states import State
+from store.jobs import leases
+from store.tables.billing import Bill
+from store.tables.job_states import State
+from store.tables.jobs import Job
 from tests.unit.store.conftest import HOLDER
 
 Submit = Callable[..., Job]

@@ -9,17 +9,20 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
-from store import budgets, jobs, schedule_steps, schedules
-from store.budgets import Action, NewBudget, Period, UnknownZone
-from store.bulk_tables import Bulk
-from store.cron import CronInvalid
+from store import jobs, schedules
+from store.billing import budgets
+from store.billing.budgets import Action, NewBudget, Period
 from store.database import Database
 from store.errors import NotFound, Refused
-from store.money import Bill
-from store.schedule_tables import ScheduleRun
 from store.schedules import Overlap, ScheduleExists, Template
-from store.states import State
+from store.schedules import runs as schedule_steps
+from store.schedules.cron import CronInvalid
+from store.tables.billing import Bill
+from store.tables.bulk import Bulk
+from store.tables.job_states import State
+from store.tables.schedules import ScheduleRun
 from store.tenants import ensure
+from store.timezones import UnknownZone
 from tests.schedules import ASK, Schedules
 from tests.unit.store.test_store_budgets import bill
 

@@ -7,9 +7,9 @@ from sqlalchemy import text
 
 from store import schedules
 from store.database import Database
-from store.schedule_tables import ScheduleRun
 from store.schedules import Overlap
-from store.states import TERMINAL, State
+from store.tables.job_states import TERMINAL, State
+from store.tables.schedules import ScheduleRun
 from tests.schedules import Schedules
 
 STEPS = 80

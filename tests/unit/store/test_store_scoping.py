@@ -1,4 +1,4 @@
-"""A rule as a check: a query in the name of a tenant starts at `tenants.scoped`."""
+"""A rule as a check: a query in the name of a tenant starts at `tenancy.scoped`."""
 
 import ast
 from pathlib import Path
@@ -28,26 +28,26 @@ TENANT_TABLES = {
 }
 # Those who act for no tenant: the holder of a lease, the loops, and what finds out whose a key is.
 SYSTEM = {
-    "bills.py",
-    "bulk_steps.py",
-    "bulk_terms.py",
-    "deliveries.py",
-    "guardrails.py",
-    "holds.py",
-    "leases.py",
-    "reaper.py",
-    "schedule_steps.py",
-    "storage.py",
-    "tenants.py",
+    "billing/bills.py",
+    "billing/holds.py",
+    "billing/storage.py",
+    "bulk/lifecycle.py",
+    "bulk/submission.py",
+    "jobs/leases.py",
+    "jobs/reaper.py",
+    "schedules/runs.py",
+    "scorers/guardrails.py",
+    "tenancy.py",
+    "webhooks/deliveries.py",
 }
 ALLOWED = {
-    ("collection_files.py", "to_refresh"),  # the conductor's
-    ("keys.py", "authenticate"),
-    ("documents.py", "of_job"),
-    ("jobs.py", "ended_with_snapshot"),
-    ("outcomes.py", "_bills"),  # these two as the next one
-    ("outcomes.py", "_shadows"),
-    ("reports.py", "run"),  # the machine's owner may ask about all tenants
+    ("collections/files.py", "to_refresh"),  # the conductor's
+    ("tenants/api_keys.py", "authenticate"),
+    ("documents/repository.py", "of_job"),
+    ("jobs/repository.py", "ended_with_snapshot"),
+    ("scorers/outcomes.py", "_bills"),  # these two as the next one
+    ("scorers/outcomes.py", "_shadows"),
+    ("billing/reports.py", "run"),  # the machine's owner may ask about all tenants
 }
 
 
@@ -66,9 +66,9 @@ def unscoped(source: str) -> list[str]:
 def test_only_the_named_functions_select_unscoped() -> None:
     folder = Path(store.__file__).parent
     found = {
-        (file.name, function)
-        for file in folder.glob("*.py")
-        if file.name not in SYSTEM
+        (file.relative_to(folder).as_posix(), function)
+        for file in folder.rglob("*.py")
+        if file.relative_to(folder).as_posix() not in SYSTEM
         for function in unscoped(file.read_text())
     }
     assert found == ALLOWED

@@ -7,11 +7,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from store import sources
 from store.errors import Refused
-from store.listings import MAX_PATH_BYTES, SourceAway
 from store.settings import Settings
-from store.sources import Grant, Sources, SourcesBroken
+from store.sources import folders
+from store.sources.folders import Grant, Sources, SourcesBroken
+from store.sources.listing import MAX_PATH_BYTES, SourceAway
 
 
 @pytest.fixture
@@ -144,9 +144,9 @@ def test_another_file_system_is_used_alike() -> None:
 def test_the_sources_file(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "sources.toml"
     file.write_text(f'[[source]]\nurl = "{root}"\ntenants = ["ten_a"]\noptions = {{auto_mkdir = true}}\n')
-    known = sources.connect(Settings(sources_file=file))
+    known = folders.connect(Settings(sources_file=file))
     assert known.folder("ten_a", str(root)).entries("a.txt")
-    assert sources.connect(Settings(sources_file=None)).__class__ is Sources
+    assert folders.connect(Settings(sources_file=None)).__class__ is Sources
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_broken_sources_file_is_said_without_what_is_in_it(tmp_path: Path, con
     file = tmp_path / "sources.toml"
     file.write_text(content)
     with pytest.raises(SourcesBroken) as broken:
-        sources.connect(Settings(sources_file=file))
+        folders.connect(Settings(sources_file=file))
     assert "hunter2" not in str(broken.value)
     assert broken.value.__cause__ is None
 
@@ -286,7 +286,7 @@ class Failing:
 
 
 def test_whatever_a_driver_raises_is_the_sources_fault_and_nothing_else() -> None:
-    folder = sources.Folder(Failing(), "x", "x")
+    folder = folders.Folder(Failing(), "x", "x")
     with pytest.raises(SourceAway):
         folder.entries(None)
     with pytest.raises(SourceAway), folder.open("a.txt") as file:

@@ -5,10 +5,11 @@ from decimal import Decimal
 
 from sqlalchemy import select, text, update
 
-from store import bills, documents, reports, storage, tenants
+from store import documents, tenants
+from store.billing import bills, reports, storage
 from store.database import Database
-from store.models import Document
-from store.money import Bill, UsageLine
+from store.tables.billing import Bill, UsageLine
+from store.tables.documents import Document
 
 GIB = 1024**3
 HOUR = timedelta(hours=1)

@@ -12,14 +12,16 @@ from sqlalchemy.orm import Session
 import api
 import store
 import worker
-from store import deliveries, events, jobs, leases, outbox, reaper, tenants, webhooks
+from store import jobs, outbox, tenants, webhooks
 from store.database import Database
-from store.deliveries import AT_ONCE, RETRY_SECONDS, Due, Outcome
-from store.egress import UrlRefused
 from store.errors import NotFound
-from store.models import OutboxRow
-from store.states import TERMINAL, State
-from store.webhook_tables import Delivery, Webhook
+from store.jobs import leases, reaper
+from store.tables.job_states import TERMINAL, State
+from store.tables.outbox import OutboxRow
+from store.tables.webhooks import Delivery, Webhook
+from store.webhooks import deliveries, event_types
+from store.webhooks.deliveries import AT_ONCE, RETRY_SECONDS, Due, Outcome
+from store.webhooks.egress import UrlRefused
 from tests.unit.store.conftest import HOLDER
 
 URL = "https://example.com/hook"
@@ -143,7 +145,7 @@ def test_every_end_of_a_job_is_a_known_event(db: Database, tenant: str, submit: 
     with db.session() as session:
         seen = set(session.scalars(text("SELECT payload->>'type' FROM outbox WHERE kind = 'event'")))
     assert seen == {f"job.{state.value}" for state in TERMINAL}
-    assert seen <= events.TYPES
+    assert seen <= event_types.TYPES
 
 
 def test_every_event_that_is_written_out_in_the_source_is_known() -> None:
@@ -156,7 +158,7 @@ def test_every_event_that_is_written_out_in_the_source_is_known() -> None:
                 if ast.unparse(call.func).endswith("add_event"):
                     found |= {arg.value for arg in call.args if isinstance(arg, ast.Constant) and arg.value}
     assert "budget.crossed" in found
-    assert found <= events.TYPES
+    assert found <= event_types.TYPES
 
 
 def test_a_message_is_taken_by_one_notifier_until_its_lease_is_over(

@@ -7,8 +7,8 @@ import pytest
 
 from store import blobs, documents, jobs, tenants, workers
 from store.database import Database
-from store.models import Job
 from store.settings import Settings
+from store.tables.jobs import Job
 from worker.process import WorkerProcess
 
 TEXT = b"All work and no play makes Jack a dull boy. " * 40

@@ -7,12 +7,14 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import select, text
 
-from store import activations, audit, jobs, rollout, workers
-from store.activations import Alias
+from store import audit, jobs, workers
 from store.database import Database
-from store.fallbacks import LOAD_FAILED
-from store.models import Job, OutboxRow
-from store.scorer_tables import ScorerVersion
+from store.scorers import activations, rollout
+from store.scorers.activations import Alias
+from store.scorers.fallbacks import LOAD_FAILED
+from store.tables.jobs import Job
+from store.tables.outbox import OutboxRow
+from store.tables.scorers import ScorerVersion
 from tests.registry import DAMAGES, activate, add_standin
 from tests.standin import Engine, save_scorer
 from tests.unit.worker.conftest import Clock

@@ -14,16 +14,19 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from store import blobs, bulk_results, bulks, collection_files, collections, jobs, prompt_templates, workers
-from store.bulk_tables import Bulk, BulkPart, CollectionItem
-from store.bulks import NewBulk, NotRetryable
+from store import blobs, bulk, collections, jobs, prompt_templates, workers
+from store.bulk import NewBulk, NotRetryable, results
+from store.collections import files as collection_files
 from store.database import Database
-from store.intake import Ask, Owner
-from store.listings import Entry, SourceAway
-from store.models import Document, Job
-from store.money import Bill
+from store.jobs.admission import Ask, Owner
 from store.settings import Settings
-from store.sources import Grant, Reading, Sources
+from store.sources.folders import Grant, Reading, Sources
+from store.sources.listing import Entry, SourceAway
+from store.tables.billing import Bill
+from store.tables.bulk import Bulk, BulkPart
+from store.tables.collections import CollectionItem
+from store.tables.documents import Document
+from store.tables.jobs import Job
 from store.workers import ModelCard
 from tests.standin import right_answer
 from worker import bundle, parts, refreshes
@@ -67,20 +70,20 @@ class Bench:
             if "documents" not in options:
                 found = collections.of_source(session, self.owner.tenant_id, str(self.folder), None)
                 options |= {"collection_id": found.id, "collection_name": found.name}
-            return bulks.create(session, self.owner, NewBulk(ask, **options)).id
+            return bulk.create(session, self.owner, NewBulk(ask, **options)).id
 
     def run(self, bulk_id: str, rounds: int = 200) -> Bulk:
         for _ in range(rounds):
             self.conductor.round()
             drain_jobs(self.process)
             found = self.look(bulk_id)
-            if found.state in bulks.ENDED:
+            if found.state in bulk.ENDED:
                 return found
         raise AssertionError(f"{bulk_id} is still {found.state}")
 
     def look(self, bulk_id: str) -> Bulk:
         with self.db.session() as session:
-            return bulks.get(session, self.owner.tenant_id, bulk_id)
+            return bulk.get(session, self.owner.tenant_id, bulk_id)
 
     def items(self) -> dict[str, CollectionItem]:
         with self.db.session() as session:
@@ -94,7 +97,7 @@ class Bench:
 
     def counts(self, bulk_id: str) -> dict[str, int]:
         with self.db.session() as session:
-            return bulks.count(session, bulks.get(session, self.owner.tenant_id, bulk_id))
+            return bulk.count(session, bulk.get(session, self.owner.tenant_id, bulk_id))
 
     def read(self, found: Bulk, name: str) -> str:
         with self.files.open(f"{found.bundle_key}/{name}") as file:
@@ -171,7 +174,7 @@ def test_one_bad_document_does_not_stop_the_rest_and_is_tried_again(bench: Bench
     assert set(errors.values()) == {None}
     before = {line["path"]: line["job_id"] for line in bench.lines(found)}
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, found.id)
+        bulk.retry(session, bench.owner.tenant_id, found.id)
     again = bench.run(found.id)
     after = {line["path"]: line["job_id"] for line in bench.lines(again)}
     assert {path for path in before if before[path] != after[path]} == {"full.txt"}
@@ -200,7 +203,7 @@ def test_a_source_that_is_away_fails_the_bulk_job_and_says_why(bench: Bench) -> 
     assert "no such folder" in (found.error_message or "")
     (bench.folder.parent / "elsewhere").rename(bench.folder)
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     assert bench.run(bulk_id).state == "succeeded"
 
 
@@ -258,7 +261,7 @@ def test_long_documents_are_read_in_parts_when_asked_to(bench: Bench) -> None:
         job = session.get_one(Job, long["job_id"])
         with bench.files.open(session.get_one(Document, job.document_id).blob_key) as file:
             text = file.read().decode()
-        line = next(bulk_results.all_lines(session, found))
+        line = next(results.all_lines(session, found))
         quoting = replace(line, answers=[{"prompt": PROMPTS[0], "text": "Document 0."}])
         [answer] = bench.conductor._finisher.in_the_original(session, quoting, 1).answers
     assert (answer["points"][0]["start"], answer["points"][0]["occurrences"]) == (0, 12)
@@ -275,14 +278,14 @@ def test_cancelling_keeps_what_was_done(bench: Bench) -> None:
     drain_jobs(bench.process)
     bench.conductor.round()
     with bench.db.session() as session:
-        assert bulks.cancel(session, bench.owner.tenant_id, bulk_id).state == "cancelling"
+        assert bulk.cancel(session, bench.owner.tenant_id, bulk_id).state == "cancelling"
     found = bench.run(bulk_id)
     states = [line["state"] for line in bench.lines(found)]
     assert (found.state, states) == ("cancelled", ["succeeded"] * 2 + ["cancelled"] * 3)
     assert "There is no summary of all documents" in bench.read(found, bundle.DIGEST)
     with bench.db.session() as session:
-        bulks.cancel(session, bench.owner.tenant_id, bulk_id)
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.cancel(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     again = bench.run(bulk_id)
     assert (again.state, bench.counts(bulk_id)) == ("succeeded", {"succeeded": 5})
 
@@ -318,11 +321,11 @@ def test_a_bundle_that_cannot_be_delivered_can_be_fetched_and_tried_again(bench:
     assert len(bench.lines(found)) == 5
     (target / "new").unlink()
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     again = bench.run(bulk_id)
     assert (again.delivery_error, (target / "new" / bulk_id / bundle.DIGEST).is_file()) == (None, True)
     with bench.db.session() as session, pytest.raises(NotRetryable):
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
 
 
 def test_names_and_things_that_are_no_documents_do_not_stop_the_rest(bench: Bench) -> None:
@@ -350,7 +353,7 @@ def test_a_listing_gives_others_a_turn_and_goes_on(bench: Bench, monkeypatch: py
     other = bench.begin()
     bench.conductor._list(other)
     with bench.db.session() as session:
-        bulks.cancel(session, bench.owner.tenant_id, other)
+        bulk.cancel(session, bench.owner.tenant_id, other)
     assert (bench.run(other).state, bench.counts(other)) == ("cancelled", {})
 
 
@@ -366,7 +369,7 @@ def test_a_defect_while_listing_ends_the_bulk_job_and_can_be_retried(
     assert (found.state, found.error_code) == ("failed", "internal_error")
     monkeypatch.undo()
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     assert bench.run(bulk_id).state == "succeeded"
 
 
@@ -634,7 +637,7 @@ def test_parts_that_were_read_well_are_not_read_again(bench: Bench) -> None:
     found = bench.run(bulk_id)
     assert [line["state"] for line in bench.lines(found)] == ["failed"] + ["succeeded"] * 4
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     found = bench.run(bulk_id)
     assert [line["state"] for line in bench.lines(found)] == ["succeeded"] * 5
     with bench.db.session() as session:
@@ -680,10 +683,10 @@ def test_a_list_of_documents_cancelled_at_once_can_be_retried(
     documents = [(f"{n}.txt", submit(text=b"One thing.").document_id) for n in range(2)]
     bulk_id = bench.begin(documents=documents)
     with bench.db.session() as session:
-        bulks.cancel(session, bench.owner.tenant_id, bulk_id)
+        bulk.cancel(session, bench.owner.tenant_id, bulk_id)
     assert bench.run(bulk_id).state == "cancelled"
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     found = bench.run(bulk_id)
     assert (found.state, bench.counts(bulk_id)) == ("succeeded", {"succeeded": 2})
 
@@ -702,11 +705,11 @@ def test_a_digest_that_failed_is_retried_and_a_passed_deadline_forgotten(bench: 
     found = bench.run(bulk_id)
     assert "There is no summary of all documents" in bench.read(found, bundle.DIGEST)
     with bench.db.session() as session:
-        assert bulks.retry(session, bench.owner.tenant_id, bulk_id).deadline_at is None
+        assert bulk.retry(session, bench.owner.tenant_id, bulk_id).deadline_at is None
     found = bench.run(bulk_id)
     assert "Made by the model from the summaries below." in bench.read(found, bundle.DIGEST)
     with bench.db.session() as session, pytest.raises(NotRetryable):
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
 
 
 def test_a_collection_that_is_gone_is_said(bench: Bench) -> None:
@@ -714,10 +717,10 @@ def test_a_collection_that_is_gone_is_said(bench: Bench) -> None:
     bench.folder.rename(bench.folder.parent / "elsewhere")
     assert bench.run(bulk_id).error_code == "source_away"
     with bench.db.session() as session:
-        row = bulks.get(session, bench.owner.tenant_id, bulk_id)
+        row = bulk.get(session, bench.owner.tenant_id, bulk_id)
         collections.drop(session, collections.get(session, row.tenant_id, row.collection_id or ""))
     with bench.db.session() as session:
-        bulks.retry(session, bench.owner.tenant_id, bulk_id)
+        bulk.retry(session, bench.owner.tenant_id, bulk_id)
     found = bench.run(bulk_id)
     assert (found.state, found.error_code) == ("failed", "collection_gone")
 

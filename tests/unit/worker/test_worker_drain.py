@@ -9,12 +9,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from store import blobs, jobs, leases, ledger, reaper, scorers, workers
+from store import blobs, jobs, workers
+from store.billing import ledger
 from store.database import Database
 from store.errors import LeaseLost
-from store.models import Job, Result
-from store.money import UsageLine
+from store.jobs import leases, reaper
+from store.scorers import registry
 from store.settings import Settings
+from store.tables.billing import UsageLine
+from store.tables.jobs import Job, Result
 from tests.standin import REVISION, Engine, right_answer
 from tests.unit.worker.conftest import TEXT
 from worker.drain import drain_jobs
@@ -474,12 +477,12 @@ def test_an_upload_is_looked_at_before_the_next_job(
     seen: list[tuple[str, str]] = []
     upload = {"kind": "safetensors", "upload_key": "k", "upload_sha256": "s", "actor": "key_1"}
     with db.session() as session:
-        row, _ = scorers.upload(session, name="namm", version="7", **upload)
+        row, _ = registry.upload(session, name="namm", version="7", **upload)
 
     def looked_at(given: WorkerProcess) -> None:
         seen.append((look(db, first).state, look(db, second).state))
         with db.session() as session:
-            scorers.rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
+            registry.rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
 
     monkeypatch.setattr("worker.drain.verify_uploads", looked_at)
     assert drain_jobs(process) == 2

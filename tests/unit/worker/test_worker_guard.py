@@ -15,9 +15,9 @@ import pytest
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from store.deliveries import Due, Outcome
 from store.settings import Settings
 from store.webhooks import secret
+from store.webhooks.deliveries import Due, Outcome
 from tests.receiver import Receiver, receiver
 from worker import sender
 from worker.guard import AddressRefused, Deadline, Guard

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from store import jobs, leases
+from store import jobs
 from store.database import Database
-from store.models import Job
+from store.jobs import leases
 from store.settings import Settings
+from store.tables.jobs import Job
 from worker.lease import LeaseKeeper
 from worker.process import WorkerProcess
 

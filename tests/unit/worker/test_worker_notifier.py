@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from store import deliveries, outbox, webhooks
+from store import outbox, webhooks
 from store.database import Database
 from store.settings import Settings
-from store.webhook_tables import Delivery, Webhook
+from store.tables.webhooks import Delivery, Webhook
+from store.webhooks import deliveries
 from tests.receiver import Receiver, receiver
 from worker.notifier import Notifier, notify_once
 from worker.sender import Sender

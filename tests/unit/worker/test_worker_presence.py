@@ -4,10 +4,11 @@ import pytest
 from kombu.exceptions import OperationalError
 from sqlalchemy import select, text
 
-from store import rollout, workers
+from store import workers
 from store.database import Database
-from store.scorer_tables import WorkerScorer
+from store.scorers import rollout
 from store.settings import Settings
+from store.tables.scorers import WorkerScorer
 from tests.registry import activate, add_standin
 from worker import presence
 from worker.names import WORKER_ID

@@ -4,9 +4,10 @@ import os
 import time
 from pathlib import Path
 
-from store import activations, blobs, scorers, tenants
-from store.activations import Alias
+from store import blobs, tenants
 from store.database import Database
+from store.scorers import activations, registry
+from store.scorers.activations import Alias
 from store.settings import Settings
 from tests.unit.store.test_store_activations import make
 from tests.unit.store.test_store_guardrails import FAILURES, book, bound
@@ -41,10 +42,10 @@ def test_old_uploads_that_no_row_waits_for_are_removed(db: Database, config: Set
     with db.session() as session:
         for name in ("waiting", "verified"):
             terms = {"kind": "safetensors", "upload_sha256": name, "actor": "k"}
-            row, _ = scorers.upload(
+            row, _ = registry.upload(
                 session, name="mine", version=name, upload_key=f"uploads/upl_{name}", **terms
             )
-        scorers.verified(session, row, blob_key="b", sha256="s", manifest={})
+        registry.verified(session, row, blob_key="b", sha256="s", manifest={})
     put("documents/ten_a/doc_old", 9)
     remove_leftovers(db, files)
     left = {key.partition("/")[0] for key in files.names("uploads")}

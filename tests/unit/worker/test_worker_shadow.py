@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, text
 
-from store import jobs, ledger, workers
-from store.activations import Alias
+from store import jobs, workers
+from store.billing import ledger
 from store.database import Database
-from store.models import Job
-from store.scorer_tables import ScorerVersion, ShadowRun
+from store.scorers.activations import Alias
 from store.settings import Settings
+from store.tables.jobs import Job
+from store.tables.scorers import ScorerVersion, ShadowRun
 from tests.registry import DAMAGES, activate, add_standin
 from tests.standin import Engine, Run
 from tests.unit.worker.conftest import TEXT

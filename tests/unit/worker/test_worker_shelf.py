@@ -11,8 +11,8 @@ from sqlalchemy import select
 from store import blobs, workers
 from store.blobs import Blobs
 from store.database import Database
-from store.scorer_tables import WorkerScorer
 from store.settings import Settings
+from store.tables.scorers import WorkerScorer
 from tests.registry import DAMAGES, add_standin
 from tests.standin import read_scorer
 from tests.unit.worker.conftest import Clock

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from store import blobs, outbox, scorers
+from store import blobs, outbox
 from store.database import Database
-from store.scorer_tables import ScorerVersion
+from store.scorers import registry
 from store.settings import Settings
+from store.tables.scorers import ScorerVersion
 from tests import scorer_files
 from tests.scorer_files import MANIFEST, TENSORS, manifest
 from worker import verify
@@ -35,7 +36,7 @@ def upload(config: Settings, db: Database) -> Upload:
                 target.write(content if isinstance(content, bytes) else json.dumps(content).encode())
         kind = "reference" if "checkpoint_pt" in files else "safetensors"
         with db.session() as session:
-            scorers.upload(
+            registry.upload(
                 session,
                 name="mine",
                 version=version,
@@ -51,7 +52,7 @@ def upload(config: Settings, db: Database) -> Upload:
 
 def look(db: Database, version: str = "1") -> ScorerVersion:
     with db.session() as session:
-        return scorers.get(session, "mine", version)
+        return registry.get(session, "mine", version)
 
 
 def test_a_good_upload_is_verified_and_stored(
@@ -157,14 +158,14 @@ def test_the_process_is_told_no_secret(
 def test_a_version_that_one_worker_verifies_is_left_alone_by_others(db: Database, upload: Upload) -> None:
     upload("1")
     with db.session() as session:
-        row = scorers.next_to_verify(session, 60)
+        row = registry.next_to_verify(session, 60)
         assert row is not None
         assert row.attempts == 1
     with db.session() as session:
-        assert scorers.next_to_verify(session, 60) is None
+        assert registry.next_to_verify(session, 60) is None
     upload("2")
     with db.session() as session:
-        row = scorers.next_to_verify(session, 60)
+        row = registry.next_to_verify(session, 60)
         assert row is not None
         assert row.version == "2"
 
@@ -173,9 +174,9 @@ def test_a_version_that_workers_die_of_is_given_up(
     process: WorkerProcess, db: Database, upload: Upload
 ) -> None:
     upload("1")
-    for attempt in range(1, scorers.MOST_ATTEMPTS + 1):
+    for attempt in range(1, registry.MOST_ATTEMPTS + 1):
         with db.session() as session:
-            row = scorers.next_to_verify(session, 60)
+            row = registry.next_to_verify(session, 60)
             assert row is not None
             assert row.attempts == attempt
         _let_pass(db)
@@ -197,8 +198,8 @@ def test_the_verdict_of_a_slow_worker_changes_nothing_any_more(
 
     def slowly(*_: Any) -> verify.Verdict:
         with db.session() as session:
-            scorers.rejected(
-                session, scorers.get(session, "mine", "1"), "other", "Another worker was faster."
+            registry.rejected(
+                session, registry.get(session, "mine", "1"), "other", "Another worker was faster."
             )
         return verify.Verdict("late", "Too late.")
 
@@ -240,13 +241,13 @@ def test_an_upload_hints_and_the_reaper_hints_again(
     with db.session() as session:
         session.execute(old)
         for _ in range(2):
-            scorers.next_to_verify(session, 60)
+            registry.next_to_verify(session, 60)
     assert reap_once(db, process.blobs, config).hinted == 0, "both are being verified"
     _let_pass(db)
     assert reap_once(db, process.blobs, config).hinted == 1
     with db.session() as session:
         for row in session.scalars(select(ScorerVersion)).all():
-            scorers.rejected(session, row, "code", "A reason.")
+            registry.rejected(session, row, "code", "A reason.")
         session.execute(old)
     assert reap_once(db, process.blobs, config).hinted == 0
 
@@ -263,7 +264,7 @@ def test_a_blob_store_that_fails_is_no_fault_of_the_upload(
 
     with monkeypatch.context() as patch:
         patch.setattr(blobs.Blobs, fails, away)
-        for _ in range(scorers.MOST_ATTEMPTS + 1):
+        for _ in range(registry.MOST_ATTEMPTS + 1):
             assert verify_uploads(process) == 0
             row = look(db)
             assert (row.state, row.attempts) == ("uploaded", 0)

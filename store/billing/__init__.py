@@ -1,0 +1,1 @@
+"""Money: the ledger, bills made from it, prices, budgets and reports."""

@@ -1,0 +1,280 @@
+"""The usage ledger: append-only lines, written with what they are for; and what they come to in money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, NamedTuple
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from store.billing import bills, prices
+from store.ids import new_id
+from store.tables.billing import Bill, UsageLine
+from store.tables.job_states import TERMINAL
+from store.tables.jobs import Attempt, Job
+from store.tenancy import get_scoped, scoped
+
+METHOD = "usage-2"  # how the quantities below come about; changed with the method, never reused
+LAST_REPORT = "usage-2:last-report"  # the same, but the worker vanished: a lower bound, as of its last report
+MICRO = Decimal("0.000001")
+
+
+class Meter(NamedTuple):
+    """One figure of the engine's usage. `adds` figures are summed over attempts, the others are a maximum."""
+
+    name: str
+    field: str
+    unit: str
+    measurement: str
+    adds: bool
+
+
+METERS = (
+    Meter("tokens.document", "tokens_document", "token", "measured", False),
+    Meter("tokens.read", "tokens_read", "token", "measured", True),
+    Meter("tokens.cached", "tokens_cached", "token", "measured", False),
+    Meter("tokens.prompt", "tokens_prompt", "token", "measured", True),
+    Meter("tokens.generated", "tokens_generated", "token", "measured", True),
+    Meter("tokens.kept", "tokens_kept", "token", "measured", False),
+    Meter("tokens.evicted", "tokens_evicted", "token", "derived", False),
+    Meter("kv_bytes.kept", "kept_bytes", "byte", "derived", False),
+    Meter("kv_bytes.resident", "resident_bytes", "byte", "derived", False),
+    Meter("kv_bytes.peak", "peak_bytes", "byte", "derived", False),
+    Meter("kv_bytes.dense", "dense_bytes", "byte", "derived", False),
+    Meter("kv_byte_seconds.actual", "kv_byte_seconds", "byte-second", "derived", True),
+    Meter("kv_byte_seconds.dense", "dense_byte_seconds", "byte-second", "derived", True),
+    Meter("snapshot_bytes", "snapshot_bytes", "byte", "measured", True),
+)
+
+
+def share(usage: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+    """The part of a job's usage that came after `start`: what an attempt that resumed a snapshot used itself.
+
+    Figures that add up (seconds, byte-seconds) are differences; the others stay as they are.
+    """
+    own = dict(usage)
+    before = start.get("seconds", {})
+    # Until a resumed run has read its snapshot its usage is below `start`: its share is then nothing yet.
+    own["seconds"] = {
+        phase: max(0, spent - before.get(phase, 0)) for phase, spent in usage.get("seconds", {}).items()
+    }
+    for meter in METERS:
+        if meter.adds and meter.field in usage:
+            own[meter.field] = max(0, usage[meter.field] - start.get(meter.field, 0))
+    if start.get("tokens_read"):
+        own["tokens_cached"] = start["tokens_read"]
+    return own
+
+
+def _quantity(value: Any) -> Decimal:
+    return Decimal(str(value)).quantize(MICRO, ROUND_HALF_UP)
+
+
+def _lines(usage: dict[str, Any], *, additive_only: bool = False) -> Iterator[tuple[str, Decimal, str, str]]:
+    for phase, spent in usage.get("seconds", {}).items():
+        yield bills.DEVICE_SECONDS + phase, _quantity(spent), "second", "measured"
+    for meter in METERS:
+        if meter.field in usage and (meter.adds or not additive_only):
+            yield meter.name, _quantity(usage[meter.field]), meter.unit, meter.measurement
+
+
+def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = False) -> None:
+    """Books an attempt that has ended. A second time breaks the ledger's unique key and raises.
+
+    Of a lost attempt, what it did until its last snapshot serves the next one; the rest is waste and gets
+    lines of its own (`seq` 1). Of one that failed, or with which its job did (`all_waste`), everything is.
+    """
+    if attempt.usage:  # else it ended before its first report
+        _write_lines(session, job, attempt, attempt.usage, all_waste=all_waste)
+    bills.book_attempt(session, job, attempt)
+
+
+def _write_lines(
+    session: Session, job: Job, attempt: Attempt, usage: dict[str, Any], *, all_waste: bool
+) -> None:
+    lost = attempt.outcome == "lost"
+    base = {"tenant_id": job.tenant_id, "job_id": job.id, "attempt": attempt.attempt}
+    base["method_version"] = LAST_REPORT if lost else METHOD
+    kept = usage
+    rows: list[dict[str, Any]] = []
+    if lost:
+        # The figures that add up are split; those that do not are the state at the last report.
+        snapshot = attempt.snapshot_usage or {}
+        kept = {**usage, "seconds": {p: snapshot.get("seconds", {}).get(p, 0) for p in usage["seconds"]}}
+        for meter in METERS:
+            if meter.adds and meter.field in usage:
+                kept[meter.field] = snapshot.get(meter.field, 0)
+        for name, quantity, unit, measurement in _lines(share(usage, snapshot), additive_only=True):
+            rows.append(_row(base, name, 1, quantity, unit, measurement, waste=True))
+    for name, quantity, unit, measurement in _lines(kept):
+        rows.append(_row(base, name, 0, quantity, unit, measurement, waste=all_waste))
+    session.execute(insert(UsageLine), rows)
+
+
+def cost_so_far(attempt: Attempt, book: prices.PriceBook) -> Decimal | None:
+    """What a running attempt would be billed if it ended with its last report; None without a price."""
+    lines = [UsageLine(meter=name, quantity=quantity) for name, quantity, _, _ in _lines(attempt.usage or {})]
+    return bills.cost(lines, book, attempt.device_type)
+
+
+def _row(
+    base: dict[str, Any], meter: str, seq: int, quantity: Decimal, unit: str, measurement: str, *, waste: bool
+) -> dict[str, Any]:
+    line = {"meter": meter, "seq": seq, "quantity": quantity, "unit": unit}
+    return {**base, **line, "id": new_id("use"), "measurement": measurement, "waste": waste}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of a bill, with where it comes from."""
+
+    name: str
+    quantity: Decimal
+    unit: str  # second, byte, byte-second, token, or a currency
+    measurement: str  # measured | derived | estimated
+    method_version: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a document was read with, as the engine reports it; `regime` is a sentence where it departs."""
+
+    mode: str | None = None
+    budget: int | None = None
+    interval: int | None = None
+    positions: str | None = None
+    regime_matches: bool | None = None
+    regime: str | None = None
+
+
+@dataclass(frozen=True)
+class PricedLine:
+    """A line of the ledger and what it cost; `amount` is None for a meter that has no price."""
+
+    attempt: int
+    meter: str
+    quantity: Decimal
+    unit: str
+    measurement: str
+    method_version: str
+    waste: bool
+    unit_price: Decimal | None
+    priced_unit: str | None
+    amount: Decimal | None
+    currency: str
+
+
+@dataclass(frozen=True)
+class JobCost:
+    """What a job cost and saved. `final` is false while more lines may come."""
+
+    job_id: str
+    final: bool
+    currency: str | None  # None before the first attempt
+    price_book: str | None  # of the latest attempt; each attempt is billed by its own
+    price_per_device_hour: Decimal | None  # the same
+    setting: Setting | None  # of the latest attempt that has begun to read
+    summary: list[Figure]
+    lines: list[PricedLine]
+
+
+def lines(session: Session, tenant_id: str, job_id: str) -> list[UsageLine]:
+    """The job's ledger, in the order of attempts and meters."""
+    order = (UsageLine.attempt, UsageLine.seq, UsageLine.meter)
+    return list(
+        session.scalars(scoped(UsageLine, tenant_id).where(UsageLine.job_id == job_id).order_by(*order))
+    )
+
+
+def cost(session: Session, tenant_id: str, job_id: str) -> JobCost:
+    """Reads the ledger of a job as a bill. Raises NotFound."""
+    job = get_scoped(session, Job, tenant_id, id=job_id)
+    query = scoped(Attempt, tenant_id).where(Attempt.job_id == job_id).order_by(Attempt.attempt)
+    terms = {attempt.attempt: attempt for attempt in session.scalars(query)}
+    books = {number: prices.get(session, attempt.price_book_id) for number, attempt in terms.items()}
+    made = scoped(Bill, tenant_id).where(Bill.job_id == job_id).order_by(Bill.attempt)
+    latest = max(terms, default=0)
+    price = books[latest].price_of("device_seconds", terms[latest].device_type) if terms else None
+    return JobCost(
+        job_id=job_id,
+        final=job.state in TERMINAL,
+        currency=books[latest].currency if terms else None,
+        price_book=books[latest].name if terms else None,
+        price_per_device_hour=price.amount if price else None,
+        setting=_setting(list(terms.values())),
+        summary=list(_summary(list(session.scalars(made)))),
+        lines=[
+            _priced(line, books[line.attempt], terms[line.attempt].device_type)
+            for line in lines(session, tenant_id, job_id)
+        ],
+    )
+
+
+def _priced(line: UsageLine, book: prices.PriceBook, device: str) -> PricedLine:
+    price = book.price_of(line.meter, device)
+    return PricedLine(
+        **{name: getattr(line, name) for name in PricedLine.__dataclass_fields__ if hasattr(line, name)},
+        unit_price=price.amount if price else None,
+        priced_unit=price.unit if price else None,
+        amount=book.amount(line.meter, device, line.quantity),
+        currency=book.currency,
+    )
+
+
+def _setting(attempts: list[Attempt]) -> Setting | None:
+    for attempt in reversed(attempts):
+        usage = attempt.usage or {}
+        if usage.get("positions") is not None:
+            return Setting(**{field.name: usage.get(field.name) for field in fields(Setting)})
+    return None
+
+
+def _summary(made: list[Bill]) -> Iterator[Figure]:
+    """The figures of a job: sums over its attempts, and the largest of what does not add up."""
+    if not made:
+        return
+    yield Figure("device_seconds", _sum(made, "device_seconds"), "second", "measured", METHOD)
+    yield Figure("device_seconds.score", _sum(made, "score_seconds"), "second", "measured", METHOD)
+    yield Figure("device_seconds.waste", _sum(made, "waste_seconds"), "second", "measured", METHOD)
+    # One figure a currency: amounts in different currencies are never added up.
+    by_currency = {
+        bill.currency: [other for other in made if other.currency == bill.currency] for bill in made
+    }
+    for currency, mine in sorted(by_currency.items()):
+        for name, column, measurement, method in MONEY_FIGURES:
+            if any(getattr(bill, column) is not None for bill in mine):
+                yield Figure(name, _sum(mine, column), currency, measurement, method)
+    peak, dense = _largest(made, "peak_bytes"), _largest(made, "dense_bytes")
+    if peak is not None and dense is not None:
+        yield Figure("kv_bytes.peak", peak, "byte", "derived", METHOD)
+        yield Figure("kv_bytes.dense", dense, "byte", "derived", METHOD)
+        yield Figure("memory_saved.peak", dense - peak, "byte", "derived", "savings-1")
+        saved = _sum(made, "dense_byte_seconds") - _sum(made, "kv_byte_seconds")
+        yield Figure("memory_saved.byte_seconds", saved, "byte-second", "derived", "savings-1")
+    devices, quality = _largest(made, "full_cache_devices"), made[-1].scorer_quality
+    if devices is not None:
+        yield Figure("full_cache.devices", devices, "device", "estimated", "full-cache-1")
+    if quality is not None:
+        yield Figure("scorer_quality", quality, "share of full", "measured", "manifest-1")
+
+
+MONEY_FIGURES = (
+    ("cost", "cost", "derived", "cost-2"),
+    ("cost.waste", "waste_cost", "derived", "cost-2"),
+    ("saving.allocated", "allocated_saving", "estimated", "allocated-1"),
+    ("full_cache.cost", "full_cache_cost", "estimated", "full-cache-1"),
+    ("saving.realised", "realised_saving", "estimated", "realised-1"),
+)
+
+
+def _sum(made: list[Bill], column: str) -> Decimal:
+    return sum((getattr(bill, column) or Decimal(0) for bill in made), Decimal(0))
+
+
+def _largest(made: list[Bill], column: str) -> Decimal | None:
+    return max(
+        (Decimal(value) for bill in made if (value := getattr(bill, column)) is not None), default=None
+    )

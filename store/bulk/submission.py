@@ -1,0 +1,83 @@
+"""With what the jobs of a bulk job are made: its model, template, prompts and what its budgets leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store import jobs
+from store.billing import budgets
+from store.billing.budgets import BudgetState
+from store.bulk import repository
+from store.errors import Refused
+from store.jobs import admission
+from store.jobs.admission import Admitted, Owner
+from store.settings import Settings
+from store.tables.bulk import Bulk
+from store.tables.jobs import Job
+
+
+@dataclass(frozen=True)
+class Terms:
+    """With what a bulk job's jobs are made now."""
+
+    admitted: Admitted
+    held_by: str | None
+
+
+def stopping(session: Session, bulk_id: str) -> BudgetState | None:
+    """The crossed budget that its jobs come under.
+
+    In a transaction of its own, see `store.jobs.admission.heed`.
+    """
+    owner = _owner_of(session.get_one(Bulk, bulk_id))
+    return budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
+
+
+def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState | None) -> Terms:
+    """For the row, locked by the caller; its first terms fix model and template for all that follow.
+
+    Raises Refused, as a job submitted now would be; `no_worker` where the model's workers are gone.
+    """
+    ask = repository.ask_from_json(bulk.ask, bulk.deadline_at)
+    ask.metadata.update(bulk.tags)
+    ask = replace(ask, model=bulk.model or ask.model, template=bulk.template or ask.template)
+    try:
+        admitted = admission.admit(session, settings, _owner_of(bulk), ask)
+    except Refused as refused:
+        if bulk.model is not None and refused.code == "unknown_model":
+            raise Refused(
+                admission.NO_WORKER, f"No worker serves the model '{bulk.model}' any more."
+            ) from None
+        raise
+    bulk.model, bulk.template = admitted.card.name, admitted.template
+    return Terms(admitted, admission.heed(spent))
+
+
+def submit(
+    session: Session, settings: Settings, bulk: Bulk, using: Terms, document_id: str, seq: int | None
+) -> str:
+    """A job for one document of the bulk job, or for its digest; gives its id."""
+    owner = _owner_of(bulk)
+    new = admission.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id, seq)
+    if seq is None:  # or it would wait behind every document of the bulk jobs that came meanwhile
+        new = replace(new, priority=new.priority + 1)
+    return jobs.create(session, owner.tenant_id, new).id
+
+
+def without_questions(using: Terms) -> Terms:
+    """For the digest: only the summary's prompts."""
+    admitted = using.admitted
+    own = admitted.prompts[: admitted.summary_prompts]
+    return replace(using, admitted=replace(admitted, prompts=own))
+
+
+def summary_prompts(session: Session, bulk_id: str) -> int:
+    """How many of each document's answers are its summary."""
+    return session.scalar(select(func.max(Job.summary_prompts)).where(Job.bulk_id == bulk_id)) or 0
+
+
+def _owner_of(bulk: Bulk) -> Owner:
+    return Owner(bulk.tenant_id, bulk.api_key_id, bulk.project)

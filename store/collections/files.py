@@ -1,0 +1,154 @@
+"""The files of a collection as last looked at: by the conductor in a source, or by whoever fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Text, any_, func, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import Session
+
+from store.sources.listing import Entry
+from store.tables.collections import Collection, CollectionItem
+from store.tables.documents import Document
+from store.tenancy import scoped
+
+
+def to_refresh(session: Session) -> Sequence[str]:
+    """The ids of collections that somebody wants refreshed, the first one first."""
+    query = select(Collection.id).where(Collection.refresh_requested_at.is_not(None))
+    return session.scalars(query.order_by(Collection.refresh_requested_at)).all()
+
+
+def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -> list[Entry]:
+    """Notes which files are there and gives those whose content has to be looked at.
+
+    Files that are gone are marked. A file whose fingerprint is the one of its last reading is not read again.
+    """
+    known = {
+        row.path: row
+        for row in session.scalars(
+            scoped(CollectionItem, collection.tenant_id).where(CollectionItem.collection_id == collection.id)
+        )
+    }
+    there = {entry.path for entry in entries}
+    gone = [path for path, row in known.items() if path not in there and row.deleted_at is None]
+    if gone:
+        session.execute(
+            update(CollectionItem)
+            .where(CollectionItem.collection_id == collection.id, _among(gone))
+            .values(deleted_at=func.now())
+        )
+    same, fresh = list[str](), list[Entry]()
+    for entry in entries:
+        row = known.get(entry.path)
+        settled = row is not None and entry.fingerprint is not None and row.fingerprint == entry.fingerprint
+        if settled and (row.document_id or row.error_code):  # type: ignore[union-attr]
+            same.append(entry.path)
+        else:
+            fresh.append(entry)
+    if same:
+        session.execute(
+            update(CollectionItem)
+            .where(CollectionItem.collection_id == collection.id, _among(same))
+            .values(seen_at=func.now(), deleted_at=None)
+        )
+    return fresh
+
+
+def _among(paths: list[str]) -> ColumnElement[bool]:
+    """One array, not a parameter for each path: a statement has 65,535 at most."""
+    return CollectionItem.path == any_(literal(paths, ARRAY(Text)))
+
+
+def put(
+    session: Session,
+    collection_id: str,
+    tenant_id: str,
+    path: str,
+    document: Document,
+    fingerprint: str | None = None,
+) -> None:
+    """Under `path` there is now this document."""
+    row: dict[str, Any] = {
+        "document_id": document.id,
+        "sha256": document.sha256,
+        "fingerprint": fingerprint,
+        "error_code": None,
+        "error_message": None,
+        "changed_at": func.now(),
+    }
+    _upsert(session, collection_id, tenant_id, path, row)
+
+
+def keep(session: Session, collection_id: str, tenant_id: str, path: str, fingerprint: str | None) -> None:
+    """The file was read again and holds what it held."""
+    row = {"fingerprint": fingerprint, "error_code": None, "error_message": None}
+    _upsert(session, collection_id, tenant_id, path, row)
+
+
+def put_error(
+    session: Session,
+    collection_id: str,
+    tenant_id: str,
+    path: str,
+    fingerprint: str | None,
+    code: str,
+    message: str,
+) -> None:
+    """The file was read and is no document."""
+    _put_error(
+        session, collection_id, tenant_id, path, fingerprint, code, message, document_id=None, sha256=None
+    )
+
+
+def put_unread(
+    session: Session, collection_id: str, tenant_id: str, path: str, code: str, message: str
+) -> None:
+    """The file is there and could not be read now. What it held is remembered: it may well hold it still."""
+    _put_error(session, collection_id, tenant_id, path, None, code, message)
+
+
+def _put_error(
+    session: Session,
+    collection_id: str,
+    tenant_id: str,
+    path: str,
+    fingerprint: str | None,
+    code: str,
+    message: str,
+    **more: None,
+) -> None:
+    row: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "error_code": code,
+        "error_message": message,
+        "changed_at": func.now(),
+        **more,
+    }
+    _upsert(session, collection_id, tenant_id, path, row)
+
+
+def held(session: Session, collection_id: str, path: str) -> CollectionItem | None:
+    """What is known of the file under `path`."""
+    return session.get(CollectionItem, (collection_id, path))
+
+
+def refreshed(session: Session, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
+    """The source has been looked at, or could not be, for the refresh asked for at `asked_at`."""
+    row = session.get_one(Collection, collection_id, populate_existing=True)
+    row.refresh_error = error
+    if error is None:
+        row.refreshed_at = func.now()
+    if row.refresh_requested_at == asked_at:  # else somebody wants another one
+        row.refresh_requested_at = None
+
+
+def _upsert(session: Session, collection_id: str, tenant_id: str, path: str, row: Mapping[str, Any]) -> None:
+    """The file is there, and this is what has changed of it."""
+    row = {**row, "seen_at": func.now(), "deleted_at": None}
+    key = {"collection_id": collection_id, "path": path}
+    statement = insert(CollectionItem).values(**key, tenant_id=tenant_id, **row)
+    session.execute(statement.on_conflict_do_update(index_elements=["collection_id", "path"], set_=row))

@@ -1,0 +1,193 @@
+"""Collections: named sets of documents. One with a source has the files that its last refresh found there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import documents
+from store.bulk import ENDED, wake
+from store.collections import files
+from store.errors import NotFound, StoreError
+from store.ids import new_id
+from store.tables.bulk import Bulk
+from store.tables.collections import Collection, CollectionItem
+from store.tables.schedules import Schedule
+from store.tenancy import get_by_id_or_name, scoped
+
+
+class CollectionExists(StoreError):
+    """The tenant has a collection of this name already."""
+
+    code = "collection_exists"
+
+
+class CollectionInUse(StoreError):
+    """A bulk job over the collection has not ended, or a schedule makes some."""
+
+    code = "collection_in_use"
+
+
+class CollectionLive(StoreError):
+    """Documents of a collection with a source are the source's files: none is added or taken away by hand."""
+
+    code = "collection_live"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many documents a collection has."""
+
+    documents: int
+    unreadable: int  # files that are there and could not be read
+    deleted: int
+
+
+def create(
+    session: Session, tenant_id: str, name: str, source: str | None = None, glob: str | None = None
+) -> Collection:
+    """A new collection; with a source it is refreshed as soon as the conductor comes to it.
+
+    Raises CollectionExists.
+    """
+    values = {"id": new_id("col"), "tenant_id": tenant_id, "name": name, "source": source, "glob": glob}
+    statement = insert(Collection).values(values).on_conflict_do_nothing().returning(Collection)
+    row = session.scalars(statement).one_or_none()
+    if row is None:
+        raise CollectionExists(f"There is a collection '{name}' already.")
+    if source is not None:
+        refresh(session, row)
+    return row
+
+
+def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -> Collection:
+    """The collection of a source, made under the source's own name if there is none.
+
+    Raises CollectionExists where that is the name of another one.
+    """
+    query = scoped(Collection, tenant_id).where(Collection.source == source)
+    query = query.where(Collection.glob.is_not_distinct_from(glob)).order_by(Collection.id)
+    found = session.scalars(query).first()
+    if found is not None:
+        return found
+    try:
+        return create(session, tenant_id, f"{source} {glob}" if glob else source, source, glob)
+    except CollectionExists:  # somebody made it just now, or gave its name to something else
+        found = session.scalars(query).first()
+        if found is None:
+            raise
+        return found
+
+
+def get(session: Session, tenant_id: str, id_or_name: str) -> Collection:
+    """Raises NotFound."""
+    return get_by_id_or_name(session, Collection, tenant_id, "col", id_or_name)
+
+
+def page(session: Session, tenant_id: str, *, after: str | None = None, limit: int = 20) -> list[Collection]:
+    """A page, by name; `after` is the last name of the page before."""
+    query = scoped(Collection, tenant_id).order_by(Collection.name).limit(limit)
+    if after is not None:
+        query = query.where(Collection.name > after)
+    return list(session.scalars(query))
+
+
+def counts(session: Session, collection: Collection) -> Counts:
+    """Of what it holds now and what it held."""
+    there = CollectionItem.deleted_at.is_(None)
+    unreadable = CollectionItem.error_code.is_not(None)
+    row = session.execute(
+        _items_of(collection).with_only_columns(
+            func.count().filter(there, CollectionItem.document_id.is_not(None), ~unreadable),
+            func.count().filter(there, unreadable),
+            func.count().filter(~there),
+        )
+    ).one()
+    return Counts(*row)
+
+
+def _items_of(collection: Collection) -> Select[CollectionItem]:
+    return scoped(CollectionItem, collection.tenant_id).where(CollectionItem.collection_id == collection.id)
+
+
+def items(
+    session: Session,
+    tenant_id: str,
+    collection_id: str,
+    *,
+    deleted: bool = False,
+    after: str | None = None,
+    limit: int = 20,
+) -> list[CollectionItem]:
+    """A page of what it holds, by path, or of what is no longer there; `after` is the last path before."""
+    query = scoped(CollectionItem, tenant_id).where(CollectionItem.collection_id == collection_id)
+    gone = CollectionItem.deleted_at.is_not(None)
+    query = query.where(gone if deleted else ~gone).order_by(CollectionItem.path).limit(limit)
+    if after is not None:
+        query = query.where(CollectionItem.path > after)
+    return list(session.scalars(query))
+
+
+def add(session: Session, collection: Collection, members: Sequence[tuple[str, str]]) -> None:
+    """Puts documents, by path and id, in under their paths; one that is there under the path is replaced.
+
+    Raises NotFound for a document that is not the tenant's, CollectionLive.
+    """
+    _refuse_live(collection)
+    known = documents.named(session, collection.tenant_id, {document for _, document in members})
+    for path, document in members:
+        files.put(session, collection.id, collection.tenant_id, path, known[document])
+
+
+def add_unread(session: Session, collection: Collection, path: str, code: str, message: str) -> None:
+    """Notes that a file could not be read; what it held is remembered. Raises CollectionLive."""
+    _refuse_live(collection)
+    files.put_unread(session, collection.id, collection.tenant_id, path, code, message)
+
+
+def remove(session: Session, collection: Collection, path: str) -> None:
+    """Takes a document out; it stays where it is. Raises NotFound, CollectionLive."""
+    _refuse_live(collection)
+    statement = (
+        update(CollectionItem)
+        .where(
+            CollectionItem.collection_id == collection.id,
+            CollectionItem.path == path,
+            CollectionItem.deleted_at.is_(None),
+        )
+        .values(deleted_at=func.now())
+        .returning(CollectionItem.path)
+    )
+    if session.scalar(statement) is None:
+        raise NotFound(f"The collection has no document '{path}'.")
+
+
+def drop(session: Session, collection: Collection) -> None:
+    """Forgets the collection; its documents and the results of bulk jobs stay. Raises CollectionInUse."""
+    active = exists().where(Bulk.collection_id == collection.id, Bulk.state.not_in(ENDED))
+    if session.scalar(select(active)):
+        raise CollectionInUse("A bulk job over this collection has not ended; cancel it first.")
+    planned = scoped(Schedule, collection.tenant_id).where(
+        Schedule.deleted_at.is_(None), Schedule.template["collection_id"].astext == collection.id
+    )
+    for schedule in session.scalars(planned.limit(1)):
+        raise CollectionInUse(f"The schedule '{schedule.name}' runs over this collection; delete it first.")
+    session.execute(delete(Collection).where(Collection.id == collection.id))
+
+
+def refresh(session: Session, collection: Collection) -> None:
+    """Asks the conductor to look at the source."""
+    collection.refresh_requested_at = func.now()
+    session.flush()
+    wake(session)
+
+
+def _refuse_live(collection: Collection) -> None:
+    if collection.source is not None:
+        raise CollectionLive(
+            "This collection holds the files of its source; change them there, then refresh it."
+        )

@@ -1,0 +1,261 @@
+"""From what is asked for to a job that can be queued: what only the database can tell is checked here.
+
+REST, bulk jobs and schedules all come through here, so that all heed the same limits, models and budgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from store import prompt_templates, workers
+from store.billing.budgets import Action, BudgetState, plain
+from store.errors import Refused
+from store.jobs.repository import NewJob
+from store.prompt_templates import DEFAULT_WORDS, Template
+from store.scorers import activations, registry
+from store.scorers.registry import USABLE
+from store.settings import Settings
+from store.tables.jobs import Job
+from store.workers import ModelCard
+
+NO_WORKER = "no_worker"  # the code of the one refusal that passes by itself
+SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
+DEFAULT_OUTPUT_TOKENS = 64
+TOKENS_PER_WORD = 3  # a summary of so many words is not cut off in any language a tokenizer was made for
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose jobs they are, and what they are billed under."""
+
+    tenant_id: str
+    key_id: str | None
+    project: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is to be done with a document, whichever it is; None leaves it to the service.
+
+    Attributes:
+        points, words: of a summary, see `store.prompt_templates`.
+    """
+
+    task: str = "ask"  # ask | summarize | prompt
+    questions: tuple[str, ...] = ()
+    prompt: str | None = None
+    template: str | None = None  # name or name@version
+    points: int = 5
+    words: int | None = None
+    model: str | None = None
+    policy: str | None = None
+    scorer: str | None = None
+    budget: int | None = None
+    max_output_tokens: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    priority: int = 0
+    deadline_at: datetime | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A valid ask with what the database added to it."""
+
+    ask: Ask
+    card: ModelCard
+    policy: str
+    budget: int | None
+    prompts: list[str]
+    max_output_tokens: int  # for each prompt
+    template: str | None  # name@version of a summary's
+    summary_prompts: int  # how many of the prompts, from the first, are the summary's
+
+
+def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admitted:
+    """Raises Refused."""
+    _refuse_limits(settings, ask)
+    policy = ask.policy or settings.default_policy
+    card = _model(session, settings, ask, policy)
+    _refuse_scorer(session, owner, ask, card)
+    template, summary = None, list[str]()
+    if ask.task == "summarize":
+        template = _template(session, owner, ask, card)
+        summary = prompt_templates.prompts_of(template, ask.points, ask.words)
+    prompts = [*summary, *([ask.prompt or ""] if ask.task == "prompt" else ask.questions)]
+    # What a KV head may keep when neither client nor scorer is to say; `full` keeps everything.
+    budget = ask.budget or (None if policy == "full" else settings.default_budget)
+    longest = _output_tokens(settings, ask, card, template)
+    label = template.label if template else None
+    return Admitted(ask, card, policy, budget, prompts, longest, label, len(summary))
+
+
+def check(session: Session, settings: Settings, owner: Owner, ask: Ask) -> None:
+    """For work that may wait for a worker. Raises Refused for any other reason."""
+    try:
+        admit(session, settings, owner, ask)
+    except Refused as refused:
+        if refused.code != NO_WORKER:
+            raise
+
+
+def new_job(
+    admitted: Admitted,
+    settings: Settings,
+    owner: Owner,
+    document_id: str,
+    held_by: str | None = None,
+    bulk_id: str | None = None,
+    bulk_seq: int | None = None,
+) -> NewJob:
+    """The job for one document, as `store.jobs.create` takes it."""
+    ask = admitted.ask
+    return NewJob(
+        document_id=document_id,
+        task=ask.task,
+        prompts=admitted.prompts,
+        template=admitted.template,
+        summary_prompts=admitted.summary_prompts,
+        model=admitted.card.name,
+        policy=admitted.policy,
+        scorer_requested=ask.scorer,
+        budget=admitted.budget,
+        max_output_tokens=admitted.max_output_tokens,
+        temperature=ask.temperature,
+        seed=ask.seed,
+        priority=ask.priority,
+        deadline_at=ask.deadline_at,
+        tags=dict(ask.metadata),
+        max_attempts=settings.max_attempts,
+        api_key_id=owner.key_id,
+        project=owner.project,
+        held_by_budget=held_by,
+        bulk_id=bulk_id,
+        bulk_seq=bulk_seq,
+    )
+
+
+def heed(spent: BudgetState | None) -> str | None:
+    """The id of the crossed budget that holds a new job in the queue. Raises Refused for one that rejects it.
+
+    `spent` is what `store.billing.budgets.stopping` said, in a transaction of its own: that a budget is
+    crossed is told even if the job is refused for it.
+    """
+    if spent is None:
+        return None
+    one = spent.budget
+    if one.action == Action.REJECT:
+        raise Refused(
+            "budget_exceeded",
+            str(spent),
+            budget=one.id,
+            amount=plain(one.amount),
+            spent=plain(spent.spent),
+            currency=one.currency,
+            period_end=spent.end,
+        )
+    return one.id
+
+
+def _refuse_limits(settings: Settings, ask: Ask) -> None:
+    most = settings.max_prompts
+    if len(ask.questions) > most:
+        raise Refused(
+            "too_many_questions", f"At most {most} questions fit one job.", "questions", max_questions=most
+        )
+    most = settings.max_output_tokens
+    if ask.max_output_tokens is not None and ask.max_output_tokens > most:
+        message = f"At most {most} tokens are generated for a prompt."
+        raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=most)
+
+
+def _template(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> Template:
+    asked = ask.template or prompt_templates.default_for(card.name)
+    found = prompt_templates.find(session, owner.tenant_id, asked)
+    if found is None:
+        known = prompt_templates.names(session, owner.tenant_id)
+        message = f"There is no template '{asked}'. Known: {', '.join(known)}."
+        raise Refused("unknown_template", message, "template", known_templates=known)
+    return found
+
+
+def _output_tokens(settings: Settings, ask: Ask, card: ModelCard, template: Template | None) -> int:
+    """For each prompt: what is asked for, else enough for a summary of the words asked for."""
+    if ask.max_output_tokens is not None:
+        return ask.max_output_tokens
+    wanted = DEFAULT_OUTPUT_TOKENS
+    if template is not None and not template.each_point:
+        wanted = max(wanted, TOKENS_PER_WORD * (ask.words or DEFAULT_WORDS))
+    longest = settings.max_output_tokens if card.window is None else card.window - 1
+    return min(wanted, longest, settings.max_output_tokens)
+
+
+def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> ModelCard:
+    """The card of the model asked for. Raises Refused when there is none, or it cannot do this."""
+    served = workers.models(session, settings.worker_live_seconds)
+    known = {model.card.name: model.card for model in served}
+    names = sorted(known)
+    # A model that nobody serves any more may be asked for by name, and waits; it is never the default.
+    live = sorted(model.card.name for model in served if model.workers_live)
+    if ask.model is None and not live:
+        raise Refused(
+            "no_worker", "No live worker has registered a model; try again in a moment, or start a worker."
+        )
+    if ask.model is None and len(live) > 1:
+        raise Refused(
+            "model_required", f"Say which model is meant: {', '.join(live)}.", "model", known_models=live
+        )
+    name = ask.model or live[0]
+    if name not in known and not live:
+        # A worker that ends takes its models along, so for all that is known this one may come back.
+        message = f"No live worker has registered a model, '{name}' neither; try again, or start a worker."
+        raise Refused("no_worker", message)
+    if name not in known:
+        message = f"No worker serves the model '{name}'. Known: {', '.join(names) or 'none'}."
+        raise Refused("unknown_model", message, "model", known_models=names)
+    card = known[name]
+    if card.policies is not None and policy not in card.policies:
+        message = f"The model '{name}' has no policy '{policy}'. Known: {', '.join(card.policies)}."
+        raise Refused("unknown_policy", message, "policy", known_policies=card.policies)
+    if ask.scorer is not None and not policy.startswith(SCORED):
+        message = f"The policy '{policy}' takes no scorer; those whose name begins with '{SCORED}' do."
+        raise Refused("scorer_not_used", message, "scorer")
+    if card.window is not None and (ask.max_output_tokens or 0) >= card.window:
+        message = f"The model '{name}' was trained on {card.window} positions; an answer has to be shorter."
+        raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=card.window - 1)
+    return card
+
+
+def _refuse_scorer(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> None:
+    """Raises Refused for a scorer that neither the registry nor the model's workers have for this job."""
+    if ask.scorer is None or _in_registry(session, owner, ask, ask.scorer, card.name):
+        return
+    if card.scorers is None:
+        return  # no worker has loaded the model yet, to say which ones it has
+    own = [f"{scorer['name']}@{scorer['version']}" for scorer in card.scorers]
+    if ask.scorer in own or ask.scorer in (scorer["name"] for scorer in card.scorers):
+        return
+    known = sorted({*own, *(registry.label(row) for row in registry.versions(session, states=USABLE))})
+    message = f"The model '{card.name}' has no scorer '{ask.scorer}'. Known: {', '.join(known) or 'none'}."
+    if "@" not in ask.scorer and registry.versions(session, name=ask.scorer, states=USABLE):
+        message = f"No version of '{ask.scorer}' serves jobs like this one; ask for one of them by version."
+    raise Refused("unknown_scorer", message, "scorer", known_scorers=known)
+
+
+def _in_registry(session: Session, owner: Owner, ask: Ask, asked: str, model: str) -> bool:
+    """Whether the registry has the version, or one that is stable in a scope of the job.
+
+    A canary alone does not count: it takes a share of the jobs only. Raises Refused scorer_not_verified.
+    """
+    name, version = registry.split(asked)
+    if version is not None:
+        try:
+            return activations.usable(session, name, version) is not None
+        except activations.NotUsable as error:
+            raise Refused("scorer_not_verified", str(error), "scorer") from None
+    job = Job(tenant_id=owner.tenant_id, model=model, tags=dict(ask.metadata))
+    return activations.open_of(session, name, activations.scopes_of(job))[0] is not None

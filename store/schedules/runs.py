@@ -1,0 +1,307 @@
+"""What the scheduler does with a schedule: it ends runs that are over, plans those that are due, begins them.
+
+All of it happens under the lock of the schedule's row and in one transaction, by the database's clock: a
+scheduler that is killed has done everything or nothing, and of several alive one does it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import takewhile
+from typing import Any
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import bulk as bulks
+from store import documents, jobs, outbox
+from store.billing import budgets
+from store.bulk import NewBulk
+from store.errors import StoreError
+from store.ids import new_id
+from store.jobs import admission
+from store.jobs.admission import NO_WORKER, Owner
+from store.schedules import cron
+from store.schedules.repository import Overlap, RunState, Template, labelled, labels, stop
+from store.settings import Settings
+from store.tables.bulk import Bulk
+from store.tables.collections import Collection
+from store.tables.job_states import TERMINAL, State
+from store.tables.jobs import Job
+from store.tables.schedules import Schedule, ScheduleRun
+from store.tenancy import get_scoped
+
+ON_TIME = timedelta(seconds=60)  # nobody calls a run late that begins within it, whatever its schedule says
+OVERLAP = "overlap"  # the reason of a run that had to do with one that still ran
+MISSED_ROWS = 100  # missed times are recorded one by one up to so many; of those before them only how many
+_OUTCOMES = {
+    State.SUCCEEDED: RunState.SUCCEEDED,
+    State.FAILED: RunState.FAILED,
+    State.EXPIRED: RunState.FAILED,
+    State.CANCELLED: RunState.CANCELLED,
+}
+
+
+def due(session: Session) -> list[str]:
+    """The schedules that there is something to do for now."""
+    planned = select(Schedule.id).where(Schedule.next_at <= func.now())
+    waiting = select(ScheduleRun.schedule_id).where(
+        ScheduleRun.state == RunState.WAITING, ScheduleRun.fires_at <= func.now()
+    )
+    over = (
+        select(ScheduleRun.schedule_id)
+        .outerjoin(Job, Job.id == ScheduleRun.job_id)
+        .outerjoin(Bulk, Bulk.id == ScheduleRun.bulk_id)
+        .where(
+            ScheduleRun.state == RunState.RUNNING, or_(Job.state.in_(TERMINAL), Bulk.state.in_(bulks.ENDED))
+        )
+    )
+    return sorted(session.scalars(planned.union(waiting, over)))
+
+
+def advance(session: Session, settings: Settings, schedule_id: str) -> bool:
+    """Does what there is to do for a schedule; False if another scheduler is at it."""
+    query = select(Schedule).where(Schedule.id == schedule_id).with_for_update(skip_locked=True)
+    schedule = session.scalars(query).one_or_none()
+    if schedule is None:
+        return False
+    now = session.scalars(select(func.now())).one()
+    settle(session, schedule, now)
+    plan(session, schedule, now)
+    start(session, settings, schedule, now)
+    return True
+
+
+# Ending ---------------------------------------------------------------------------------------------
+
+
+def settle(session: Session, schedule: Schedule, now: datetime) -> None:
+    """Ends the runs whose job or bulk job has ended, and pauses a schedule that keeps failing."""
+    for run in _runs(session, schedule, RunState.RUNNING):
+        begun: Job | Bulk
+        if run.bulk_id is not None:
+            begun = get_scoped(session, Bulk, run.tenant_id, id=run.bulk_id)
+        else:
+            begun = get_scoped(session, Job, run.tenant_id, id=run.job_id)
+        if begun.state not in _OUTCOMES:
+            continue
+        _end(session, schedule, run, _OUTCOMES[State(begun.state)], begun.error_code, begun.error_message)
+        # What waited for it is not late: its time is now.
+        waited = update(ScheduleRun).where(
+            ScheduleRun.schedule_id == schedule.id,
+            ScheduleRun.state == RunState.WAITING,
+            ScheduleRun.reason_code == OVERLAP,
+        )
+        session.execute(waited.values(fires_at=now))
+
+
+def _end(
+    session: Session,
+    schedule: Schedule,
+    run: ScheduleRun,
+    state: RunState,
+    code: str | None = None,
+    reason: str | None = None,
+) -> None:
+    run.state, run.reason_code, run.reason = state, code, reason
+    run.ended_at = session.scalars(select(func.now())).one()
+    session.flush()
+    payload = {
+        "schedule": schedule.id,
+        "name": schedule.name,
+        "run": run.id,
+        "state": state.value,
+        "scheduled_for": run.scheduled_for.isoformat(),
+        "bulk": run.bulk_id,
+        "error": code,
+    }
+    outbox.add_event(session, schedule.tenant_id, run.job_id, f"schedule_run.{state.value}", payload)
+    if state is RunState.SUCCEEDED:
+        schedule.failures = 0
+    elif state is RunState.FAILED:
+        schedule.failures += 1
+        if schedule.failures >= schedule.max_failures and not (schedule.paused_at or schedule.deleted_at):
+            _pause(session, schedule, run)
+
+
+def _pause(session: Session, schedule: Schedule, run: ScheduleRun) -> None:
+    schedule.paused_at = run.ended_at
+    schedule.pause_reason = (
+        f"{schedule.failures} runs in a row failed, the last one with {run.reason_code}: {run.reason} "
+        "Mend the cause, then resume the schedule."
+    )
+    stop(session, schedule, "paused", "The schedule was paused, as it kept failing.")
+    payload = {
+        "schedule": schedule.id,
+        "name": schedule.name,
+        "failures": schedule.failures,
+        "reason": schedule.pause_reason,
+        "run": run.id,
+        "error": {"code": run.reason_code, "message": run.reason},
+    }
+    outbox.add_event(session, schedule.tenant_id, run.job_id, "schedule.paused", payload)
+
+
+# Planning -------------------------------------------------------------------------------------------
+
+
+def plan(session: Session, schedule: Schedule, now: datetime) -> None:
+    """A run for the latest time that has come; those before it were missed, and so is one too long ago."""
+    if schedule.next_at is None or schedule.next_at > now:
+        return
+    come, passed = deque([schedule.next_at], MISSED_ROWS + 1), 0
+    for moment in takewhile(
+        lambda one: one <= now, cron.times(schedule.cron, schedule.timezone, schedule.next_at)
+    ):
+        passed += len(come) == come.maxlen
+        come.append(moment)
+    schedule.next_at = cron.next_time(schedule.cron, schedule.timezone, now)
+    rows = [_planned(schedule, moment) for moment in come]
+    on_time = now - come[-1] <= _window(schedule)
+    for row in rows[:-1] if on_time else rows:
+        row |= {"state": RunState.MISSED, "reason_code": "missed", "ended_at": now}
+        row["reason"] = "No scheduler was running" + (
+            f"; the run for {come[-1]:%Y-%m-%d %H:%M} UTC makes up for it." if on_time else "."
+        )
+    if passed:
+        rows[0]["reason"] += f" {passed} earlier times were missed too."
+    # They differ in their columns, so each is a statement of its own.
+    for row in rows:
+        session.execute(
+            insert(ScheduleRun)
+            .values(row)
+            .on_conflict_do_nothing(index_elements=["schedule_id", "scheduled_for"])
+        )
+
+
+def _planned(schedule: Schedule, moment: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id("run"),
+        "schedule_id": schedule.id,
+        "tenant_id": schedule.tenant_id,
+        "scheduled_for": moment,
+        "fires_at": cron.jittered(moment, schedule.id, schedule.jitter_seconds),
+    }
+
+
+def _window(schedule: Schedule) -> timedelta:
+    return max(timedelta(seconds=schedule.catch_up_seconds), ON_TIME)
+
+
+# Beginning ------------------------------------------------------------------------------------------
+
+
+def start(session: Session, settings: Settings, schedule: Schedule, now: datetime) -> None:
+    """Begins the run whose time has come, or does what the schedule says while another one still runs."""
+    current = next(iter(_runs(session, schedule, RunState.RUNNING)), None)
+    come = deque(run for run in _runs(session, schedule, RunState.WAITING) if run.fires_at <= now)
+    if schedule.overlap == Overlap.CANCEL_PREVIOUS:
+        _keep_newest(session, schedule, come)
+    while come and current is None:
+        run = come.popleft()
+        _launch(session, settings, schedule, run, now)
+        if run.state in (RunState.RUNNING, RunState.WAITING):  # waiting: for a worker
+            current = run
+    if current is None:
+        return
+    if schedule.overlap == Overlap.SKIP:
+        for run in come:
+            _end(session, schedule, run, RunState.SKIPPED, OVERLAP, f"The run {current.id} was not over.")
+        return
+    _keep_newest(session, schedule, come)
+    for run in come:
+        run.reason_code, run.reason = OVERLAP, f"It waits until the run {current.id} is over."
+        if schedule.overlap == Overlap.CANCEL_PREVIOUS:
+            _cancel(session, current)
+
+
+def _keep_newest(session: Session, schedule: Schedule, come: deque[ScheduleRun]) -> None:
+    while len(come) > 1:
+        _end(
+            session,
+            schedule,
+            come.popleft(),
+            RunState.SKIPPED,
+            "replaced",
+            f"The run {come[-1].id} is newer.",
+        )
+
+
+def _cancel(session: Session, run: ScheduleRun) -> None:
+    """Its worker, or the conductor, ends it; until then it counts as running."""
+    if run.bulk_id is not None:
+        bulks.cancel(session, run.tenant_id, run.bulk_id)
+    elif run.job_id is not None:
+        jobs.cancel(session, run.tenant_id, run.job_id)
+
+
+def _launch(
+    session: Session, settings: Settings, schedule: Schedule, run: ScheduleRun, now: datetime
+) -> None:
+    """Makes the run's job or bulk job; what is refused fails the run, with the reason.
+
+    Only the lack of a worker is waited out, for as long as the run may be late.
+    """
+    late = now > run.fires_at + _window(schedule)
+    if late and run.reason_code != NO_WORKER:
+        return _end(
+            session, schedule, run, RunState.MISSED, "missed", "No scheduler was running at its time."
+        )
+    # Outside the savepoint: that a budget is crossed is told even if the run is refused for it.
+    spent = budgets.stopping(session, schedule.tenant_id, schedule.project, schedule.api_key_id)
+    try:
+        with session.begin_nested():
+            held_by = admission.heed(spent)
+            _make(session, settings, schedule, run, held_by, now)
+    except StoreError as error:
+        if error.code == NO_WORKER and not late:
+            run.reason_code, run.reason = NO_WORKER, str(error)
+            return None
+        return _end(session, schedule, run, RunState.FAILED, error.code, str(error))
+    run.state, run.started_at = RunState.RUNNING, now
+    run.reason_code = run.reason = None
+    session.flush()
+    return None
+
+
+def _make(
+    session: Session,
+    settings: Settings,
+    schedule: Schedule,
+    run: ScheduleRun,
+    held_by: str | None,
+    now: datetime,
+) -> None:
+    owner = Owner(schedule.tenant_id, schedule.api_key_id, schedule.project)
+    template = Template.from_json(schedule.template)
+    seconds = template.deadline_seconds
+    deadline = None if seconds is None else now + timedelta(seconds=seconds)
+    ask = replace(labelled(template.ask, schedule.id), deadline_at=deadline)
+    admitted = admission.admit(session, settings, owner, ask)
+    if template.document_id is not None:
+        document = documents.get(session, owner.tenant_id, template.document_id)
+        new = admission.new_job(admitted, settings, owner, document.id, held_by)
+        run.job_id = jobs.create(session, owner.tenant_id, new).id
+        return
+    collection = get_scoped(session, Collection, owner.tenant_id, id=template.collection_id)
+    bulk = NewBulk(
+        ask=template.ask,  # without labels: `only_changed` looks for a bulk job that asked the same
+        collection_id=collection.id,
+        collection_name=collection.name,
+        deadline_at=deadline,
+        strategy=template.strategy,
+        only_changed=template.only_changed,
+        digest=template.digest,
+        destination=template.destination,
+        tags=labels(schedule.id, collection.id),  # of each of its jobs, too
+    )
+    run.bulk_id = bulks.create(session, owner, bulk).id
+
+
+def _runs(session: Session, schedule: Schedule, state: RunState) -> list[ScheduleRun]:
+    """In the order in which they begin: with a long jitter it need not be that of their times."""
+    query = select(ScheduleRun).where(ScheduleRun.schedule_id == schedule.id, ScheduleRun.state == state)
+    return list(session.scalars(query.order_by(ScheduleRun.fires_at, ScheduleRun.scheduled_for)))

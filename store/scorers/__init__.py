@@ -1,0 +1,1 @@
+"""The scorer registry: versions, which one serves whom, and how a canary fares."""

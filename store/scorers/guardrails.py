@@ -1,0 +1,223 @@
+"""Guardrails: a version that does worse than its bounds allow is taken out of service by itself.
+
+A canary is ended; a stable version with bounds is rolled back, or, where there is nothing to go back to, told
+of once. Only what was booked in the activation's scope since it began counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy.orm import Session
+
+from store import audit, log, outbox
+from store.scorers import activations, registry
+from store.scorers.activations import Alias
+from store.scorers.outcomes import AGREED, ANSWERS, MADE, ended_as
+from store.tables.audit import AuditEntry
+from store.tables.billing import Bill
+from store.tables.job_states import State
+from store.tables.jobs import Job
+from store.tables.scorers import Activation, ScorerVersion, ShadowRun
+from store.tables.tenants import ApiKey
+from store.tenants import DEFAULT_TENANT
+
+CROSSED = "scorer.bound_crossed"  # in the audit log, with the figures; at most once an activation
+
+_log = log.get("store.scorers.guardrails")
+
+
+# How jobs fail that a scorer may be to blame for. A document that is too long is nobody's fault here, and a
+# tenant that submits many must not end what serves the others.
+OUR_FAULTS = ("internal_error", "worker_lost", "scorer_unreadable")
+
+
+class Bounds(BaseModel):
+    """What an activation must keep to; without a rate or share there is nothing to keep to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_failure_rate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Failed jobs of those that failed or succeeded; more of them end the activation.",
+        examples=[0.05],
+    )
+    min_agreement: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Answers of shadow runs that are those of the version that answered, character for "
+        "character; fewer of them end the activation.",
+        examples=[0.9],
+    )
+    min_jobs: int = Field(
+        20, ge=1, le=1_000_000, description="Jobs, or shadow runs, before either bound counts."
+    )
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A bound that was crossed, with the figures."""
+
+    bound: str  # max_failure_rate or min_agreement
+    limit: float
+    value: float
+    part: int  # failed jobs, or answers that agreed
+    whole: int  # jobs that failed or succeeded, or answers
+    runs: int  # jobs, or shadow runs
+
+    @property
+    def reason(self) -> str:
+        """In a sentence."""
+        shares = f"{self.value:.2%}"
+        if self.bound == "max_failure_rate":
+            return f"{self.part} of {self.whole} jobs failed: {shares}, above the bound of {self.limit:.2%}"
+        return (
+            f"{self.part} of {self.whole} answers in {self.runs} shadow runs agreed: {shares}, below the "
+            f"bound of {self.limit:.2%}"
+        )
+
+
+def sweep(session: Session) -> int:
+    """Ends or rolls back what crossed its bounds, in the caller's transaction → how many activations.
+
+    Several reapers may sweep at once: each crossing is acted upon, and told of, by one of them.
+    """
+    acted = 0
+    for activation in session.scalars(_watched()).all():
+        breach = breach_of(session, activation)
+        if breach is None:
+            continue
+        activations.take_turns(session)
+        # What was open before the turn came may be over, or told of, by now.
+        again = _watched().where(Activation.id == activation.id)
+        still = session.scalars(again, execution_options={"populate_existing": True}).one_or_none()
+        if still is not None:
+            _act(session, still, breach)
+            acted += 1
+    return acted
+
+
+def _watched() -> Select[Activation]:
+    """Open activations with bounds of which nothing was told so far."""
+    label = ScorerVersion.name + "@" + ScorerVersion.version
+    told = exists().where(
+        AuditEntry.subject == label,
+        AuditEntry.action == CROSSED,
+        AuditEntry.detail["activation"].astext == Activation.id,
+    )
+    return (
+        select(Activation)
+        .join(ScorerVersion, ScorerVersion.id == Activation.version_id)
+        .where(Activation.ended_at.is_(None), Activation.bounds != {}, ~told)
+        .order_by(Activation.number)
+    )
+
+
+def breach_of(session: Session, activation: Activation) -> Breach | None:
+    """The bound that an activation has crossed, failures first; None if it keeps to them, or too early."""
+    try:
+        given = {name: value for name, value in activation.bounds.items() if value is not None}
+        bounds = Bounds.model_validate(given)
+    except ValidationError as error:
+        _log.error("bounds_not_valid", activation=activation.id, error=str(error))
+        return None
+    if bounds.max_failure_rate is not None:
+        failed, jobs = _failures(session, activation)
+        if jobs >= bounds.min_jobs and failed / jobs > bounds.max_failure_rate:
+            return Breach("max_failure_rate", bounds.max_failure_rate, failed / jobs, failed, jobs, jobs)
+    if bounds.min_agreement is not None:
+        agreed, answers, runs = _agreement(session, activation)
+        if runs >= bounds.min_jobs and answers and agreed / answers < bounds.min_agreement:
+            return Breach("min_agreement", bounds.min_agreement, agreed / answers, agreed, answers, runs)
+    return None
+
+
+def _failures(session: Session, activation: Activation) -> tuple[int, int]:
+    """Jobs that failed, and not by what their client asked for, and all that failed or succeeded."""
+    ours = ended_as(State.FAILED) & (Job.error_code.is_(None) | Job.error_code.in_(OUR_FAULTS))
+    label = registry.label(registry.by_id(session, activation.version_id))
+    statement = (
+        select(func.count().filter(ours), func.count())
+        .select_from(Bill)
+        .outerjoin(Job, Job.id == Bill.job_id)
+        .where(
+            Bill.scorer == label,
+            Bill.booked_at >= activation.activated_at,
+            ended_as(State.FAILED, State.SUCCEEDED),
+            *_within(activation.scope, Bill),
+        )
+    )
+    failed, jobs = session.execute(statement).one()
+    return failed, jobs
+
+
+def _agreement(session: Session, activation: Activation) -> tuple[int, int, int]:
+    """Answers that agreed, answers, shadow runs that were made."""
+    statement = (
+        select(AGREED, ANSWERS, func.count().filter(MADE))
+        .select_from(ShadowRun)
+        .join(Job, Job.id == ShadowRun.job_id)
+        .where(
+            ShadowRun.version_id == activation.version_id,
+            ShadowRun.created_at >= activation.activated_at,
+            *_within(activation.scope, Job),
+        )
+    )
+    agreed, answers, runs = session.execute(statement).one()
+    return int(agreed), int(answers), runs
+
+
+def _within(scope: str, row: type[Bill] | type[Job]) -> list[ColumnElement[bool]]:
+    """Conditions for a bill or job to lie in a scope."""
+    kind, _, name = scope.partition(":")
+    columns: dict[str, ColumnElement[Any]] = {
+        "tenant": row.tenant_id.expression,
+        "model": row.model.expression,
+        "schedule": row.tags["schedule_id"].astext,
+    }
+    return [columns[kind] == name] if kind in columns else []
+
+
+def _act(session: Session, activation: Activation, breach: Breach) -> None:
+    """Takes an activation out of service as far as that can be done, and tells of it. The turn is taken."""
+    name, scope, alias = activation.name, activation.scope, Alias(activation.alias)
+    label = registry.label(registry.by_id(session, activation.version_id))
+    back_to = None
+    if alias == Alias.CANARY:
+        activations.end(session, name, scope, alias, audit.SYSTEM, reason=breach.reason)
+        action = "canary_ended"
+    else:
+        try:
+            # To find no way back must leave the scope's canary as it was.
+            with session.begin_nested():
+                made = activations.rollback(session, name, scope, audit.SYSTEM, reason=breach.reason)
+            back_to = registry.label(registry.by_id(session, made.version_id))
+            action = "rolled_back"
+        except activations.NoWayBack:
+            action = "bound_crossed"
+    figures = {"scope": scope, "alias": alias.value, "back_to": back_to, **asdict(breach)}
+    audit.note(
+        session,
+        audit.SYSTEM,
+        CROSSED,
+        label,
+        activation=activation.id,
+        done=action,
+        reason=breach.reason,
+        **figures,
+    )
+    payload = {"scorer": label, "activation": activation.id, "reason": breach.reason, **figures}
+    outbox.add_event(session, _whose(session, activation), None, f"scorer.{action}", payload)
+    _log.warning("bound_crossed", scorer=label, scope=scope, done=action, reason=breach.reason)
+
+
+def _whose(session: Session, activation: Activation) -> str:
+    """The tenant to tell: whose key activated it."""
+    found = session.scalar(select(ApiKey.tenant_id).where(ApiKey.id == activation.activated_by))
+    return found or DEFAULT_TENANT

@@ -1,0 +1,234 @@
+"""Folders outside the service, through fsspec: sources that documents come from, destinations of bundles.
+
+Which ones may be used is the operator's to say, in the file that the setting `sources_file` names. It holds
+the credentials too, so that none is ever in a row, a request or a log:
+
+    [[source]]
+    url = "s3://contracts/2027"      # this folder and all below it
+    tenants = ["ten_default"]        # ids; left out, every tenant
+    write = true                     # bundles may be put there; left out, it is only read
+    options = {key = "…", secret = "…"}   # as the fsspec driver of the protocol takes them
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import fsspec
+
+from store.errors import Refused, StoreError
+from store.settings import Settings
+from store.sources import listing
+from store.sources.globs import GlobInvalid, matching
+from store.sources.listing import Entry, SourceAway, said
+
+_CREDENTIALS = re.compile(r"^[a-z0-9+.-]+://[^/]*@|[?#]", re.IGNORECASE)
+
+
+class SourcesBroken(StoreError):
+    """The sources file cannot be used."""
+
+    code = "sources_broken"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A folder that may be used."""
+
+    url: str
+    tenants: tuple[str, ...] = ()  # empty = every one
+    write: bool = False
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Reading:
+    """A file of a source. Only what goes wrong here is the source's fault, not what its reader does."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises SourceAway."""
+        try:
+            data: bytes = self._file.read(size)
+        except Exception as error:  # each driver has its own
+            raise SourceAway(f"It cannot be read: {said(error)}") from error
+        return data
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An allowed folder, opened."""
+
+    files: Any  # fsspec file system
+    root: str
+    limit: str  # the granted folder, which nothing may lead out of
+    max_files: int = listing.MAX_FILES
+
+    def entries(self, glob: str | None) -> list[Entry]:
+        """The files whose path below the folder matches, sorted; hidden ones are left out.
+
+        Raises SourceAway, also for a folder that is not there, one below it that cannot be read, too many
+        files, and a stored glob that is none.
+        """
+        try:
+            wanted = matching(glob)
+        except GlobInvalid as invalid:
+            raise SourceAway(str(invalid)) from None
+        try:
+            self.files.invalidate_cache()
+            if not self.files.isdir(self.root):
+                raise SourceAway("There is no such folder, or it cannot be read.")
+            return listing.entries(self.files, self.root, wanted, self.max_files)
+        except SourceAway:
+            raise
+        except Exception as error:  # each driver has its own
+            raise SourceAway(f"It cannot be listed: {said(error)}") from error
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Reading]:
+        """A file to read. Raises SourceAway."""
+        try:
+            full = self._inside(path)
+            if self._is_local and not os.path.isfile(full):
+                # Opening a pipe waits for whoever writes to it, for ever.
+                raise SourceAway("It is gone, or no regular file.")
+            file = self.files.open(full, "rb")
+        except SourceAway:
+            raise
+        except Exception as error:
+            raise SourceAway(f"It cannot be opened: {said(error)}") from error
+        try:
+            yield Reading(file)
+        finally:
+            with suppress(Exception):  # it has been read, or its reader has said what is wrong
+                file.close()
+
+    def put(self, name: str, local: Path) -> None:
+        """Copies a file there; where the driver can rename, nobody sees half of it. Raises SourceAway."""
+        try:
+            target = self._inside(name)
+            if not listing.has_buckets(self.files):  # there it would make a bucket that is missing
+                self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            if self._is_local:
+                part = f"{target}.partial"
+                self.files.put_file(str(local), part)
+                os.replace(part, target)
+            else:
+                self.files.put_file(str(local), target)
+        except SourceAway:
+            raise
+        except Exception as error:
+            raise SourceAway(f"It cannot be written: {said(error)}") from error
+
+    @property
+    def _is_local(self) -> bool:
+        return "file" in listing.protocols(self.files)
+
+    def _inside(self, path: str) -> str:
+        full = f"{self.root.rstrip('/')}/{path}"
+        if self._is_local and not _below(os.path.realpath(full), self.limit):
+            raise SourceAway("It is a link that leads out of the folder.")
+        return full
+
+
+class Sources:
+    """What the operator allows."""
+
+    def __init__(self, grants: list[Grant], max_files: int = listing.MAX_FILES) -> None:
+        self._grants, self._max_files = grants, max_files
+
+    def folder(self, tenant_id: str, url: str, *, write: bool = False) -> Folder:
+        """An allowed folder. Raises Refused source_not_allowed, destination_not_allowed, source_invalid."""
+        field = "to" if write else "source"
+        wanted = _place(url, field)
+        for grant in self._grants:
+            if grant.tenants and tenant_id not in grant.tenants:
+                continue
+            if write and not grant.write:
+                continue
+            granted = _place(grant.url, field)
+            if wanted.is_below(granted):
+                return replace(_opened(grant, granted, wanted, field), max_files=self._max_files)
+        remedy = "Whoever runs it can allow the folder in the file that PALIMPSEST_SOURCES_FILE names."
+        if write:
+            message = f"'{url}' may not be written to by this service. {remedy}"
+            raise Refused("destination_not_allowed", message, field)
+        raise Refused("source_not_allowed", f"'{url}' may not be read by this service. {remedy}", field)
+
+
+def connect(config: Settings) -> Sources:
+    """What the sources file of the settings allows; nothing if there is none. Raises SourcesBroken."""
+    if config.sources_file is None:
+        return Sources([])
+    try:
+        held = tomllib.loads(config.sources_file.read_text(encoding="utf-8"))
+        grants = [
+            Grant(one.pop("url"), tuple(one.pop("tenants", ())), bool(one.pop("write", False)), **one)
+            for one in held.get("source", [])
+        ]
+        for grant in grants:
+            _place(grant.url, "source")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, Refused) as error:
+        # Not what the file holds: that may be a secret.
+        kind = type(error).__name__
+        raise SourcesBroken(f"{config.sources_file} cannot be read as sources ({kind}).") from None
+    return Sources(grants, config.max_source_files)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a URL says, compared as text: nothing of a tenant's URL is opened before it is found granted."""
+
+    scheme: str
+    host: str  # or bucket, or whatever the scheme has there
+    path: str  # of a local folder with its links followed; else without slashes around it
+
+    def is_below(self, granted: _Place) -> bool:
+        if (self.scheme, self.host) != (granted.scheme, granted.host):
+            return False
+        return not granted.path or _below(self.path, granted.path)
+
+
+def _place(url: str, field: str) -> _Place:
+    """Raises Refused source_invalid."""
+    if _CREDENTIALS.search(url):
+        raise Refused("source_invalid", "A source's URL has no credentials, no '?' and no '#' in it.", field)
+    # Some drivers decode '%2e%2e' before they ask.
+    if ".." in re.split(r"[/\\]", unquote(url)) or "::" in url or "\0" in unquote(url):
+        raise Refused("source_invalid", "A source's URL has no '..' and no '::' in it.", field)
+    scheme, mark, rest = url.partition("://")
+    scheme = scheme.lower() if mark else "file"
+    if scheme in ("file", "local"):
+        path = rest if mark else url
+        if mark and not path.startswith("/"):
+            raise Refused("source_invalid", "A file:// URL has three slashes, as in file:///srv/in.", field)
+        return _Place("file", "", os.path.realpath(path))
+    if scheme not in fsspec.available_protocols():
+        raise Refused("source_invalid", f"'{url}' cannot be used: no driver is known for '{scheme}'.", field)
+    host, _, path = rest.partition("/")
+    return _Place(scheme, host, path.strip("/"))
+
+
+def _opened(grant: Grant, granted: _Place, wanted: _Place, field: str) -> Folder:
+    """The file system is the grant's own: of the tenant's URL only the path below is used."""
+    try:
+        files, limit = fsspec.core.url_to_fs(grant.url, **grant.options)
+    except Exception as error:  # each driver has its own; ImportError if it is not installed
+        raise Refused("source_invalid", f"Its driver cannot be started: {said(error)}", field) from None
+    if granted.scheme == "file":
+        return Folder(files, wanted.path, granted.path)
+    below = wanted.path[len(granted.path) :].strip("/")
+    return Folder(files, f"{limit.rstrip('/')}/{below}" if below else limit, limit)
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,164 @@
+"""Money: the ledger, price books, bills and budgets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Numeric,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base
+
+
+class UsageLine(Base):
+    """One line of the append-only ledger: a trigger refuses UPDATE and DELETE."""
+
+    __tablename__ = "usage_ledger"
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt", "meter", "seq"),
+        CheckConstraint("measurement IN ('measured', 'derived', 'estimated')", name="measurement"),
+        Index(None, "tenant_id", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str]
+    attempt: Mapped[int]
+    meter: Mapped[str]
+    seq: Mapped[int]
+    quantity: Mapped[Decimal] = mapped_column(Numeric(38, 6))
+    unit: Mapped[str]
+    measurement: Mapped[str]
+    method_version: Mapped[str]
+    waste: Mapped[bool] = mapped_column(server_default=text("false"))  # work that no result came of
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PriceBookRow(Base):
+    """A price book: a trigger refuses UPDATE and DELETE."""
+
+    __tablename__ = "price_books"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    currency: Mapped[str]
+    effective_from: Mapped[datetime] = mapped_column(unique=True)
+    note: Mapped[str]
+    content: Mapped[dict[str, Any]]  # {"price": […], "full_cache": […]}
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+def _quantity() -> Mapped[Decimal]:
+    return mapped_column(Numeric(38, 6), server_default="0")
+
+
+def _money() -> Mapped[Decimal | None]:
+    return mapped_column(Numeric(38, 10))
+
+
+class Bill(Base):
+    """What the ledger's lines of one attempt come to: made with them, and rebuilt from them to the same.
+
+    An hour of a tenant's stored documents has a bill too, under the id `storage:<tenant>`.
+    """
+
+    __tablename__ = "bills"
+    __table_args__ = (
+        Index(None, "tenant_id", "booked_at"),
+        Index(None, "booked_at"),
+        Index(None, "scorer", "booked_at"),
+    )
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    booked_at: Mapped[datetime]  # when the attempt ended
+
+    # What it can be grouped by
+    project: Mapped[str | None]
+    api_key_id: Mapped[str | None]
+    model: Mapped[str | None]
+    model_revision: Mapped[str | None]
+    scorer: Mapped[str | None]
+    policy: Mapped[str | None]
+    priority: Mapped[int | None]
+    device_type: Mapped[str | None]
+    outcome: Mapped[str]
+    tags: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    currency: Mapped[str]
+    price_book_id: Mapped[str] = mapped_column(ForeignKey("price_books.id"))
+
+    # What adds up
+    jobs: Mapped[int]  # 1 where this attempt ended its job, else 0; none for one that ended in the queue
+    attempts: Mapped[int]  # 1; 0 for storage
+    device_seconds: Mapped[Decimal] = _quantity()
+    score_seconds: Mapped[Decimal] = _quantity()
+    waste_seconds: Mapped[Decimal] = _quantity()
+    tokens_document: Mapped[Decimal] = _quantity()  # this and the next: of the attempt that ended the job
+    tokens_kept: Mapped[Decimal] = _quantity()
+    tokens_read: Mapped[Decimal] = _quantity()
+    tokens_cached: Mapped[Decimal] = _quantity()
+    tokens_evicted: Mapped[Decimal] = _quantity()
+    tokens_prompt: Mapped[Decimal] = _quantity()
+    tokens_generated: Mapped[Decimal] = _quantity()
+    kv_byte_seconds: Mapped[Decimal] = _quantity()
+    dense_byte_seconds: Mapped[Decimal] = _quantity()
+    snapshot_bytes: Mapped[Decimal] = _quantity()
+    storage_byte_seconds: Mapped[Decimal] = _quantity()
+    cost: Mapped[Decimal | None] = _money()  # null where the book has no price
+    waste_cost: Mapped[Decimal | None] = _money()
+    allocated_saving: Mapped[Decimal | None] = _money()
+    full_cache_cost: Mapped[Decimal | None] = _money()  # null where no measured runs say
+    realised_saving: Mapped[Decimal | None] = _money()
+
+    # What does not
+    kept_bytes: Mapped[int | None]
+    resident_bytes: Mapped[int | None]
+    peak_bytes: Mapped[int | None]
+    dense_bytes: Mapped[int | None]
+    full_cache_devices: Mapped[int | None]  # that weights and a full cache would have needed
+    scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))
+
+
+class Budget(Base):
+    """What a tenant, one of its projects or one of its keys may spend in a period, and what happens then."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (
+        CheckConstraint("project IS NULL OR api_key_id IS NULL", name="scope"),
+        CheckConstraint("period IN ('day', 'week', 'month')", name="period"),
+        CheckConstraint("action IN ('notify', 'queue', 'reject')", name="action"),
+        CheckConstraint("amount > 0", name="amount"),
+        # NULLS NOT DISTINCT would say the same from PostgreSQL 15 on.
+        Index(
+            "uq_budgets_scope_period_action",
+            "tenant_id",
+            text("coalesce(project, '')"),
+            text("coalesce(api_key_id, '')"),
+            "period",
+            "action",
+            unique=True,
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    project: Mapped[str | None]  # this and the next null: all that the tenant spends
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    period: Mapped[str]  # day | week | month
+    timezone: Mapped[str]  # IANA name
+    amount: Mapped[Decimal] = mapped_column(Numeric(38, 10))
+    currency: Mapped[str]
+    action: Mapped[str]  # notify | queue | reject
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    crossed_at: Mapped[datetime | None]  # the beginning of the latest period it was said to be crossed in

@@ -1,0 +1,102 @@
+"""Bulk jobs, their items and the parts of long documents."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base
+
+
+class Bulk(Base):
+    """One piece of work done with every document of a set."""
+
+    __tablename__ = "bulks"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('listing', 'running', 'digesting', 'bundling', 'cancelling', 'succeeded', 'failed', "
+            "'cancelled')",
+            name="state",
+        ),
+        CheckConstraint("strategy IN ('whole', 'map_reduce')", name="strategy"),
+        Index(None, "tenant_id", "id"),
+        Index(
+            "ix_bulks_active",
+            "id",
+            postgresql_where=text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    project: Mapped[str] = mapped_column(server_default="default")
+    collection_id: Mapped[str | None] = mapped_column(ForeignKey("collections.id", ondelete="SET NULL"))
+    collection_name: Mapped[str | None]
+    ask: Mapped[dict[str, Any]]  # store.jobs.admission.Ask
+    deadline_at: Mapped[datetime | None]
+    strategy: Mapped[str] = mapped_column(server_default="whole")
+    only_changed: Mapped[bool] = mapped_column(server_default=text("false"))
+    digest: Mapped[bool] = mapped_column(server_default=text("true"))  # a summary of the summaries
+    destination: Mapped[str | None]  # fsspec URL of a folder for the bundle
+    # What the ask came to with its first jobs: the rest get the same, whatever has been added since
+    model: Mapped[str | None]
+    template: Mapped[str | None]  # name@version
+    tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
+
+    state: Mapped[str] = mapped_column(server_default="listing")
+    round: Mapped[int] = mapped_column(server_default="1")  # how often it was begun, retries included
+    digest_document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
+    digest_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    digest_error: Mapped[str | None]  # why there is none, where one was wanted
+    bundle_key: Mapped[str | None]  # folder of the bundle's blobs
+    delivered_at: Mapped[datetime | None]  # to the destination
+    delivery_error: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    listed_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class BulkItem(Base):
+    """One document of a bulk job. Once it has a job, the job's state is its own."""
+
+    __tablename__ = "bulk_items"
+    __table_args__ = (
+        UniqueConstraint("bulk_id", "path"),
+        CheckConstraint("state IN ('pending', 'mapped', 'submitted', 'failed', 'cancelled')", name="state"),
+        Index("ix_bulk_items_pending", "bulk_id", "seq", postgresql_where=text("state = 'pending'")),
+        Index(None, "job_id"),
+    )
+
+    bulk_id: Mapped[str] = mapped_column(ForeignKey("bulks.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)  # from 0 in the order of the paths
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    path: Mapped[str]
+    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
+    sha256: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    error_code: Mapped[str | None]  # why there is no job
+    error_message: Mapped[str | None]
+
+
+class BulkPart(Base):
+    """A part of a document that is read in parts."""
+
+    __tablename__ = "bulk_parts"
+    __table_args__ = (
+        ForeignKeyConstraint(["bulk_id", "seq"], ["bulk_items.bulk_id", "bulk_items.seq"]),
+        Index(None, "job_id"),
+    )
+
+    bulk_id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    part: Mapped[int] = mapped_column(primary_key=True)  # from 0
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))

@@ -1,0 +1,28 @@
+"""Documents: what is known of a blob."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    func,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base
+
+
+class Document(Base):
+    __tablename__ = "documents"
+    __table_args__ = (Index(None, "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    sha256: Mapped[str]
+    bytes: Mapped[int]
+    media_type: Mapped[str]
+    filename: Mapped[str | None]
+    blob_key: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,41 @@
+"""Webhooks: who is told of which events, and how the messages fared."""
+
+from store.webhooks.repository import (
+    MOST,
+    OVERLAP,
+    TooManyWebhooks,
+    UnknownEvent,
+    WebhookDisabled,
+    create,
+    enable,
+    get,
+    list_deliveries,
+    list_webhooks,
+    message,
+    new_delivery,
+    redeliver,
+    remove,
+    rotate,
+    secret,
+    send_test,
+)
+
+__all__ = [
+    "MOST",
+    "OVERLAP",
+    "TooManyWebhooks",
+    "UnknownEvent",
+    "WebhookDisabled",
+    "create",
+    "enable",
+    "get",
+    "list_deliveries",
+    "list_webhooks",
+    "message",
+    "new_delivery",
+    "redeliver",
+    "remove",
+    "rotate",
+    "secret",
+    "send_test",
+]
