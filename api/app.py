@@ -11,27 +11,23 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import Response
 
 from api import problems
+from api.budgets import routes as budgets
+from api.bulk import routes as bulk
+from api.collections import routes as collections
 from api.context import Context
+from api.documents import routes as documents
+from api.health import routes as health
+from api.jobs import routes as jobs
 from api.middleware import BodyLimit, PlainPath, RequestId
+from api.models import routes as models
 from api.problems import Problem
-from api.routes import (
-    activations,
-    budgets,
-    bulk,
-    collections,
-    documents,
-    exports,
-    health,
-    jobs,
-    models,
-    outcomes,
-    reports,
-    rollout,
-    schedules,
-    scorers,
-    templates,
-    webhooks,
-)
+from api.reports import exports
+from api.reports import routes as reports
+from api.schedules import routes as schedules
+from api.scorers import activations, outcomes, rollout
+from api.scorers import routes as scorers
+from api.templates import routes as templates
+from api.webhooks import routes as webhooks
 from store import blobs, database, log
 from store.bulk import NotRetryable
 from store.collections import CollectionExists, CollectionInUse, CollectionLive

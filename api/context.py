@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.parameters import refuse_undeclared
+from api.http.query_parameters import refuse_undeclared
 from api.problems import Problem
 from store.blobs import Blobs
 from store.database import Database

@@ -106,7 +106,7 @@ class NewSchedule:
 
 
 def create(session: Session, settings: Settings, owner: Owner, new: NewSchedule) -> Schedule:
-    """Raises ScheduleExists, CronInvalid, UnknownZone, NotFound and what `store.jobs.admission.admit` does."""
+    """Raises ScheduleExists, CronInvalid, UnknownZone, NotFound and what `admission.admit` does."""
     schedule_id = new_id("sch")
     values = _checked(session, settings, owner, schedule_id, new)
     values["next_at"] = cron.next_time(new.cron, new.timezone, _now(session))

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import store.blobs
-from api import uploads
+from api.http import uploads
 from tests.conftest import Api, problem
 
 GIGABYTE = 1024**3

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
-from api import tables
-from api.routes import exports
+from api.http import tabular
+from api.reports import exports
 from store.billing import prices
 from store.tables.jobs import Attempt
 from store.tenants import DEFAULT_TENANT
@@ -151,7 +151,7 @@ def test_a_unit_price_times_its_quantity_is_the_cost(
         assert row["BilledCost"] == row["EffectiveCost"] == row["ListCost"] == row["ContractedCost"]
     costs = [(one["job_id"], one["cost"] or 0) for one in booked]
     assert [(row["ResourceId"], Decimal(row["BilledCost"])) for row in rows] == costs
-    priced = [(tables.plain(round(Decimal(row["ListUnitPrice"]), 12)), row["PricingUnit"]) for row in rows]
+    priced = [(tabular.plain(round(Decimal(row["ListUnitPrice"]), 12)), row["PricingUnit"]) for row in rows]
     assert priced == [
         ("0.1", "Hours"),
         ("0.1", "Hours"),

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from api.schemas import BudgetCreate
+from api.budgets.schemas import BudgetCreate
 from store import blobs, workers
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem

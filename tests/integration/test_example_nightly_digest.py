@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cronsim import CronSim
 
-from api.bulk_schemas import BulkWork
+from api.bulk.schemas import BulkWork
 from store import blobs
 from store.bulk import ENDED
 from store.sources import folders

@@ -11,7 +11,7 @@ from click.testing import Result
 from sqlalchemy import func, insert, text
 from typer.testing import CliRunner
 
-from api.schedule_schemas import ScheduleCreate
+from api.schedules.schemas import ScheduleCreate
 from palimpsest.cli import app
 from store.tables.billing import Bill
 from store.tables.collections import Collection

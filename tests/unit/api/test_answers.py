@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from api.answers import FigureOut
+from api.jobs.schemas import FigureOut
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from api.app import REFUSED, create_app
-from api.schemas import JobCreate
+from api.jobs.schemas import JobCreate
 from store.bulk import NotRetryable
 from store.collections import CollectionExists, CollectionInUse, CollectionLive
 from store.scorers.activations import NotUsable, NoWayBack

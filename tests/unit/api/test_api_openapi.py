@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from api.schemas import JobCreate
+from api.jobs.schemas import JobCreate
 from store.settings import Settings
 
 

@@ -1,0 +1,159 @@
+"""Collections: named sets of documents, and folders outside whose files are documents."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.collections.schemas import (
+    CollectionCreate,
+    CollectionItemOut,
+    CollectionItemPage,
+    CollectionOut,
+    CollectionPage,
+    DocumentPath,
+    MembersAdd,
+)
+from api.context import CallerDep, ContextDep
+from api.http import cursors
+from api.problems import documented
+from api.schemas import ErrorOut
+from store import collections
+from store.tables.collections import Collection, CollectionItem
+
+router = APIRouter(prefix="/v1/collections", tags=["bulk"])
+
+Cursor = Annotated[str | None, Query(max_length=3000, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def _out(session: Session, row: Collection) -> CollectionOut:
+    counts = collections.counts(session, row)
+    return CollectionOut(
+        id=row.id,
+        name=row.name,
+        source=row.source,
+        glob=row.glob,
+        documents=counts.documents,
+        unreadable=counts.unreadable,
+        deleted=counts.deleted,
+        created_at=row.created_at,
+        refreshing=row.refresh_requested_at is not None,
+        refreshed_at=row.refreshed_at,
+        refresh_error=row.refresh_error,
+    )
+
+
+def _item_out(row: CollectionItem) -> CollectionItemOut:
+    return CollectionItemOut(
+        path=row.path,
+        document_id=row.document_id,
+        sha256=row.sha256,
+        error=ErrorOut(code=row.error_code, message=row.error_message or "") if row.error_code else None,
+        added_at=row.added_at,
+        changed_at=row.changed_at,
+        seen_at=row.seen_at,
+        deleted_at=row.deleted_at,
+    )
+
+
+@router.post("", status_code=201, responses=documented(400, 401, 409, 422))
+def create(
+    body: CollectionCreate, request: Request, response: Response, context: ContextDep, caller: CallerDep
+) -> CollectionOut:
+    """Make a collection. One with a source is filled as soon as the conductor comes to it."""
+    if body.source is not None:
+        context.sources.folder(caller.tenant_id, body.source)
+    with context.database.session() as session:
+        row = collections.create(session, caller.tenant_id, body.name, body.source, body.glob)
+        response.headers["location"] = request.url_for("show_collection", collection=row.id).path
+        return _out(session, row)
+
+
+@router.get("", responses=documented(401, 422))
+def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20) -> CollectionPage:
+    """Your collections, by name."""
+    secret, query = context.settings.pepper, f"collections/{caller.tenant_id}"
+    after = cursors.unseal(secret, query, cursor, "cursor")[0] if cursor else None
+    with context.database.session() as session:
+        rows = collections.page(session, caller.tenant_id, after=after, limit=limit + 1)
+        more = len(rows) > limit
+        data = [_out(session, row) for row in rows[:limit]]
+    return CollectionPage(
+        data=data, has_more=more, next_cursor=cursors.seal(secret, query, [data[-1].name]) if more else None
+    )
+
+
+@router.post("/{collection:path}/refresh", status_code=202, responses=documented(401, 404))
+def refresh(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
+    """Look at the source now. Bulk jobs do so by themselves before they begin."""
+    with context.database.session() as session:
+        row = collections.get(session, caller.tenant_id, collection)
+        if row.source is not None:
+            collections.refresh(session, row)
+        return _out(session, row)
+
+
+@router.get("/{collection:path}/documents", responses=documented(401, 404, 422))
+def documents(
+    collection: str,
+    context: ContextDep,
+    caller: CallerDep,
+    deleted: Annotated[bool, Query(description="What is no longer there, instead of what is.")] = False,
+    cursor: Cursor = None,
+    limit: Limit = 20,
+) -> CollectionItemPage:
+    """The documents of a collection, by path, as of the last look at its source."""
+    secret = context.settings.pepper
+    with context.database.session() as session:
+        found = collections.get(session, caller.tenant_id, collection)
+        query = f"documents/{found.id}/{deleted}"
+        after = cursors.unseal(secret, query, cursor, "cursor")[0] if cursor else None
+        rows = collections.items(
+            session, caller.tenant_id, found.id, deleted=deleted, after=after, limit=limit + 1
+        )
+    more = len(rows) > limit
+    data = [_item_out(row) for row in rows[:limit]]
+    return CollectionItemPage(
+        data=data, has_more=more, next_cursor=cursors.seal(secret, query, [data[-1].path]) if more else None
+    )
+
+
+@router.post("/{collection:path}/documents", responses=documented(400, 401, 404, 409, 422))
+def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDep) -> CollectionOut:
+    """Put documents in. One that is there under the same path is replaced."""
+    with context.database.session() as session:
+        found = collections.get(session, caller.tenant_id, collection)
+        named = [(one.path or one.document_id, one.document_id) for one in body.documents if one.document_id]
+        collections.add(session, found, named)
+        for one in body.documents:
+            if one.error and one.path:
+                collections.add_unread(session, found, one.path, one.error.code, one.error.message)
+        return _out(session, found)
+
+
+@router.delete("/{collection:path}/documents", status_code=204, responses=documented(401, 404, 409))
+def remove(
+    collection: str, path: Annotated[DocumentPath, Query()], context: ContextDep, caller: CallerDep
+) -> None:
+    """Take a document out of the collection; the document itself stays."""
+    with context.database.session() as session:
+        found = collections.get(session, caller.tenant_id, collection)
+        collections.remove(session, found, path)
+
+
+# Last: a name may hold slashes, and would take the rest of the addresses above for its own.
+
+
+@router.get("/{collection:path}", name="show_collection", responses=documented(401, 404))
+def show(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
+    """A collection, by its id or its name."""
+    with context.database.session() as session:
+        return _out(session, collections.get(session, caller.tenant_id, collection))
+
+
+@router.delete("/{collection:path}", status_code=204, responses=documented(401, 404, 409))
+def delete(collection: str, context: ContextDep, caller: CallerDep) -> None:
+    """Forget a collection. Its documents, and what bulk jobs made of them, stay."""
+    with context.database.session() as session:
+        collections.drop(session, collections.get(session, caller.tenant_id, collection))

@@ -1,0 +1,59 @@
+"""Whether the process lives, and whether jobs can be taken and worked on."""
+
+from collections.abc import Callable
+
+import redis
+from fastapi import APIRouter, Response
+
+from api.context import Context, ContextDep
+from api.health.schemas import CheckOut, HealthOut, ReadyOut
+from store import workers
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def healthy() -> HealthOut:
+    """The process answers. Looks at nothing else, so that a broken database does not restart the API."""
+    return HealthOut()
+
+
+@router.get("/readyz", responses={503: {"model": ReadyOut, "description": "Not ready; the checks say why."}})
+def ready(response: Response, context: ContextDep) -> ReadyOut:
+    """Postgres and Redis answer, documents can be stored, and a live worker serves a model."""
+    checks = {
+        "postgres": _check(context.database.ping),
+        "redis": _check(lambda: _ping_redis(context.settings.redis)),
+        "blobs": _check(context.blobs.check),
+        "worker": _check(lambda: _find_worker(context)),
+    }
+    answer = ReadyOut(ready=all(check.ok for check in checks.values()), checks=checks)
+    if not answer.ready:
+        response.status_code = 503
+    return answer
+
+
+def _check(act: Callable[[], None]) -> CheckOut:
+    try:
+        act()
+    except LookupError as reason:
+        return CheckOut(ok=False, detail=str(reason.args[0]))
+    except (
+        Exception
+    ) as error:  # anything at all means "not ready"; its text may hold addresses, so it stays here
+        return CheckOut(ok=False, detail=f"does not answer ({type(error).__name__})")
+    return CheckOut(ok=True)
+
+
+def _ping_redis(url: str) -> None:
+    with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+        client.ping()
+
+
+def _find_worker(context: Context) -> None:
+    with context.database.session() as session:
+        known = workers.models(session, context.settings.worker_live_seconds)
+    if not any(model.workers_live for model in known):
+        raise LookupError("no live worker serves a model")
+    if not any(model.workers_live > len(model.errors) for model in known):
+        raise LookupError("no worker could load its model; GET /v1/models says why")

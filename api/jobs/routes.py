@@ -1,0 +1,203 @@
+"""Jobs: submitted once, looked at often, cancelled at will."""
+
+import base64
+import binascii
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime
+
+from api.context import CallerDep, ContextDep
+from api.http.idempotency import IdempotencyKey, RawBody
+from api.jobs.schemas import (
+    AnswerOut,
+    CostOut,
+    JobCreate,
+    JobOut,
+    JobPage,
+    Positions,
+    ProgressOut,
+    ResultOut,
+    TaskKind,
+)
+from api.jobs.submission import submit
+from api.problems import Problem, documented
+from api.schemas import ErrorOut, Name
+from store import jobs
+from store.billing import ledger
+from store.tables.job_states import LEASED, TERMINAL, State
+from store.tables.jobs import Job
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+def job_out(row: Job) -> JobOut:
+    """A row as the API shows it."""
+    moments = {
+        "created": row.created_at,
+        "queued": row.queued_at,
+        "running": row.running_at,
+        "finalizing": row.finalizing_at,
+        "cancel_requested": row.cancel_requested_at,
+        **{state.value: getattr(row, f"{state.value}_at") for state in TERMINAL},
+    }
+    return JobOut(
+        id=row.id,
+        state=State(row.state),
+        held_by=row.held_by_budget,
+        document_id=row.document_id,
+        task=TaskKind(row.task),
+        prompts=row.prompts,
+        template=row.template,
+        bulk_id=row.bulk_id,
+        model=row.model,
+        model_revision=row.model_revision,
+        policy=row.policy,
+        scorer=row.scorer or row.scorer_requested,
+        scorer_sha256=row.scorer_sha256,
+        budget=row.budget,
+        max_output_tokens=row.max_output_tokens,
+        temperature=row.temperature,
+        seed=row.seed,
+        priority=row.priority,
+        deadline=row.deadline_at,
+        metadata=row.tags,
+        attempt=row.attempt,
+        positions=cast(Positions, row.positions),
+        progress=_progress(row),
+        error=ErrorOut(code=row.error_code, message=row.error_message or "") if row.error_code else None,
+        timestamps={name: moment for name, moment in moments.items() if moment is not None},
+    )
+
+
+def _progress(row: Job) -> ProgressOut | None:
+    if row.progress_phase is None:
+        return None
+    eta = None
+    left = (row.progress_tokens_total or 0) - row.progress_tokens_done
+    if row.state in LEASED and row.progress_tokens_total and row.progress_tokens_per_second:
+        eta = max(0.0, left / row.progress_tokens_per_second)
+    return ProgressOut(
+        phase=row.progress_phase,
+        tokens_done=row.progress_tokens_done,
+        tokens_total=row.progress_tokens_total,
+        tokens_per_second=row.progress_tokens_per_second,
+        eta_seconds=eta,
+        updated_at=row.progress_updated_at,
+    )
+
+
+@router.post("", status_code=201, responses=documented(400, 401, 402, 404, 413, 422, 503, 507))
+def create(
+    body: JobCreate,
+    raw: RawBody,
+    request: Request,
+    response: Response,
+    context: ContextDep,
+    caller: CallerDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JobOut:
+    """Submit a job. It waits in the queue of its model until a worker takes it."""
+    shown, replayed = submit(context, caller, body, raw, idempotency_key, job_out)
+    response.headers["location"] = request.url_for("show_job", job_id=shown.id).path
+    if replayed:
+        response.headers["idempotent-replayed"] = "true"
+    return shown
+
+
+@router.get("", responses=documented(401, 422))
+def index(
+    context: ContextDep,
+    caller: CallerDep,
+    state: Annotated[
+        list[State] | None, Query(description="May be given more than once.", max_length=8)
+    ] = None,
+    model: Annotated[Name | None, Query()] = None,
+    bulk_id: Annotated[str | None, Query(max_length=50, description="Only jobs of this bulk job.")] = None,
+    created_from: Annotated[AwareDatetime | None, Query(description="Inclusive.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Exclusive.")] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> JobPage:
+    """List your jobs, newest first. Jobs that come in while you page do not shift later pages."""
+    with context.database.session() as session:
+        rows = jobs.list_jobs(
+            session,
+            caller.tenant_id,
+            states=[one.value for one in state or ()],
+            model=model,
+            bulk_id=bulk_id,
+            created_from=created_from,
+            created_before=created_before,
+            before=_decode(cursor) if cursor is not None else None,
+            limit=limit + 1,
+        )
+    page = rows[:limit]
+    more = len(rows) > limit
+    return JobPage(
+        data=[job_out(row) for row in page], has_more=more, next_cursor=_encode(page[-1].id) if more else None
+    )
+
+
+def _encode(job_id: str) -> str:
+    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> str:
+    try:
+        job_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode(
+            "ascii"
+        )
+    except (binascii.Error, ValueError):
+        job_id = ""
+    if not job_id.startswith("job_") or (not job_id.isalnum() and not job_id[4:].isalnum()):
+        raise Problem(422, "invalid_cursor", "This cursor did not come from a page of jobs.", field="cursor")
+    return job_id
+
+
+@router.get("/{job_id}", name="show_job", responses=documented(401, 404))
+def show(job_id: str, context: ContextDep, caller: CallerDep) -> JobOut:
+    """A job and where it stands, with live progress while a worker has it."""
+    with context.database.session() as session:
+        return job_out(jobs.get(session, caller.tenant_id, job_id))
+
+
+@router.get("/{job_id}/result", responses=documented(401, 404, 409))
+def result(job_id: str, context: ContextDep, caller: CallerDep) -> ResultOut:
+    """The answers; those given so far (`complete` is false) while the job runs, or if it ended early."""
+    with context.database.session() as session:
+        job = jobs.get(session, caller.tenant_id, job_id)
+        row = jobs.result(session, caller.tenant_id, job_id)
+    if row is None and job.state in TERMINAL:
+        why = job.error_message or "It ended without an answer."
+        raise Problem(
+            404, "no_result", f"The job is {job.state}. {why}", state=job.state, job_error=job.error_code
+        )
+    if row is None:
+        detail = f"The job is {job.state} and has no answer yet."
+        raise Problem(409, "result_not_ready", detail, headers={"retry-after": "2"}, state=job.state)
+    return ResultOut(
+        job_id=job.id,
+        state=State(job.state),
+        complete=row.complete,
+        answers=[AnswerOut.model_validate(answer) for answer in row.answers],
+        usage=row.usage,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+@router.get("/{job_id}/cost", responses=documented(401, 404))
+def cost(job_id: str, context: ContextDep, caller: CallerDep) -> CostOut:
+    """What the job cost and what memory it saved, each figure with where it comes from."""
+    with context.database.session() as session:
+        return CostOut.model_validate(ledger.cost(session, caller.tenant_id, job_id))
+
+
+@router.post("/{job_id}/cancel", responses=documented(401, 404))
+def cancel(job_id: str, context: ContextDep, caller: CallerDep) -> JobOut:
+    """Cancel a job; again, or once it has ended, this changes nothing. Answers given so far are kept."""
+    with context.database.session() as session:
+        return job_out(jobs.cancel(session, caller.tenant_id, job_id))

@@ -1,0 +1,102 @@
+"""From a valid request to a queued job, once for each Idempotency-Key."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.http.blob_writer import storing
+from api.http.idempotency import fingerprint
+from api.jobs.schemas import JobCreate, JobOut
+from api.problems import Problem
+from store import documents, idempotency, jobs
+from store.billing import budgets
+from store.billing.budgets import BudgetState
+from store.jobs import admission
+from store.jobs.admission import Owner
+from store.tables.documents import Document
+from store.tables.jobs import Job
+
+ROUTE = "POST /v1/jobs"
+
+
+def owner_of(caller: Caller) -> Owner:
+    """The caller, as the one who will own jobs."""
+    return Owner(caller.tenant_id, caller.key_id, caller.project)
+
+
+def stopping(context: Context, caller: Caller) -> BudgetState | None:
+    """The crossed budget that the caller's work comes under.
+
+    In a transaction of its own: that a budget is crossed is told even if the work is refused for it.
+    """
+    with context.database.session() as session:
+        return budgets.stopping(session, caller.tenant_id, caller.project, caller.key_id)
+
+
+def submit(
+    context: Context,
+    caller: Caller,
+    body: JobCreate,
+    raw: bytes,
+    key: str | None,
+    shown: Callable[[Job], JobOut],
+) -> tuple[JobOut, bool]:
+    """Queue the job and give it as shown; True when `key` had been used for the same request before.
+
+    Raises Problem, store.errors.Refused, NotFound for a document that is not the caller's, and
+    IdempotencyMismatch.
+    """
+    owner, settings = owner_of(caller), context.settings
+    spent = stopping(context, caller)
+    with ExitStack() as undo, context.database.session() as session:
+        if key is not None:
+            hours = settings.idempotency_hours
+            before = idempotency.begin(session, caller.tenant_id, ROUTE, key, fingerprint(raw), hours)
+            if before is not None:
+                return JobOut.model_validate(before.body), True
+        admitted = admission.admit(session, settings, owner, body.ask(body.deadline))
+        held_by = admission.heed(spent)
+        document = _document(context, caller, session, body, undo)
+        new = admission.new_job(admitted, settings, owner, document.id, held_by)
+        answer = shown(jobs.create(session, caller.tenant_id, new))
+        if key is not None:
+            idempotency.complete(session, caller.tenant_id, ROUTE, key, 201, answer.model_dump(mode="json"))
+        # From here only the commit can fail, and then nobody knows whether it did: better a blob too many.
+        undo.pop_all()
+    return answer, False
+
+
+def _document(
+    context: Context, caller: Caller, session: Session, body: JobCreate, undo: ExitStack
+) -> Document:
+    if body.document_id is not None:
+        document = documents.get(session, caller.tenant_id, body.document_id)
+        limit = context.settings.max_upload_bytes
+        if document.bytes > limit:
+            detail = f"The document has {document.bytes:,} bytes; this service reads {limit:,}."
+            raise Problem(422, "document_too_large", detail, field="document_id", max_bytes=limit)
+        return document
+    text = (body.text or "").encode()
+    limit = context.settings.max_inline_bytes
+    if len(text) > limit:
+        detail = f"Inline text may have {limit:,} bytes; upload longer documents with POST /v1/documents."
+        raise Problem(413, "text_too_large", detail, field="text", max_bytes=limit)
+    if not text.strip(b" \t\r\n\f\v"):
+        raise Problem(422, "document_empty", "The document holds nothing but white space.", field="text")
+    document_id = documents.new_document_id()
+    key = documents.blob_key_of(caller.tenant_id, document_id)
+    undo.callback(context.blobs.delete, key)
+    with storing(), context.blobs.create(key) as file:
+        file.write(text)
+    return documents.create(
+        session,
+        caller.tenant_id,
+        document_id,
+        sha256=hashlib.sha256(text).hexdigest(),
+        size=len(text),
+        media_type="text/plain",
+        filename=None,
+    )

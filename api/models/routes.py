@@ -1,0 +1,44 @@
+"""Models: what workers have registered."""
+
+from fastapi import APIRouter
+
+from api.context import CallerDep, ContextDep
+from api.models.schemas import ModelList, ModelOut, ScorerOut, ServingWorkerOut
+from api.problems import documented
+from store import workers
+from store.workers import ServedModel
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def model_out(model: ServedModel) -> ModelOut:
+    """A served model as the API shows it."""
+    card = model.card
+    return ModelOut(
+        name=card.name,
+        revision=card.revision,
+        window=card.window,
+        vocab_size=card.vocab_size,
+        dense_bytes_per_token=card.dense_bytes_per_token,
+        tokenizer_sha256=card.tokenizer_sha256,
+        policies=card.policies,
+        scorers=None if card.scorers is None else [ScorerOut.model_validate(one) for one in card.scorers],
+        workers_live=model.workers_live,
+        loaded=model.loaded,
+        errors=model.errors,
+        workers=[ServingWorkerOut.model_validate(one) for one in model.workers],
+    )
+
+
+@router.get("", responses=documented(401))
+def index(context: ContextDep, caller: CallerDep) -> ModelList:
+    """The models you can name in a job, with the workers that serve them now, and the service's limits."""
+    settings = context.settings
+    with context.database.session() as session:
+        known = workers.models(session, settings.worker_live_seconds)
+    return ModelList(
+        data=[model_out(model) for model in known],
+        default_policy=settings.default_policy,
+        max_document_bytes=settings.max_upload_bytes,
+        max_output_tokens=settings.max_output_tokens,
+    )

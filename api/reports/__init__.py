@@ -1,0 +1,1 @@
+"""Usage, costs and savings over HTTP."""

@@ -1,0 +1,137 @@
+"""The query parameters of a report."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from fastapi import Query, Request
+
+from api.http.query_parameters import _FILTER, _GROUPS
+from api.problems import Problem
+from api.schemas import Time
+from store.billing import reports
+from store.billing.time_buckets import Width
+
+MAX_GROUPS = 16
+_ONCE = ("start_time", "end_time", "bucket_width", "timezone", "limit", "page", "as_of")
+
+# FastAPI cannot declare parameters whose names are open.
+FILTERS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "filter",
+            "in": "query",
+            "style": "deepObject",
+            "explode": True,
+            "description": "`filter[<group>]=value`, for any group; given more than once for a group, one of "
+            "the values must match.",
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            "example": {"model": "bundled", "tag:team": "red"},
+        }
+    ]
+}
+
+StartTime = Annotated[Time, Query(description="Inclusive; RFC 3339 with an offset.")]
+EndTime = Annotated[Time | None, Query(description="Exclusive; now (or `as_of`) when left out.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The parameters of a report. `identity` tells those of one query from those of another."""
+
+    start: datetime
+    end: datetime | None
+    width: Width
+    zone: tzinfo
+    group_by: tuple[str, ...]
+    filters: dict[str, list[str]]
+    limit: int | None
+    page: str | None
+    as_of: datetime | None
+    identity: str
+
+
+def asked_for(
+    request: Request,
+    start_time: StartTime,
+    end_time: EndTime = None,
+    bucket_width: Annotated[
+        Width, Query(description="By the zone's clock; weeks begin on Monday.")
+    ] = Width.DAY,
+    timezone: Annotated[
+        str, Query(description="IANA name of the zone whose hours, days and months the buckets are.")
+    ] = "UTC",
+    group_by: Annotated[
+        list[str] | None,
+        Query(
+            alias="group_by[]",
+            max_length=MAX_GROUPS,
+            description=f"May be given more than once, also as `group_by`: {', '.join(reports.GROUPS)}, or "
+            "`tag:<key>` for a key of the jobs' metadata.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, le=1500, description="Buckets a page; 100 when left out. JSON only.")
+    ] = None,
+    page: Annotated[
+        str | None,
+        Query(max_length=1000, description="`next_page` of the page before, with the same query. JSON only."),
+    ] = None,
+    as_of: Annotated[
+        Time | None,
+        Query(
+            description="Counts only what was booked before: the same query with the `as_of` of an answer "
+            "gets the same answer. Now when left out or in the future."
+        ),
+    ] = None,
+) -> Asked:
+    """Reads and checks the parameters. Raises Problem 422."""
+    given = request.query_params
+    groups = [name for spelling in _GROUPS for name in given.getlist(spelling)]
+    if len(groups) > MAX_GROUPS:
+        raise Problem(422, "invalid_request", f"There are at most {MAX_GROUPS} groups.", field="group_by[]")
+    filters = {
+        match[1]: given.getlist(name) for name in given if (match := _FILTER.fullmatch(name)) is not None
+    }
+    _known(groups, lambda name: "group_by[]")
+    _known(filters, lambda name: f"filter[{name}]")
+    return Asked(
+        start=start_time,
+        end=end_time,
+        width=bucket_width,
+        zone=_zone(timezone),
+        group_by=tuple(dict.fromkeys(groups)),
+        filters=filters,
+        limit=limit,
+        page=page,
+        as_of=as_of,
+        identity=json.dumps(
+            [
+                request.url.path,
+                *(given.get(name) for name in _ONCE if name not in ("limit", "page")),
+                groups,
+                sorted(filters.items()),
+            ]
+        ),
+    )
+
+
+def _known(names: Iterable[str], field: Callable[[str], str]) -> None:
+    for name in names:
+        try:
+            reports.column_of(name)
+        except reports.UnknownGroup as error:
+            raise Problem(422, "unknown_group", str(error), field=field(name)) from None
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        detail = f"There is no time zone '{name}'; use an IANA name such as Europe/Berlin."
+        raise Problem(422, "unknown_timezone", detail, field="timezone") from None

@@ -1,0 +1,242 @@
+"""Schedules: work that begins by itself at the times of a cron expression."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.bulk import submission as bulk_submission
+from api.context import Caller, CallerDep, Context, ContextDep
+from api.http import cursors
+from api.jobs.submission import owner_of
+from api.problems import Problem, documented
+from api.schedules.schemas import (
+    PreviewOut,
+    RunCostOut,
+    RunOut,
+    RunPage,
+    ScheduleCreate,
+    ScheduleOut,
+    SchedulePage,
+    TimeOut,
+)
+from api.schemas import ErrorOut
+from store import schedules
+from store.schedules import NewSchedule, Overlap, RunState, ScheduleExists, Template
+from store.schedules.cron import CronInvalid
+from store.tables.schedules import Schedule, ScheduleRun
+from store.timezones import UnknownZone
+
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
+
+Cursor = Annotated[str | None, Query(max_length=400, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+def schedule_out(row: Schedule) -> ScheduleOut:
+    """A row as the API shows it."""
+    template = Template.from_json(row.template)
+    work = {name: value for name, value in row.template["ask"].items() if value is not None}
+    if template.ask.task != "summarize":
+        del work["points"]
+    shared = {} if template.deadline_seconds is None else {"deadline_seconds": template.deadline_seconds}
+    job: dict[str, Any] | None = None
+    bulk: dict[str, Any] | None = None
+    if template.document_id is not None:
+        job = {"document_id": template.document_id, **work, **shared}
+    else:
+        bulk = {
+            "collection": template.collection_id,
+            "job": work,
+            "strategy": template.strategy,
+            "digest": template.digest,
+            "only_changed": template.only_changed,
+            "to": template.destination,
+            **shared,
+        }
+    return ScheduleOut(
+        id=row.id,
+        name=row.name,
+        cron=row.cron,
+        timezone=row.timezone,
+        overlap=Overlap(row.overlap),
+        catch_up_seconds=row.catch_up_seconds,
+        jitter_seconds=row.jitter_seconds,
+        max_failures=row.max_failures,
+        failures=row.failures,
+        project=row.project,
+        job=job,
+        bulk=bulk,
+        next_at=row.next_at,
+        paused_at=row.paused_at,
+        pause_reason=row.pause_reason,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def run_out(run: ScheduleRun, cost: dict[str, Decimal]) -> RunOut:
+    """A run as the API shows it."""
+    return RunOut(
+        id=run.id,
+        schedule_id=run.schedule_id,
+        scheduled_for=run.scheduled_for,
+        fires_at=run.fires_at,
+        manual=run.manual,
+        state=RunState(run.state),
+        job_id=run.job_id,
+        bulk_id=run.bulk_id,
+        reason=ErrorOut(code=run.reason_code, message=run.reason or "") if run.reason_code else None,
+        cost=[RunCostOut(amount=amount, currency=currency) for currency, amount in sorted(cost.items())],
+        created_at=run.created_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+    )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except ScheduleExists as error:
+        raise Problem(409, "schedule_exists", str(error), field="name") from None
+    except CronInvalid as error:
+        raise Problem(422, "cron_invalid", str(error), field="cron") from None
+    except UnknownZone as error:
+        raise Problem(422, "unknown_timezone", str(error), field="timezone") from None
+
+
+def _new(context: Context, caller: Caller, session: Session, body: ScheduleCreate) -> NewSchedule:
+    if body.bulk is None:
+        return body.new()
+    bulk_submission.check(context, caller, session, body.bulk)
+    return body.new(bulk_submission.collection_of(context, caller, session, body.bulk).id)
+
+
+@router.post("", status_code=201, responses=documented(400, 401, 404, 409, 422))
+def create(
+    body: ScheduleCreate,
+    request: Request,
+    response: Response,
+    context: ContextDep,
+    caller: CallerDep,
+    dry_run: Annotated[bool, Query(description="Check it and answer alike, but keep nothing.")] = False,
+) -> ScheduleOut:
+    """Make a schedule. Its jobs are billed as those of the key it is made with."""
+    with context.database.session() as session, _refusing():
+        new = _new(context, caller, session, body)
+        row = schedules.create(session, context.settings, owner_of(caller), new)
+        shown = schedule_out(row)
+        if dry_run:
+            session.rollback()
+            response.status_code = 200
+            return shown
+    response.headers["location"] = request.url_for("show_schedule", schedule_id=shown.id).path
+    return shown
+
+
+@router.get("", responses=documented(401, 422))
+def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20) -> SchedulePage:
+    """Your schedules, newest first."""
+    query = f"schedules {caller.tenant_id}"
+    with context.database.session() as session:
+        before = _unsealed(context, query, cursor)
+        rows = schedules.list_schedules(session, caller.tenant_id, before=before, limit=limit + 1)
+        page, more = rows[:limit], len(rows) > limit
+        return SchedulePage(
+            data=[schedule_out(row) for row in page],
+            has_more=more,
+            next_cursor=cursors.seal(context.settings.pepper, query, [page[-1].id]) if more else None,
+        )
+
+
+def _unsealed(context: Context, query: str, cursor: str | None) -> str | None:
+    return None if cursor is None else cursors.unseal(context.settings.pepper, query, cursor, "cursor")[0]
+
+
+@router.get("/{schedule_id}", name="show_schedule", responses=documented(401, 404))
+def show(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
+    """A schedule, when it runs next, and why it is paused if it is."""
+    with context.database.session() as session:
+        return schedule_out(schedules.get(session, caller.tenant_id, schedule_id))
+
+
+@router.put("/{schedule_id}", responses=documented(400, 401, 404, 409, 422))
+def replace(schedule_id: str, body: ScheduleCreate, context: ContextDep, caller: CallerDep) -> ScheduleOut:
+    """Put other times or other work in its place. A paused one stays paused; runs that have begun go on."""
+    with context.database.session() as session, _refusing():
+        owner, new = owner_of(caller), _new(context, caller, session, body)
+        return schedule_out(schedules.change(session, context.settings, owner, schedule_id, new))
+
+
+@router.delete("/{schedule_id}", status_code=204, responses=documented(401, 404))
+def delete(schedule_id: str, context: ContextDep, caller: CallerDep) -> None:
+    """Delete a schedule. Runs that have begun go on, those that wait are skipped."""
+    with context.database.session() as session:
+        schedules.remove(session, caller.tenant_id, schedule_id)
+
+
+@router.post("/{schedule_id}/pause", responses=documented(401, 404))
+def pause(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
+    """Begin no run by itself until it is resumed; again, this changes nothing."""
+    with context.database.session() as session:
+        return schedule_out(schedules.pause(session, caller.tenant_id, schedule_id))
+
+
+@router.post("/{schedule_id}/resume", responses=documented(401, 404))
+def resume(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
+    """Go on with the next time from now on. What was due while it was paused is not made up for."""
+    with context.database.session() as session:
+        return schedule_out(schedules.resume(session, caller.tenant_id, schedule_id))
+
+
+@router.post("/{schedule_id}/run", status_code=202, responses=documented(401, 404))
+def run(schedule_id: str, context: ContextDep, caller: CallerDep) -> RunOut:
+    """Run it now, even if it is paused. It begins within seconds, unless an earlier run is in the way."""
+    with context.database.session() as session:
+        return run_out(schedules.run_now(session, caller.tenant_id, schedule_id), {})
+
+
+@router.get("/{schedule_id}/preview", responses=documented(401, 404, 422))
+def preview(
+    schedule_id: str,
+    context: ContextDep,
+    caller: CallerDep,
+    count: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> PreviewOut:
+    """Its next times, by the clock of its zone and in UTC."""
+    with context.database.session() as session:
+        row = schedules.get(session, caller.tenant_id, schedule_id)
+        zone = ZoneInfo(row.timezone)
+        found = schedules.preview(session, row, count)
+        return PreviewOut(timezone=row.timezone, data=[_time(*one, zone) for one in found])
+
+
+def _time(moment: datetime, fires_at: datetime, zone: ZoneInfo) -> TimeOut:
+    local = moment.astimezone(zone).isoformat()
+    return TimeOut(utc=moment, local=local, utc_offset=local[19:], fires_at=fires_at.astimezone(UTC))
+
+
+@router.get("/{schedule_id}/runs", responses=documented(401, 404, 422))
+def runs(
+    schedule_id: str, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20
+) -> RunPage:
+    """Its runs, the latest time first: how each ended, why, and what it cost."""
+    query = f"runs {caller.tenant_id} {schedule_id}"
+    with context.database.session() as session:
+        last = _unsealed(context, query, cursor)
+        before = None if last is None else datetime.fromisoformat(last)
+        found = schedules.history(session, caller.tenant_id, schedule_id, before=before, limit=limit + 1)
+        page, more = found[:limit], len(found) > limit
+        cost = schedules.costs(session, caller.tenant_id, page)
+        last_time = page[-1].scheduled_for.isoformat() if more else ""
+        return RunPage(
+            data=[run_out(one, cost[one.id]) for one in page],
+            has_more=more,
+            next_cursor=cursors.seal(context.settings.pepper, query, [last_time]) if more else None,
+        )

@@ -1,0 +1,245 @@
+"""Scorers: versions are uploaded, verified by a worker, looked at and compared. They never change."""
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
+
+from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
+from api.http import cursors
+from api.http.blob_writer import pieces
+from api.http.cursors import Cursor, Limit
+from api.http.idempotency import RawBody
+from api.problems import Problem, documented
+from api.scorers import presenters
+from api.scorers.schemas import DiffOut, EvaluationIn, Name, ScorerPage, Version, VersionOut, VersionPage
+from api.scorers.uploads import ScorerUpload, receive_scorer
+from store import workers
+from store.errors import NotFound
+from store.scorers import activations, registry
+from store.scorers.activations import NotUsable
+from store.scorers.registry import USABLE, VersionExists
+from store.tables.scorers import ScorerVersion
+
+router = APIRouter(prefix="/v1/scorers", tags=["scorers"])
+
+MAX_EVALUATION_BYTES = 2 << 20
+_BINARY = {"type": "string", "format": "binary"}
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "description": "The parts `scorer` and `manifest`, or `checkpoint`.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "scorer": _BINARY | {"description": "scorer.safetensors, at most 16 MiB."},
+                        "manifest": _BINARY | {"description": "manifest.json, at most 1 MiB."},
+                        "checkpoint": _BINARY
+                        | {"description": "Instead: a ckpt.pt of the reference's trainer, at most 1 GiB."},
+                        "version": {
+                            "type": "string",
+                            "description": "Left out: the manifest's, else the next whole number.",
+                        },
+                    },
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+_UPLOADED: dict[int | str, dict[str, Any]] = {
+    200: {"model": VersionOut, "description": "The same files were uploaded before."},
+    **documented(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
+}
+_FILES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file; its `ETag` is its sha256.",
+        "content": {"application/octet-stream": {"schema": _BINARY}},
+    },
+    304: {"description": "It is what `If-None-Match` has."},
+    **documented(401, 404, 409, 422),
+}
+
+
+@router.post(
+    "/{name}/versions",
+    status_code=201,
+    openapi_extra=_UPLOAD,
+    responses=_UPLOADED,
+)
+async def upload(
+    name: Name, request: Request, response: Response, context: ContextDep, caller: AdminDep
+) -> VersionOut:
+    """Upload a version. A worker verifies it within seconds; until then it serves nobody."""
+    await run_in_threadpool(_refuse_blindly, context, name)
+    came = await receive_scorer(request, context.blobs, name)
+    shown, new = await run_in_threadpool(_record, context, caller, name, came)
+    if not new:
+        response.status_code = 200
+    place = request.url_for("show_scorer_version", name=name, version=shown.version)
+    response.headers["location"] = place.path
+    return shown
+
+
+def _refuse_blindly(context: Context, name: str) -> None:
+    """Before anything is stored. Raises Problem."""
+    with context.database.session() as session:
+        _bundled(context, session, name)
+
+
+def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> tuple[VersionOut, bool]:
+    new = False
+    try:
+        with context.database.session() as session:
+            bundled = _bundled(context, session, name)
+            version = came.version or registry.next_version(session, name, set(bundled), came.sha256)
+            if bundled.get(version, came.hashes.get("scorer")) != came.hashes.get("scorer"):
+                raise VersionExists(f"Workers have a {name}@{version} of their own: use another version.")
+            row, new = registry.upload(
+                session,
+                name=name,
+                version=version,
+                kind=came.kind,
+                upload_key=came.prefix,
+                upload_sha256=came.sha256,
+                actor=caller.key_id,
+            )
+            shown = presenters.version_out(session, row, activations.current(session))
+    finally:
+        # If the commit failed nobody knows whether it did: better blobs too many.
+        if not new:
+            came.discard()
+    return shown, new
+
+
+def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
+    """sha256 by version of the scorers of this name that workers brought along.
+
+    Raises Problem while no worker has said which those are: a clash would go unseen.
+    """
+    cards = [model.card for model in workers.models(session, context.settings.worker_live_seconds)]
+    loaded = [card.scorers for card in cards if card.scorers is not None]
+    if not loaded:
+        detail = (
+            "No worker has loaded its model yet, so nobody knows which versions workers have of their own. "
+            "Try again in a moment, or start a worker."
+        )
+        raise Problem(503, "no_worker", detail, headers={"retry-after": "5"})
+    found = [scorer for own in loaded for scorer in own]
+    return {scorer["version"]: scorer["sha256"] for scorer in found if scorer["name"] == name}
+
+
+@router.get("", responses=documented(401, 422))
+def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> ScorerPage:
+    """The scorers of the registry with their versions, newest first. Workers' own are in GET /v1/models."""
+    rows, after = _page(context, None, cursor, limit)
+    return ScorerPage(data=presenters.by_name(rows), has_more=after is not None, next_cursor=after)
+
+
+@router.get("/{name}/versions", responses=documented(401, 404, 422))
+def versions(
+    name: Name, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 50
+) -> VersionPage:
+    """The versions of a scorer, newest first."""
+    rows, after = _page(context, name, cursor, limit)
+    if not rows and cursor is None:
+        raise NotFound(f"There is no scorer {name} in the registry.")
+    data = presenters.briefs(rows)
+    return VersionPage(name=name, data=data, has_more=after is not None, next_cursor=after)
+
+
+def _page(
+    context: Context, name: str | None, cursor: str | None, limit: int
+) -> tuple[list[ScorerVersion], str | None]:
+    query, pepper = f"versions {name}", context.settings.pepper
+    after = None
+    if cursor is not None:
+        last_name, last_id = cursors.unseal(pepper, query, cursor, "cursor")
+        after = (last_name, last_id)
+    with context.database.session() as session:
+        rows = registry.versions(session, name=name, after=after, limit=limit + 1)
+    return cursors.cut(pepper, query, rows, limit, lambda row: [row.name, row.id])
+
+
+@router.get("/{name}/versions/{version}", name="show_scorer_version", responses=documented(401, 404, 422))
+def show(name: Name, version: Version, context: ContextDep, caller: CallerDep) -> VersionOut:
+    """A version: where it stands, its manifest, its evaluation and whom it serves."""
+    with context.database.session() as session:
+        return _shown(session, registry.get(session, name, version), caller)
+
+
+def _shown(session: Session, row: ScorerVersion, caller: Caller) -> VersionOut:
+    return presenters.version_out(session, row, presenters.visible(activations.current(session), caller))
+
+
+def _usable(session: Session, name: str, version: str) -> ScorerVersion:
+    row = registry.get(session, name, version)
+    if row.state not in USABLE:
+        raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions have files.")
+    return row
+
+
+@router.get("/{name}/versions/{version}/files/{file}", response_class=Response, responses=_FILES)
+def download(
+    name: Name,
+    version: Version,
+    file: Literal["scorer.safetensors", "manifest.json"],
+    request: Request,
+    context: ContextDep,
+    caller: CallerDep,
+) -> Response:
+    """A file of a verified version."""
+    with context.database.session() as session:
+        row = _usable(session, name, version)
+    key = f"{row.blob_key}/{file}"
+    digest = row.sha256 if file == "scorer.safetensors" else _digest(context, key)
+    headers = {
+        "etag": f'"{digest}"',
+        "cache-control": "private, immutable, max-age=31536000",
+        "content-disposition": f'attachment; filename="{file}"',
+    }
+    if f'"{digest}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    media_type = "application/json" if file == "manifest.json" else "application/octet-stream"
+    if not context.blobs.exists(key):
+        raise NotFound(f"The blob {key} is gone.")
+    return StreamingResponse(pieces(context.blobs, key), media_type=media_type, headers=headers)
+
+
+def _digest(context: Context, key: str) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(context.blobs, key):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+@router.get("/{name}/versions/{version}/diff", responses=documented(401, 404, 409, 422))
+def diff(
+    name: Name,
+    version: Version,
+    context: ContextDep,
+    caller: CallerDep,
+    other: Annotated[Version, Query(alias="with", description="The version to compare it with.")],
+) -> DiffOut:
+    """The manifest's entries that differ: `from` is this version's, `to` that of `with`."""
+    with context.database.session() as session:
+        return presenters.diff(_usable(session, name, version), _usable(session, name, other))
+
+
+@router.put("/{name}/versions/{version}/evaluation", responses=documented(400, 401, 403, 404, 413, 422))
+def evaluate(
+    name: Name, version: Version, body: EvaluationIn, raw: RawBody, context: ContextDep, caller: AdminDep
+) -> VersionOut:
+    """Attach the report that `namm evaluate --json` wrote; a later one replaces it."""
+    if len(raw) > MAX_EVALUATION_BYTES:
+        detail = f"The report is larger than {MAX_EVALUATION_BYTES:,} bytes."
+        raise Problem(413, "evaluation_too_large", detail, field="body", max_bytes=MAX_EVALUATION_BYTES)
+    with context.database.session() as session:
+        row = registry.get(session, name, version)
+        registry.attach_evaluation(session, row, body.model_dump(), caller.key_id)
+        return _shown(session, row, caller)

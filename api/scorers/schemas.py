@@ -1,0 +1,238 @@
+"""What requests and answers about scorers look like."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.schemas import Answered, Asked, Text
+from store.scorers.activations import Alias
+from store.scorers.guardrails import Bounds
+from store.scorers.registry import VersionState
+
+VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$"
+MAX_DEPTH = 64
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
+Scope = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(global|model:[A-Za-z0-9][A-Za-z0-9._/-]{0,199}|(tenant|schedule):[A-Za-z0-9_-]{1,100})$"
+    ),
+]
+Reason = Annotated[Text, StringConstraints(min_length=1, max_length=500)]
+
+
+def storable(value: Any) -> str | None:
+    """Why Postgres could not keep a JSON value, or None: depth, numbers and text that JSON does not have."""
+    waiting = [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            return f"it is nested deeper than {MAX_DEPTH}"
+        if isinstance(one, dict):
+            waiting += [(part, depth + 1) for pair in one.items() for part in pair]
+        elif isinstance(one, list):
+            waiting += [(part, depth + 1) for part in one]
+        elif isinstance(one, str) and (
+            "\0" in one or any("\ud800" <= character <= "\udfff" for character in one)
+        ):
+            return "it has U+0000 or half a character in a text"
+        elif isinstance(one, int) and one.bit_length() > 1024:
+            return "it has a number of too many digits"
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return "it has a number that is not finite"
+    return None
+
+
+class ActivationCreate(Asked):
+    """From now on a version serves a scope."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"version": "3", "scope": "global"},
+                {
+                    "version": "3",
+                    "scope": "model:bundled",
+                    "alias": "canary",
+                    "percent": 5,
+                    "bounds": {"max_failure_rate": 0.02, "min_jobs": 50},
+                },
+            ]
+        }
+    )
+
+    version: Version
+    scope: Scope = Field(
+        "global",
+        description="`global`, `model:<name>`, `tenant:<id>` or `schedule:<id>`.",
+        examples=["global"],
+    )
+    alias: Alias = Field(
+        Alias.STABLE, description="`stable` serves the scope; `canary` serves some of its jobs."
+    )
+    percent: int | None = Field(None, ge=0, le=100, description="Of a canary: jobs that run with it.")
+    shadow_percent: int = Field(
+        0, ge=0, le=100, description="Of a canary: jobs of the stable version that it reads beside it."
+    )
+    bounds: Bounds | None = Field(
+        None, description="Crossed, a canary ends and a stable version is rolled back."
+    )
+    reason: Reason = "activated"
+
+    @model_validator(mode="after")
+    def _of_a_canary(self) -> Self:
+        if self.alias is Alias.STABLE:
+            if self.percent not in (None, 100) or self.shadow_percent:
+                raise PydanticCustomError("canary_only", "Only a canary has percent and shadow_percent")
+        elif not self.percent and not self.shadow_percent:
+            raise PydanticCustomError("canary_share", "A canary needs percent or shadow_percent")
+        return self
+
+
+class RollbackCreate(Asked):
+    """Back to the version that served the scope before."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"scope": "global", "reason": "wrong answers"}]}
+    )
+
+    scope: Scope = "global"
+    reason: Reason
+
+
+class EvaluationIn(Asked):
+    """The report that `namm evaluate --json` writes."""
+
+    format: Literal[1]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    documents: dict[str, Any]
+    machine: dict[str, Any]
+    rows: list[dict[str, Any]] = Field(min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _is_a_report(self) -> Self:
+        for number, row in enumerate(self.rows):
+            lacking = {"policy", "scorer", "budget", "score"} - row.keys()
+            if lacking:
+                words = ", ".join(sorted(lacking))
+                raise PydanticCustomError("row_incomplete", f"rows[{number}] lacks {words}")
+        why = storable(self.model_dump())
+        if why is not None:
+            raise PydanticCustomError("not_storable", f"The report cannot be stored: {why}")
+        return self
+
+
+class ActivationOut(Answered):
+    """A version that serves, or served, a scope."""
+
+    id: str = Field(examples=["act_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    scorer: str = Field(examples=["namm-key@3"])
+    scope: str = Field(examples=["global"])
+    alias: Alias
+    percent: int
+    shadow_percent: int
+    bounds: dict[str, Any]
+    activated_by: str = Field(description="The id of an API key, or `system`.")
+    activated_at: datetime
+    ended_at: datetime | None
+    ended_by: str | None
+    ended_reason: str | None
+
+
+class Page(Answered):
+    """Some of a list."""
+
+    has_more: bool
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
+
+
+class ActivationPage(Page):
+    """What serves and what did, the newest first; `ended_at` is null for what serves."""
+
+    data: list[ActivationOut]
+
+
+class VersionBrief(Answered):
+    """A version and where it stands."""
+
+    version: str = Field(examples=["3"])
+    state: VersionState
+    sha256: str | None = Field(description="Of scorer.safetensors; null until it is verified.")
+    created_at: datetime
+
+
+class VersionList(Answered):
+    """The versions of a scorer, newest first."""
+
+    name: str = Field(examples=["namm-key"])
+    data: list[VersionBrief]
+
+
+class VersionPage(Page, VersionList):
+    """A page of the versions of a scorer, newest first."""
+
+
+class ScorerPage(Page):
+    """Versions under the scorers' names; where a page ends amid a scorer, the next one goes on with it."""
+
+    data: list[VersionList]
+
+
+class VersionOut(Answered):
+    """All there is to know about a version."""
+
+    name: str = Field(examples=["namm-key"])
+    version: str = Field(examples=["3"])
+    state: VersionState
+    reason: str | None = Field(description="Why it was rejected, or why its verification was put off.")
+    kind: Literal["safetensors", "reference"]
+    sha256: str | None = Field(description="Of scorer.safetensors; null until it is verified.")
+    upload_sha256: str = Field(description="Of the names and hashes of what was uploaded.")
+    manifest: dict[str, Any] | None
+    provenance: dict[str, Any] | None = Field(description="The manifest's, where it was made.")
+    evaluation: dict[str, Any] | None = Field(description="What `namm evaluate` wrote, if it was attached.")
+    activations: list[ActivationOut] = Field(description="What it serves now.")
+    created_by: str
+    created_at: datetime
+    checked_at: datetime | None
+
+
+class Difference(Answered):
+    """An entry of two manifests that is not the same; null where one has none."""
+
+    path: str = Field(examples=["config.gamma"])
+    from_: Any = Field(alias="from")
+    to: Any
+
+
+class DiffOut(Answered):
+    """How one version differs from another."""
+
+    from_: str = Field(alias="from", examples=["namm-key@2"])
+    to: str = Field(examples=["namm-key@3"])
+    same_parameters: bool = Field(description="By the sha256 of scorer.safetensors.")
+    manifest: list[Difference]
+
+
+class AuditOut(Answered):
+    """A change: what, by whom, when."""
+
+    id: int
+    at: datetime
+    actor: str = Field(examples=["key_06f3k2v5r8c4x1m7d9a0b2e6g8"])
+    action: str = Field(examples=["scorer.activated"])
+    subject: str = Field(examples=["namm-key@3"])
+    detail: dict[str, Any]
+
+
+class AuditPage(Page):
+    """A page of the audit log, newest first."""
+
+    data: list[AuditOut]

@@ -1,0 +1,35 @@
+"""Templates: versioned prompts that ask for summaries."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from api.context import CallerDep, ContextDep
+from api.problems import Problem, documented
+from api.templates.schemas import NewTemplateName, TemplateCreate, TemplateList, TemplateOut
+from store import prompt_templates
+
+router = APIRouter(prefix="/v1/templates", tags=["bulk"])
+
+
+@router.get("", responses=documented(401))
+def index(context: ContextDep, caller: CallerDep) -> TemplateList:
+    """Every version of every template, those that come with Palimpsest and yours."""
+    with context.database.session() as session:
+        found = prompt_templates.all_of(session, caller.tenant_id)
+    return TemplateList(data=[TemplateOut.model_validate(one) for one in found])
+
+
+@router.post("/{name}", status_code=201, responses=documented(400, 401, 422))
+def add(
+    name: Annotated[NewTemplateName, Path()], body: TemplateCreate, context: ContextDep, caller: CallerDep
+) -> TemplateOut:
+    """Add a version; earlier ones stay as they are, and jobs say which one they were asked with."""
+    with context.database.session() as session:
+        try:
+            made = prompt_templates.add(
+                session, caller.tenant_id, name, body.prompt, each_point=body.each_point
+            )
+        except prompt_templates.BadTemplate as error:
+            raise Problem(422, "template_invalid", str(error), field="prompt") from None
+        return TemplateOut.model_validate(made)

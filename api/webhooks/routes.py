@@ -1,0 +1,163 @@
+"""Webhooks: addresses that are told of events, and the log of what was sent to them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.context import CallerDep, ContextDep
+from api.http import cursors
+from api.problems import Problem, documented
+from api.webhooks.schemas import (
+    AttemptOut,
+    DeliveryOut,
+    DeliveryPage,
+    DeliveryState,
+    WebhookCreate,
+    WebhookList,
+    WebhookOut,
+    WebhookWithSecret,
+)
+from store import webhooks
+from store.tables.webhooks import Delivery, Webhook
+from store.webhooks.egress import UrlRefused
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+
+def _with_secret(row: Webhook, pepper: bytes) -> WebhookWithSecret:
+    shown = WebhookOut.model_validate(row).model_dump()
+    return WebhookWithSecret(**shown, secret=webhooks.secret(pepper, row.id, row.generation))
+
+
+def _delivery_out(row: Delivery) -> DeliveryOut:
+    return DeliveryOut(
+        id=row.id,
+        webhook_id=row.webhook_id,
+        message_id=row.message_id,
+        event_type=row.event_type,
+        payload=row.payload,
+        state=row.state,  # type: ignore[arg-type]
+        attempts=row.attempts,
+        next_attempt_at=row.next_at if row.state == "pending" else None,
+        last_status=row.last_status,
+        last_error=row.last_error,
+        created_at=row.created_at,
+        delivered_at=row.delivered_at,
+        log=[AttemptOut.model_validate(entry) for entry in row.log],
+    )
+
+
+@router.post("", status_code=201, responses=documented(400, 401, 409, 422))
+def create(
+    body: WebhookCreate, request: Request, response: Response, context: ContextDep, caller: CallerDep
+) -> WebhookWithSecret:
+    """Have an address told of events. The answer shows its secret; no other one does."""
+    with context.database.session() as session:
+        try:
+            row = webhooks.create(
+                session,
+                caller.tenant_id,
+                body.url,
+                description=body.description,
+                chosen=body.events,
+                allow_loopback=context.settings.webhook_allow_loopback,
+            )
+        except UrlRefused as error:
+            raise Problem(422, "webhook_url_refused", str(error), field="url") from None
+        except webhooks.UnknownEvent as error:
+            raise Problem(422, "unknown_event", str(error), field="events") from None
+        except webhooks.TooManyWebhooks as error:
+            raise Problem(409, "too_many_webhooks", str(error)) from None
+        response.headers["location"] = request.url_for("show_webhook", webhook_id=row.id).path
+        return _with_secret(row, context.settings.pepper)
+
+
+@router.get("", responses=documented(401))
+def index(context: ContextDep, caller: CallerDep) -> WebhookList:
+    """Your webhooks, newest first."""
+    with context.database.session() as session:
+        rows = webhooks.list_webhooks(session, caller.tenant_id)
+        return WebhookList(data=[WebhookOut.model_validate(row) for row in rows])
+
+
+@router.get("/{webhook_id}", name="show_webhook", responses=documented(401, 404))
+def show(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookOut:
+    """A webhook, and why it is disabled if it is."""
+    with context.database.session() as session:
+        return WebhookOut.model_validate(webhooks.get(session, caller.tenant_id, webhook_id))
+
+
+@router.delete("/{webhook_id}", status_code=204, responses=documented(401, 404))
+def delete(webhook_id: str, context: ContextDep, caller: CallerDep) -> None:
+    """Delete a webhook with its log. What is still to be sent to it is not sent."""
+    with context.database.session() as session:
+        webhooks.remove(session, caller.tenant_id, webhook_id)
+
+
+@router.post("/{webhook_id}/rotate", responses=documented(401, 404))
+def rotate(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookWithSecret:
+    """Get a new secret. For a day messages carry both signatures, so that receivers can change over."""
+    with context.database.session() as session:
+        row = webhooks.rotate(session, caller.tenant_id, webhook_id)
+        return _with_secret(row, context.settings.pepper)
+
+
+@router.post("/{webhook_id}/enable", responses=documented(401, 404))
+def enable(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookOut:
+    """Send to a disabled webhook again, what has waited since first; else this changes nothing."""
+    with context.database.session() as session:
+        return WebhookOut.model_validate(webhooks.enable(session, caller.tenant_id, webhook_id))
+
+
+@router.post("/{webhook_id}/test", status_code=202, responses=documented(401, 404, 409))
+def send_test(webhook_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
+    """Send the event `webhook.test`; look at the deliveries to see what came of it."""
+    with context.database.session() as session:
+        try:
+            return _delivery_out(webhooks.send_test(session, caller.tenant_id, webhook_id))
+        except webhooks.WebhookDisabled as error:
+            raise Problem(409, "webhook_disabled", str(error)) from None
+
+
+@router.get("/{webhook_id}/deliveries", responses=documented(401, 404, 422))
+def deliveries(
+    webhook_id: str,
+    context: ContextDep,
+    caller: CallerDep,
+    state: Annotated[
+        list[DeliveryState] | None, Query(description="May be given more than once.", max_length=3)
+    ] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> DeliveryPage:
+    """What was and is to be sent to a webhook, newest first; it is kept for 30 days."""
+    pepper, query = context.settings.pepper, f"deliveries {caller.tenant_id} {webhook_id}"
+    with context.database.session() as session:
+        rows = webhooks.list_deliveries(
+            session,
+            caller.tenant_id,
+            webhook_id,
+            states=state or (),
+            before=cursors.unseal(pepper, query, cursor, "cursor")[0] if cursor is not None else None,
+            limit=limit + 1,
+        )
+    page, more = rows[:limit], len(rows) > limit
+    return DeliveryPage(
+        data=[_delivery_out(row) for row in page],
+        has_more=more,
+        next_cursor=cursors.seal(pepper, query, [page[-1].id]) if more else None,
+    )
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(401, 404, 409)
+)
+def redeliver(webhook_id: str, delivery_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
+    """Send a message again now, under the same message id."""
+    with context.database.session() as session:
+        try:
+            return _delivery_out(webhooks.redeliver(session, caller.tenant_id, webhook_id, delivery_id))
+        except webhooks.WebhookDisabled as error:
+            raise Problem(409, "webhook_disabled", str(error)) from None
