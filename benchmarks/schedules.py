@@ -77,7 +77,7 @@ def _second(service: Service, environment: dict[str, str]) -> Iterator[subproces
     """A scheduler beside the service's own, which nobody starts again."""
     urls = {"DATABASE_URL": _url(service), "PALIMPSEST_DATA_DIR": str(service.data)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker.scheduler"],
+        [sys.executable, "-m", "worker.loops.scheduler"],
         env={**os.environ, **environment, **urls},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -26,10 +26,9 @@ from store.scorers import activations, registry
 from store.settings import Settings
 from store.tables.job_states import TERMINAL, State
 from store.tables.scorers import ScorerVersion
-from worker import engine
-from worker.drain import drain_jobs
-from worker.engine import Served
-from worker.process import WorkerProcess
+from worker.engine import Served, runtime
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 TEXT = b"The ferry was late again, and nobody on the quay seemed to mind. " * 20
 POLICY = "namm-key"
@@ -40,7 +39,7 @@ admitted: dict[str, float] = {}  # name@version → when the engine first took a
 
 def load(config: Settings) -> Served:
     """The worker's own engine, which notes what it admits; the setting `engine` names this function."""
-    served = engine.load(config)
+    served = runtime.load(config)
     admit = served.engine.admit
 
     def note(request: Any, snapshot: Path | None = None) -> Any:

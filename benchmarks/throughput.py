@@ -24,9 +24,9 @@ from palimpsest.embedded import EmbeddedServers
 from store import documents, jobs, log, tenants, workers
 from store.database import Database
 from store.settings import Settings
-from worker import engine
-from worker.drain import drain_jobs
-from worker.process import WorkerProcess
+from worker.engine import runtime
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 SMALLEST, LARGEST = 2_000, 20_000  # tokens
 CHARACTERS_PER_TOKEN = 3.0
@@ -42,7 +42,7 @@ def measure(
     other, each with every core.
     """
     if all_cores:
-        engine.SMALL = 0
+        runtime.SMALL = 0
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
         servers = EmbeddedServers(Path(folder) / "servers", durable=False)
         try:

@@ -46,11 +46,11 @@ def commands(host: str, port: int) -> dict[str, list[str]]:
     api = ["uvicorn", "api.app:create_app", "--factory", "--host", host, "--port", str(port)]
     worker = ["celery", "--app", "worker.app", "worker", "--without-gossip", "--without-mingle"]
     modules = {
-        "relay": ["worker.relay"],
-        "reaper": ["worker.reaper"],
-        "notifier": ["worker.notifier"],
-        "conductor": ["worker.conductor"],
-        "scheduler": ["worker.scheduler"],
+        "relay": ["worker.loops.relay"],
+        "reaper": ["worker.loops.reaper"],
+        "notifier": ["worker.webhooks.notifier"],
+        "conductor": ["worker.bulk.conductor"],
+        "scheduler": ["worker.loops.scheduler"],
         "api": [*api, "--timeout-graceful-shutdown", "5"],
         "worker": [*worker, "--hostname", "worker@%h", "--loglevel", "INFO"],
     }

@@ -15,9 +15,9 @@ from store import blobs
 from store.bulk import ENDED
 from store.sources import folders
 from tests.conftest import Api, api_on
-from worker.conductor import Conductor
-from worker.drain import drain_jobs
-from worker.process import WorkerProcess
+from worker.bulk.conductor import Conductor
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 SUMMARIZE = {"task": "summarize", "points": 1}
 PROMPT = "Key point 1:"

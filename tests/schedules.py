@@ -18,7 +18,7 @@ from store.tables.job_states import State
 from store.tables.jobs import Job
 from store.tables.schedules import Schedule, ScheduleRun
 from store.workers import ModelCard
-from worker.scheduler import schedule_once
+from worker.loops.scheduler import schedule_once
 
 YEARLY = "0 0 1 1 *"  # its times come when a test says so, and never twice in a test
 MODEL = ModelCard("small", "r1", 2048, 4096, 1024, "ab" * 32, ["namm-key", "window"], [])

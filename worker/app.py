@@ -11,11 +11,11 @@ from celery import signals
 
 from store import log
 from store.settings import settings
-from worker import presence
+from worker import registration
 from worker.app_factory import make_app
 
 app = make_app(settings())
-presence.watch(app, settings())
+registration.watch(app, settings())
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from store import log
 from worker.app import app
-from worker.choice import prefetch
-from worker.drain import drain_jobs
-from worker.examine import examine_candidates
+from worker.engine.process import this_process
+from worker.jobs.claim_loop import drain_jobs
 from worker.names import DRAIN, EXAMINE, VERIFY, WARM
-from worker.process import this_process
-from worker.verify import verify_uploads
+from worker.scorers.evolution_task import examine_candidates
+from worker.scorers.resolver import prefetch
+from worker.scorers.verification import verify_uploads
 
 _log = log.get("worker.tasks")
 

@@ -1,8 +1,8 @@
 """Bulk jobs as their owners see them: begun, looked at, cancelled, retried.
 
-The conductor (`worker.conductor`) makes their jobs with `store.bulk.submission` and takes them from state
-to state with `store.bulk.lifecycle`:
-`listing → running → digesting → bundling → succeeded | failed`, and `cancelling → cancelled`.
+The conductor (`worker.bulk.conductor`) makes their jobs with `store.bulk.submission` and takes them from
+state to state with `store.bulk.lifecycle`: `listing → running → digesting → bundling → succeeded | failed`,
+and `cancelling → cancelled`.
 """
 
 from __future__ import annotations

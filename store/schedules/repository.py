@@ -1,6 +1,6 @@
 """Schedules as their owners see them: made, changed, paused, run at once, and what came of each run.
 
-The scheduler (`worker.scheduler`) begins and ends runs with `store.schedules.runs`.
+The scheduler (`worker.loops.scheduler`) begins and ends runs with `store.schedules.runs`.
 """
 
 from __future__ import annotations

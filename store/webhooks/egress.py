@@ -1,7 +1,8 @@
 """Where the service may send to in a tenant's name: public addresses, over https.
 
 For development, `webhook_allow_loopback` adds this machine itself, over plain http too; nothing else private.
-A URL is looked at when it is given, the addresses behind its name at every connection (`worker.guard`).
+A URL is looked at when it is given, the addresses behind its name at every connection
+(`worker.webhooks.ssrf_guard`).
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ class Service:
         return self.start(name, "celery", "-A", "worker.app", "worker", *options, **changes)
 
     def loops(self) -> None:
-        self.start("relay", "worker.relay")
-        self.start("reaper", "worker.reaper")
+        self.start("relay", "worker.loops.relay")
+        self.start("reaper", "worker.loops.reaper")
 
     def submit(self, **changes: object) -> Job:
         key = documents.new_document_id()

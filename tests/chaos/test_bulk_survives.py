@@ -16,7 +16,7 @@ from store.jobs.admission import Ask, Owner
 from store.tables.bulk import Bulk
 from tests.chaos.conftest import Service, wait_for
 from tests.standin import right_answer
-from worker import bundle
+from worker.bulk import bundle
 
 DOCUMENTS = 40
 ASK = Ask(
@@ -72,7 +72,7 @@ class Bulks:
             return bulk.create(session, owner, new).id
 
     def conductor(self, name: str) -> Any:
-        return self.service.start(name, "worker.conductor", **self.changes)
+        return self.service.start(name, "worker.bulk.conductor", **self.changes)
 
     def look(self, bulk_id: str) -> Bulk:
         with self.service.database.session() as session:

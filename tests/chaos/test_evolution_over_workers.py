@@ -23,7 +23,11 @@ from worker.app_factory import make_app
 CONFIG = EvolutionConfig(
     name="small", version="1", stages=(Stage(("kv",), 1),), budget=64, interval=128, tokens=512, questions=2
 )
-REAL = {"PALIMPSEST_ENGINE": "worker.engine:load", "PALIMPSEST_MODEL_NAME": "bundled", "OMP_NUM_THREADS": "1"}
+REAL = {
+    "PALIMPSEST_ENGINE": "worker.engine:load",
+    "PALIMPSEST_MODEL_NAME": "bundled",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_message_in_flight_survives_its_notifier(service: Service) -> None:
         with service.database.session() as session:
             webhooks.create(session, service.tenant, found.url, allow_loopback=True)
         found.hold.clear()
-        first = service.start("notifier", "worker.notifier", **development)
+        first = service.start("notifier", "worker.webhooks.notifier", **development)
         with service.database.session() as session:
             outbox.add_event(session, service.tenant, "job_1", "job.succeeded", {})
         wait_for("the message to arrive", lambda: found.came)
@@ -29,7 +29,7 @@ def test_a_message_in_flight_survives_its_notifier(service: Service) -> None:
         assert state() == "pending"
         with service.database.session() as session:  # rather than a minute's wait
             session.execute(text("UPDATE webhook_deliveries SET lease_until = now()"))
-        second = service.start("notifier", "worker.notifier", **development)
+        second = service.start("notifier", "worker.webhooks.notifier", **development)
         wait_for("the message to be delivered", lambda: state() == "delivered")
         second.terminate()
         assert second.wait() == 0

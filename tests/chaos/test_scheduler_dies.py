@@ -21,14 +21,14 @@ def test_killed_schedulers_lose_and_double_nothing(service: Service) -> None:
     made = Schedules(service.database, service.tenant, key)
     made.register()
     ids = [made.make() for _ in range(SCHEDULES)]
-    started = [service.start(f"scheduler{n}", "worker.scheduler", **HASTY) for n in range(3)]
+    started = [service.start(f"scheduler{n}", "worker.loops.scheduler", **HASTY) for n in range(3)]
     with service.database.session() as session:
         session.execute(text("UPDATE schedules SET next_at = now()"))
     for scheduler in started[:2]:
         before = len(made.jobs())
         wait_for("a run of one that lives", lambda before=before: len(made.jobs()) > before)
         scheduler.send_signal(signal.SIGKILL)
-    service.start("scheduler3", "worker.scheduler", **HASTY)
+    service.start("scheduler3", "worker.loops.scheduler", **HASTY)
     wait_for("all runs", lambda: len(made.jobs()) >= SCHEDULES)
     started[2].terminate()
     assert started[2].wait() in (0, None)

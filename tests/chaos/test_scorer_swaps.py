@@ -17,8 +17,8 @@ from store.tables.job_states import TERMINAL
 from store.tables.jobs import Attempt, Job, Result
 from tests.registry import DAMAGES, activate, add_standin
 from tests.standin import right_answer
-from worker.drain import drain_jobs
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 JOBS, SWAPS = 1000, 20
 SLOTS = (1, 2, 3)  # of each worker

@@ -13,9 +13,9 @@ from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem
 from tests.standin import right_answer
 from tests.unit.store.test_store_budgets import bill, events
-from worker.drain import drain_jobs
-from worker.process import WorkerProcess
-from worker.reaper import reap_once
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
+from worker.loops.reaper import reap_once
 
 DOCUMENT = "All work and no play makes Jack a dull boy. " * 40
 LEAST = "0.0000000001"  # crossed by the first report of any worker

@@ -12,8 +12,8 @@ from store import outbox
 from store.database import Database
 from store.settings import Settings
 from worker.app_factory import make_app
-from worker.loop import forever
-from worker.relay import Publish, publisher, relay_once
+from worker.loops.relay import Publish, publisher, relay_once
+from worker.loops.run_forever import forever
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ def test_broker_that_is_away_costs_no_hint(db: Database) -> None:
 
 def test_loop_outlives_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("worker.loop.time.sleep", pauses.append)
-    monkeypatch.setattr("worker.loop.signal.signal", lambda *_: None)
+    monkeypatch.setattr("worker.loops.run_forever.time.sleep", pauses.append)
+    monkeypatch.setattr("worker.loops.run_forever.signal.signal", lambda *_: None)
     outcomes: list[Callable[[], None]] = [_away, _away, _fine, _away, _stop]
     forever("test", lambda: outcomes.pop(0)())
     assert pauses == [1.0, 2.0, 1.0]

@@ -17,7 +17,7 @@ from store.tables.billing import Bill
 from store.tables.collections import Collection
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem
-from worker.scheduler import schedule_once
+from worker.loops.scheduler import schedule_once
 
 COLLECTION = "col_00000000000000000000000001"
 

@@ -12,8 +12,8 @@ from namm_runtime.verify import verify as decide
 from store import workers
 from tests.conftest import Api
 from tests.scorer_files import MANIFEST, SPOILT, TENSORS, checkpoint, manifest, spoilt_checkpoints
-from worker import verify
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
+from worker.scorers import verification
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def worker(api: Api) -> WorkerProcess:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The verdict without a process of its own, which takes seconds to start."""
 
-    def judge(folder: Path, out: Path, name: str, version: str) -> verify.Verdict:
+    def judge(folder: Path, out: Path, name: str, version: str) -> verification.Verdict:
         found = decide(folder, out, name, version)
         (out / "verdict.json").write_text(json.dumps(found))
-        return verify._read(out)
+        return verification._read(out)
 
-    monkeypatch.setattr(verify, "judge", judge)
+    monkeypatch.setattr(verification, "judge", judge)
 
 
 def send(client: httpx.Client, version: str, **parts: bytes) -> httpx.Response:
@@ -62,7 +62,7 @@ def test_spoilt_uploads_are_refused_or_rejected_with_a_sentence(
             assert 400 <= sent.status_code < 500
             assert sent.json()["detail"].endswith(".")
             continue
-        assert verify.verify_uploads(worker) == 1
+        assert verification.verify_uploads(worker) == 1
         shown = admin.get(f"/v1/scorers/mine/versions/{number}").json()
         assert shown["state"] == "rejected", (number, shown)
         assert len(shown["reason"].split()) > 4
@@ -77,7 +77,7 @@ def test_good_uploads_serve(api: Api, admin: httpx.Client, worker: WorkerProcess
     """With the real process."""
     send(admin, "1", scorer=TENSORS, manifest=json.dumps(manifest()).encode())
     send(admin, "2", checkpoint=checkpoint())
-    assert verify.verify_uploads(worker) == 2
+    assert verification.verify_uploads(worker) == 2
     shown: list[dict[str, Any]] = [admin.get(f"/v1/scorers/mine/versions/{one}").json() for one in "12"]
     assert [one["state"] for one in shown] == ["verified", "verified"], shown
     assert shown[0]["sha256"] == MANIFEST["sha256"]

@@ -169,7 +169,7 @@ def test_from_nothing_to_an_answer_and_back_to_nothing_under_a_closed_directory(
     site = checkout_under(closed)
     before, accounts = modes(closed), Path("/etc/passwd").read_bytes()
     up = Up.start(closed / "data", PYTHONPATH=str(site), PYTHONDONTWRITEBYTECODE="1")
-    assert up.child("worker.relay").cwd()  # type: ignore[union-attr]
+    assert up.child("worker.loops.relay").cwd()  # type: ignore[union-attr]
     with Client(up.url(), up.key()) as client:
         eventually(lambda: client.ready()["ready"], "a worker")
         document = closed / "meeting.txt"
@@ -212,11 +212,11 @@ def test_killed_children_come_back_and_lose_nothing(closed: Path) -> None:
         eventually(lambda: (client.job(job["id"])["progress"] or {}).get("tokens_done"), "progress")
         for words in (
             "celery",
-            "worker.relay",
-            "worker.reaper",
-            "worker.notifier",
-            "worker.conductor",
-            "worker.scheduler",
+            "worker.loops.relay",
+            "worker.loops.reaper",
+            "worker.webhooks.notifier",
+            "worker.bulk.conductor",
+            "worker.loops.scheduler",
             "uvicorn",
         ):
             child = up.child(words)

@@ -19,7 +19,7 @@ from palimpsest.cli import app
 from store.webhooks import event_types
 from tests.conftest import Api, problem
 from tests.receiver import Receiver, receiver
-from worker.notifier import notify_once
+from worker.webhooks.notifier import notify_once
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "receive-webhooks.md").read_text()
 

@@ -20,9 +20,9 @@ from store.settings import Settings
 from store.tables.jobs import Job
 from tests.registry import activate, add_real
 from tests.tiny import WINDOW, save_tiny_llama
-from worker.drain import drain_jobs
-from worker.engine import describe
-from worker.process import WorkerProcess
+from worker.engine.model_files import describe
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 TEXT = ("In the beginning the project was young. " * 60).encode()  # 2400 tokens: five chunks
 

@@ -9,7 +9,7 @@ from store import blobs, documents, jobs, tenants, workers
 from store.database import Database
 from store.settings import Settings
 from store.tables.jobs import Job
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
 
 TEXT = b"All work and no play makes Jack a dull boy. " * 40
 

@@ -18,10 +18,10 @@ from store.tables.scorers import ScorerVersion
 from tests.registry import DAMAGES, activate, add_standin
 from tests.standin import Engine, save_scorer
 from tests.unit.worker.conftest import Clock
-from worker.choice import prefetch
-from worker.drain import drain_jobs
-from worker.engine import _quality
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
+from worker.engine.runtime import _quality
+from worker.jobs.claim_loop import drain_jobs
+from worker.scorers.resolver import prefetch
 
 Submit = Callable[..., Job]
 

@@ -29,11 +29,11 @@ from store.tables.documents import Document
 from store.tables.jobs import Job
 from store.workers import ModelCard
 from tests.standin import right_answer
-from worker import bundle, parts, refreshes
-from worker.conductor import Conductor
-from worker.drain import drain_jobs
-from worker.ingest import Ingest
-from worker.process import WorkerProcess
+from worker.bulk import bundle, source_refresh, text_parts
+from worker.bulk.conductor import Conductor
+from worker.bulk.ingest import Ingest
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 ASK = Ask(task="summarize", template="key-points", points=1, questions=("Who?",), policy="window")
 PROMPTS = ("Key point 1:", "Who?")
@@ -340,7 +340,7 @@ def test_names_and_things_that_are_no_documents_do_not_stop_the_rest(bench: Benc
 
 
 def test_a_listing_gives_others_a_turn_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refreshes, "STEP_FILES", 2)
+    monkeypatch.setattr(source_refresh, "STEP_FILES", 2)
     bulk_id = bench.begin()
     for read in (2, 4, 5):
         assert bench.look(bulk_id).state == "listing"
@@ -514,7 +514,7 @@ def test_a_refresh_that_fails_is_not_tried_for_ever(bench: Bench, monkeypatch: p
     bench.conductor.round()
     with bench.db.session() as session:
         now = collections.get(session, found.tenant_id, found.id)
-    assert (now.refresh_requested_at, now.refresh_error) == (None, refreshes._DEFECT)
+    assert (now.refresh_requested_at, now.refresh_error) == (None, source_refresh._DEFECT)
 
 
 class Killed(BaseException):
@@ -729,8 +729,8 @@ def test_a_collection_that_is_gone_is_said(bench: Bench) -> None:
     "text_of", ["a b c " * 50, "x" * 301, "one\n\ntwo\n\n" * 30, "\f".join("pages") * 40]
 )
 def test_parts_are_the_text_but_for_blank_ones(text_of: str) -> None:
-    pieces = list(parts.split(io.StringIO(text_of), 100))
+    pieces = list(text_parts.split(io.StringIO(text_of), 100))
     assert "".join(pieces) == text_of
     assert all(len(piece) <= 100 for piece in pieces)
-    assert list(parts.split(io.StringIO(" \n" * 200), 100)) == []
-    assert list(parts.split(io.StringIO("short"), 100)) == ["short"]
+    assert list(text_parts.split(io.StringIO(" \n" * 200), 100)) == []
+    assert list(text_parts.split(io.StringIO("short"), 100)) == ["short"]

@@ -20,9 +20,9 @@ from store.tables.billing import UsageLine
 from store.tables.jobs import Job, Result
 from tests.standin import REVISION, Engine, right_answer
 from tests.unit.worker.conftest import TEXT
-from worker.drain import drain_jobs
-from worker.process import WorkerProcess
-from worker.reaper import reap_once
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
+from worker.loops.reaper import reap_once
 
 Submit = Callable[..., Job]
 
@@ -484,6 +484,6 @@ def test_an_upload_is_looked_at_before_the_next_job(
         with db.session() as session:
             registry.rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
 
-    monkeypatch.setattr("worker.drain.verify_uploads", looked_at)
+    monkeypatch.setattr("worker.jobs.claim_loop.verify_uploads", looked_at)
     assert drain_jobs(process) == 2
     assert seen == [("queued", "queued")], "once, and with nothing under way"

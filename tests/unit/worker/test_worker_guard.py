@@ -19,9 +19,9 @@ from store.settings import Settings
 from store.webhooks import secret
 from store.webhooks.deliveries import Due, Outcome
 from tests.receiver import Receiver, receiver
-from worker import sender
-from worker.guard import AddressRefused, Deadline, Guard
-from worker.sender import Sender
+from worker.webhooks import sender
+from worker.webhooks.sender import Sender
+from worker.webhooks.ssrf_guard import AddressRefused, Deadline, Guard
 
 PEPPER = "p" * 32
 PAYLOAD = {"type": "job.succeeded", "timestamp": "2027-01-01T00:00:00+00:00", "data": {"job": "job_ü"}}

@@ -6,8 +6,21 @@ import sys
 
 import pytest
 
-PARENT = ["worker.app", "worker.tasks", "worker.presence", "worker.drain", "worker.execute", "worker.engine"]
-LOOPS = ["worker.relay", "worker.reaper", "worker.notifier", "worker.conductor", "worker.scheduler"]
+PARENT = [
+    "worker.app",
+    "worker.tasks",
+    "worker.registration",
+    "worker.jobs.claim_loop",
+    "worker.jobs.execution",
+    "worker.engine.runtime",
+]
+LOOPS = [
+    "worker.loops.relay",
+    "worker.loops.reaper",
+    "worker.webhooks.notifier",
+    "worker.bulk.conductor",
+    "worker.loops.scheduler",
+]
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -35,7 +48,7 @@ def test_describing_the_bundled_model_loads_no_torch() -> None:
     script = (
         "import sys\n"
         "from store.settings import Settings\n"
-        "from worker.engine import describe\n"
+        "from worker.engine.model_files import describe\n"
         "try:\n    describe(Settings())\nexcept OSError:\n    pass\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -11,8 +11,8 @@ from store.database import Database
 from store.jobs import leases
 from store.settings import Settings
 from store.tables.jobs import Job
-from worker.lease import LeaseKeeper
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
+from worker.jobs.lease_keeper import LeaseKeeper
 
 Submit = Callable[..., Job]
 
@@ -71,7 +71,7 @@ def test_stalled_job_is_let_go_and_a_hanging_process_ended(
     assert held.lease_token
     aborted: list[bool] = []
     clock = [time.monotonic()]
-    monkeypatch.setattr("worker.lease.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("worker.jobs.lease_keeper.time.monotonic", lambda: clock[0])
     keeper = LeaseKeeper(db, config, abort=lambda: aborted.append(True))
     keeper.hold(held.id, held.lease_token)
     keeper.beat(held.id, "reading")

@@ -13,8 +13,8 @@ from store.settings import Settings
 from store.tables.webhooks import Delivery, Webhook
 from store.webhooks import deliveries
 from tests.receiver import Receiver, receiver
-from worker.notifier import Notifier, notify_once
-from worker.sender import Sender
+from worker.webhooks.notifier import Notifier, notify_once
+from worker.webhooks.sender import Sender
 
 SETTINGS = Settings.model_validate({"api_key_pepper": "p" * 32, "webhook_allow_loopback": True})
 

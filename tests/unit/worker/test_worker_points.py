@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.points import Located, points_of, with_points
+from worker.jobs.key_points import Located, points_of, with_points
 
 TEXT = "Dear reader,\nthe penalty is 4 %.\n\fThe term ends in May. The term ends in May.\n"
 

@@ -10,10 +10,10 @@ from store.scorers import rollout
 from store.settings import Settings
 from store.tables.scorers import WorkerScorer
 from tests.registry import activate, add_standin
-from worker import presence
+from worker import registration as presence
+from worker.engine.process import WorkerProcess
 from worker.names import WORKER_ID
-from worker.presence import Presence
-from worker.process import WorkerProcess
+from worker.registration import Presence
 
 
 class Broker:

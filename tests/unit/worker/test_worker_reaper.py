@@ -11,7 +11,7 @@ from store.scorers.activations import Alias
 from store.settings import Settings
 from tests.unit.store.test_store_activations import make
 from tests.unit.store.test_store_guardrails import FAILURES, book, bound
-from worker.reaper import reap_once, remove_leftovers
+from worker.loops.reaper import reap_once, remove_leftovers
 
 
 def test_a_pass_ends_canaries_that_crossed_their_bounds(db: Database, config: Settings) -> None:

@@ -15,8 +15,8 @@ from store.tables.scorers import ScorerVersion, ShadowRun
 from tests.registry import DAMAGES, activate, add_standin
 from tests.standin import Engine, Run
 from tests.unit.worker.conftest import TEXT
-from worker.drain import drain_jobs
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from store.tables.scorers import WorkerScorer
 from tests.registry import DAMAGES, add_standin
 from tests.standin import read_scorer
 from tests.unit.worker.conftest import Clock
-from worker import shelf as shelves
-from worker.shelf import Shelf, Unreadable
+from worker.engine import scorer_cache as shelves
+from worker.engine.scorer_cache import Shelf, Unreadable
 
 
 @pytest.fixture

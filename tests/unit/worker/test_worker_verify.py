@@ -15,10 +15,10 @@ from store.settings import Settings
 from store.tables.scorers import ScorerVersion
 from tests import scorer_files
 from tests.scorer_files import MANIFEST, TENSORS, manifest
-from worker import verify
-from worker.process import WorkerProcess
-from worker.reaper import reap_once
-from worker.verify import verify_uploads
+from worker.engine.process import WorkerProcess
+from worker.loops.reaper import reap_once
+from worker.scorers import verification
+from worker.scorers.verification import verify_uploads
 
 Upload = Callable[..., str]
 
@@ -122,7 +122,7 @@ def test_a_process_that_dies_of_a_file_rejects_it(
     code: str,
     words: str,
 ) -> None:
-    monkeypatch.setattr(verify, "CHILD", "tests.dying_verifier")
+    monkeypatch.setattr(verification, "CHILD", "tests.dying_verifier")
     upload("1", scorer_safetensors=TENSORS, manifest_json=manifest(provenance={"how": how}))
     assert verify_uploads(process) == 1
     row = look(db)
@@ -135,8 +135,8 @@ def test_a_process_that_dies_of_a_file_rejects_it(
 def test_a_process_that_takes_too_long_is_ended(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "CHILD", "tests.dying_verifier")
-    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    monkeypatch.setattr(verification, "CHILD", "tests.dying_verifier")
+    monkeypatch.setattr(verification, "SECONDS", 0.5)
     upload("1", scorer_safetensors=TENSORS, manifest_json=manifest(provenance={"how": "sleep"}))
     assert verify_uploads(process) == 1
     assert (look(db).reason or "").startswith("verification_timeout: ")
@@ -145,7 +145,7 @@ def test_a_process_that_takes_too_long_is_ended(
 def test_the_process_is_told_no_secret(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "CHILD", "tests.dying_verifier")
+    monkeypatch.setattr(verification, "CHILD", "tests.dying_verifier")
     monkeypatch.setenv("PALIMPSEST_API_KEY_PEPPER", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     upload("1", scorer_safetensors=TENSORS, manifest_json=manifest(provenance={"how": "environment"}))
@@ -196,14 +196,14 @@ def test_the_verdict_of_a_slow_worker_changes_nothing_any_more(
 ) -> None:
     upload("1")
 
-    def slowly(*_: Any) -> verify.Verdict:
+    def slowly(*_: Any) -> verification.Verdict:
         with db.session() as session:
             registry.rejected(
                 session, registry.get(session, "mine", "1"), "other", "Another worker was faster."
             )
-        return verify.Verdict("late", "Too late.")
+        return verification.Verdict("late", "Too late.")
 
-    monkeypatch.setattr(verify, "judge", slowly)
+    monkeypatch.setattr(verification, "judge", slowly)
     assert verify_uploads(process) == 0
     assert look(db).reason == "other: Another worker was faster."
 
@@ -256,7 +256,7 @@ def test_an_upload_hints_and_the_reaper_hints_again(
 def test_a_blob_store_that_fails_is_no_fault_of_the_upload(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    monkeypatch.setattr(verify, "judge", _good)
+    monkeypatch.setattr(verification, "judge", _good)
     upload("1")
 
     def away(*_: Any) -> Any:
@@ -282,7 +282,7 @@ def test_a_blob_store_that_fails_is_no_fault_of_the_upload(
 def test_an_upload_that_cannot_be_removed_is_left_to_the_reaper(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "judge", _good)
+    monkeypatch.setattr(verification, "judge", _good)
     upload("1")
 
     def away(*_: Any) -> None:
@@ -293,7 +293,7 @@ def test_an_upload_that_cannot_be_removed_is_left_to_the_reaper(
     assert look(db).state == "verified"
 
 
-def _good(folder: Any, out: Any, name: str, version: str) -> verify.Verdict:
-    for file in verify.FILES:
+def _good(folder: Any, out: Any, name: str, version: str) -> verification.Verdict:
+    for file in verification.FILES:
         (out / file).write_bytes((folder / file).read_bytes())
-    return verify.Verdict(None, sha256=str(MANIFEST["sha256"]))
+    return verification.Verdict(None, sha256=str(MANIFEST["sha256"]))

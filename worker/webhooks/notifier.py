@@ -1,4 +1,4 @@
-"""The notifier: tells webhooks of events. `python -m worker.notifier`"""
+"""The notifier: tells webhooks of events. `python -m worker.webhooks.notifier`"""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from store.database import Database, connect
 from store.settings import Settings, settings
 from store.webhooks import deliveries
 from store.webhooks.deliveries import Due
-from worker.loop import AWAY, forever
-from worker.sender import TIMEOUT_SECONDS, Sender
+from worker.loops.run_forever import AWAY, forever
+from worker.webhooks.sender import TIMEOUT_SECONDS, Sender
 
 SENDERS = 16  # messages on their way at once
 LEASE_SECONDS = 4 * TIMEOUT_SECONDS  # much longer than any attempt: it is for notifiers that died
 
-_log = log.get("worker.notifier")
+_log = log.get("worker.webhooks.notifier")
 
 
 class Notifier:

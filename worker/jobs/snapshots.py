@@ -11,10 +11,10 @@ from store import log
 from store.errors import LeaseLost
 from store.jobs import leases
 from store.tables.jobs import Job
-from worker.engine import RunLike
-from worker.process import WorkerProcess
+from worker.engine.interface import RunLike
+from worker.engine.process import WorkerProcess
 
-_log = log.get("worker.snapshots")
+_log = log.get("worker.jobs.snapshots")
 
 
 def folder_of(job_id: str) -> str:

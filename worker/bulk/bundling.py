@@ -18,11 +18,11 @@ from store.sources.folders import Sources
 from store.sources.listing import SourceAway
 from store.tables.bulk import Bulk
 from store.tables.documents import Document
-from worker import bundle
-from worker.bundle import Digest, Facts
-from worker.points import with_points
+from worker.bulk import bundle
+from worker.bulk.bundle import Digest, Facts
+from worker.jobs.key_points import with_points
 
-_log = log.get("worker.finisher")
+_log = log.get("worker.bulk.bundling")
 
 
 class Finisher:

@@ -24,10 +24,10 @@ from store.ids import new_id
 from store.scorers import rollout
 from store.settings import Settings
 from store.workers import ModelCard
-from worker.engine import describe
+from worker.engine.model_files import describe
 from worker.names import WARM, WORKER_ID
 
-_log = log.get("worker.presence")
+_log = log.get("worker.registration")
 
 
 class Presence:

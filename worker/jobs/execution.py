@@ -17,14 +17,15 @@ from store.jobs import leases
 from store.jobs.leases import Signal
 from store.tables.job_states import State
 from store.tables.jobs import Job
-from worker import choice, shadow
-from worker.engine import RunLike, Served, answers_of
-from worker.lease import LeaseKeeper
-from worker.points import with_points
-from worker.process import AWAY, WorkerProcess
-from worker.snapshots import Snapshots
+from worker.engine import Served
+from worker.engine.interface import RunLike, answers_of
+from worker.engine.process import AWAY, WorkerProcess
+from worker.jobs.key_points import with_points
+from worker.jobs.lease_keeper import LeaseKeeper
+from worker.jobs.snapshots import Snapshots
+from worker.scorers import resolver, shadow_runs
 
-_log = log.get("worker.execute")
+_log = log.get("worker.jobs.execution")
 Value = TypeVar("Value")
 
 INTERNAL = "An unexpected error ended the job. The worker's log has the details under the job's id."
@@ -45,14 +46,14 @@ class Execution:
         self.job = job
         self.over = False
         self.run: RunLike | None = None
-        self.shadow: shadow.Task | None = None
+        self.shadow: shadow_runs.Task | None = None
         self._token = job.lease_token
         self._served = served
         self._process = process
         self._keeper = keeper
         self._files = ExitStack()
         self._document: Path | None = None
-        self._chosen = choice.Chosen(None)
+        self._chosen = resolver.Chosen(None)
         self._snapshots = Snapshots(job, process, self._write)
         self._reported = 0.0  # monotonic time of the last progress write
         self._phase_began = (0.0, 0, "")  # monotonic time, tokens read then, phase: for the speed
@@ -106,7 +107,7 @@ class Execution:
         except LeaseLost:
             self._log.warning("lease_lost")
             self._leave()
-        except choice.NotAtHand as error:
+        except resolver.NotAtHand as error:
             self._refuse(error.code, str(error))
         except self._served.refusal as refusal:
             code, message = getattr(refusal, "code", "refused"), getattr(refusal, "message", str(refusal))
@@ -135,7 +136,7 @@ class Execution:
 
     def _start(self) -> None:
         job, process = self.job, self._process
-        self._chosen = choice.choose(process, self._served, job)
+        self._chosen = resolver.choose(process, self._served, job)
         scorer = self._chosen.pin
         sha256 = scorer.sha256 if scorer else None
         revision = self._served.card.revision or "unknown"
@@ -205,7 +206,7 @@ class Execution:
         version, pin = self._chosen.shadow, self._chosen.pin
         if version is not None and pin is not None:
             texts = [answer["text"] for answer in self._answers()]
-            self.shadow = shadow.Task(self.job, version, pin.label, texts)
+            self.shadow = shadow_runs.Task(self.job, version, pin.label, texts)
 
     def _heed(self, signal: Signal) -> None:
         if signal.cancel:

@@ -1,4 +1,4 @@
-"""The scheduler: begins the runs of schedules and notes how they ended. `python -m worker.scheduler`"""
+"""The scheduler: begins the runs of schedules and notes how they ended. `python -m worker.loops.scheduler`"""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from store import log
 from store.database import Database, connect
 from store.schedules import runs
 from store.settings import Settings, settings
-from worker.loop import forever
+from worker.loops.run_forever import forever
 
-_log = log.get("worker.scheduler")
+_log = log.get("worker.loops.scheduler")
 
 
 def schedule_once(database: Database, config: Settings) -> int:

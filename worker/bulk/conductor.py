@@ -1,4 +1,4 @@
-"""The conductor: takes bulk jobs from their source to their bundle. `python -m worker.conductor`
+"""The conductor: takes bulk jobs from their source to their bundle. `python -m worker.bulk.conductor`
 
 Any number may run. What each does is written at once, so one that is killed is taken over where it stopped.
 """
@@ -30,13 +30,13 @@ from store.sources.listing import SourceAway
 from store.tables.bulk import Bulk, BulkItem
 from store.tables.documents import Document
 from store.tables.job_states import TERMINAL
-from worker import parts
-from worker.finisher import Finisher
-from worker.ingest import Ingest
-from worker.loop import forever
-from worker.refreshes import Refreshes
+from worker.bulk import text_parts
+from worker.bulk.bundling import Finisher
+from worker.bulk.ingest import Ingest
+from worker.bulk.source_refresh import Refreshes
+from worker.loops.run_forever import forever
 
-_log = log.get("worker.conductor")
+_log = log.get("worker.bulk.conductor")
 _AWAY = (OperationalError, InterfaceError)
 
 
@@ -165,7 +165,7 @@ class Conductor:
         there = lifecycle.parts_of(session, item)  # of an earlier try, and read well
         with self._blobs.open(document.blob_key) as raw:
             file = io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", errors="replace", newline="")
-            for number, text in enumerate(parts.split(file, self._config.bulk_part_characters)):
+            for number, text in enumerate(text_parts.split(file, self._config.bulk_part_characters)):
                 if number not in there:
                     name = f"{item.path} (part {number + 1})"
                     part = self._ingest.text(session, bulk.tenant_id, text, name)
@@ -202,7 +202,7 @@ class Conductor:
                 item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
                 return
             using = submission.terms(session, self._config, bulk, spent)
-            text = parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
+            text = text_parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
             document = self._ingest.text(session, bulk.tenant_id, text, f"{found.path} (parts)")
             item.job_id = submission.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
@@ -250,7 +250,7 @@ class Conductor:
             return
         using = submission.terms(session, self._config, bulk, spent)
         summary = using.admitted.summary_prompts
-        text = parts.joined([(line.path, line.answers[:summary]) for line in done])
+        text = text_parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
         bulk.error_code = bulk.error_message = None  # if it waited for a worker
         bulk.digest_document_id = document.id

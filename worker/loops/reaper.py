@@ -1,4 +1,4 @@
-"""The reaper: sees to jobs that nobody else sees to any more. `python -m worker.reaper`"""
+"""The reaper: sees to jobs that nobody else sees to any more. `python -m worker.loops.reaper`"""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from store.database import Database, connect
 from store.jobs import reaper
 from store.scorers import guardrails, registry
 from store.settings import Settings, settings
-from worker.loop import forever
-from worker.snapshots import folder_of
+from worker.jobs.snapshots import folder_of
+from worker.loops.run_forever import forever
 
-_log = log.get("worker.reaper")
+_log = log.get("worker.loops.reaper")
 LEFTOVER_SECONDS = 24 * 3600.0  # a file that nobody wrote to for so long belongs to no upload any more
 LEFTOVERS_EVERY_SECONDS = 3600.0  # to look for them means to walk the whole store
 

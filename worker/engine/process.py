@@ -16,11 +16,12 @@ from store import blobs, log, workers
 from store.database import Database, connect
 from store.jobs import leases
 from store.settings import Settings, settings
-from worker import engine
+from worker.engine import model_files, runtime
+from worker.engine.interface import Served
+from worker.engine.scorer_cache import Shelf
 from worker.names import WORKER_ID
-from worker.shelf import Shelf
 
-_log = log.get("worker.process")
+_log = log.get("worker.engine.process")
 Value = TypeVar("Value")
 AWAY = (OperationalError, InterfaceError)
 SETTLED_SECONDS = 5.0  # a model's files that were written more recently may still be on their way
@@ -41,11 +42,11 @@ class WorkerProcess:
             device_memory_bytes=config.device_memory_bytes,
         )
         self.shelf = Shelf(config.scratch / "scorers", self.blobs, database, worker_id)
-        self._served: engine.Served | None = None
+        self._served: Served | None = None
         self._files: tuple[object, ...] = ()  # of the model, when it was loaded
         self._load_seconds = 0.0
 
-    def serve(self) -> engine.Served:
+    def serve(self) -> Served:
         """The loaded engine; the first call loads it and registers what was loaded.
 
         Only for between jobs: a model whose files have been replaced is loaded anew. The caller should hold
@@ -59,9 +60,9 @@ class WorkerProcess:
             self.forget_engine()
         if self._served is None:
             begun = time.perf_counter()
-            files = engine.files_of(self.config)
+            files = model_files.files_of(self.config)
             try:
-                served = engine.load_from(self.config)
+                served = runtime.load_from(self.config)
             except Exception as error:
                 with self.database.session() as session:
                     self._register(session)
@@ -79,9 +80,9 @@ class WorkerProcess:
         """Whether the loaded model's files are others now, and nobody is writing to them any more."""
         if self._served is None:
             return False
-        files = engine.files_of(self.config)
+        files = model_files.files_of(self.config)
         self._files = self._files or files  # loading may have been what brought them
-        return bool(files) and files != self._files and engine.files_age(self.config) >= SETTLED_SECONDS
+        return bool(files) and files != self._files and model_files.files_age(self.config) >= SETTLED_SECONDS
 
     def _register(self, session: Session) -> None:
         # The parent does it too, perhaps later.

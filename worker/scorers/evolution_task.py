@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from store import log
 from store.errors import NotFound
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
 
-_log = log.get("worker.examine")
+_log = log.get("worker.scorers.evolution_task")
 
 
 def examine_candidates(process: WorkerProcess, task: str, marks: str) -> None:

@@ -17,7 +17,7 @@ from store.database import Database
 from store.jobs import leases
 from store.settings import Settings
 
-_log = log.get("worker.lease")
+_log = log.get("worker.jobs.lease_keeper")
 
 
 @dataclass

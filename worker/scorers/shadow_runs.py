@@ -17,11 +17,12 @@ from store.scorers import registry, shadow_runs
 from store.scorers.shadow_runs import Outcome
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
-from worker import choice
-from worker.engine import RunLike, Served, answers_of
-from worker.process import WorkerProcess
+from worker.engine import Served
+from worker.engine.interface import RunLike, answers_of
+from worker.engine.process import WorkerProcess
+from worker.scorers import resolver
 
-_log = log.get("worker.shadow")
+_log = log.get("worker.scorers.shadow_runs")
 
 MOST_WAITING = 16  # more are left out: the canary then reads fewer documents than it was meant to
 
@@ -86,7 +87,7 @@ class Shadows:
 
     def _admit(self, served: Served, task: Task) -> RunLike:
         process = self._process
-        pin = choice.take(process, served, task.version, task.job)
+        pin = resolver.take(process, served, task.version, task.job)
         with process.database.session() as session:
             document = documents.of_job(session, task.job.document_id)
         path = self._files.enter_context(process.blobs.local(document.blob_key))

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 from store.settings import Settings
 from store.webhooks import egress, secret
 from store.webhooks.deliveries import Due, Outcome
-from worker.guard import AddressRefused, Deadline, Guard, Resolve, system_resolver
+from worker.webhooks.ssrf_guard import AddressRefused, Deadline, Guard, Resolve, system_resolver
 
 TIMEOUT_SECONDS = 15.0  # for everything, from looking up the host to the last byte of the answer
 READ_BYTES = 4096  # of an answer; no more is looked at

@@ -1,4 +1,4 @@
-"""The relay: takes hints out of the outbox and hands them to Celery. `python -m worker.relay`"""
+"""The relay: takes hints out of the outbox and hands them to Celery. `python -m worker.loops.relay`"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.database import Database, connect
 from store.outbox import Hint
 from store.settings import settings
 from worker.app_factory import make_app
-from worker.loop import forever
+from worker.loops.run_forever import forever
 from worker.names import DRAIN, VERIFY
 
 Publish = Callable[[Sequence[Hint]], None]

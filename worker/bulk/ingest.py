@@ -22,7 +22,7 @@ from store.tables.collections import Collection
 from store.tables.documents import Document
 
 _CHUNK = 1 << 20
-_log = log.get("worker.ingest")
+_log = log.get("worker.bulk.ingest")
 
 
 class Ingest:

@@ -16,13 +16,13 @@ from store.errors import Refused
 from store.sources.folders import Folder, Sources
 from store.sources.listing import Entry, SourceAway
 from store.tables.collections import Collection
-from worker.ingest import Ingest
+from worker.bulk.ingest import Ingest
 
 STEP_FILES = 200
 STEP_SECONDS = 5.0
 _DEFECT = "The service failed while it looked at the source."
 
-_log = log.get("worker.refreshes")
+_log = log.get("worker.bulk.source_refresh")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The versions of scorers from the registry that a worker has at hand: fetched, checked and loaded once.
 
-Which of them a job runs with is `worker.choice`.
+Which of them a job runs with is `worker.scorers.resolver`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from store.blobs import Blobs
 from store.database import Database
 from store.scorers import registry, rollout
 from store.tables.scorers import ScorerVersion
-from worker.engine import ScorerPin
+from worker.engine.interface import ScorerPin
 
-_log = log.get("worker.shelf")
+_log = log.get("worker.engine.scorer_cache")
 
 MOST = 8  # versions kept, if unused for long: in memory, and as many again on disk
 UNUSED_SECONDS = 600.0

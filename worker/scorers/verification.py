@@ -25,7 +25,7 @@ from store.blobs import Blobs
 from store.errors import NotFound, StoreError
 from store.scorers import registry
 from store.tables.scorers import ScorerVersion
-from worker.process import WorkerProcess
+from worker.engine.process import WorkerProcess
 
 SECONDS = 120.0
 MEMORY_BYTES = 8 << 30  # of addresses: torch alone takes some
@@ -35,7 +35,7 @@ FILES = ("scorer.safetensors", "manifest.json")
 CHILD = "namm_runtime.verify"
 # All that the child sees of the environment: no URL of a database, no secret.
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
-_log = log.get("worker.verify")
+_log = log.get("worker.scorers.verification")
 
 
 class Verdict(NamedTuple):

@@ -8,13 +8,13 @@ from store import log
 from store.jobs import leases
 from store.scorers import registry
 from worker.engine import Served
-from worker.execute import Execution
-from worker.lease import LeaseKeeper
-from worker.process import WorkerProcess
-from worker.shadow import Shadows
-from worker.verify import verify_uploads
+from worker.engine.process import WorkerProcess
+from worker.jobs.execution import Execution
+from worker.jobs.lease_keeper import LeaseKeeper
+from worker.scorers.shadow_runs import Shadows
+from worker.scorers.verification import verify_uploads
 
-_log = log.get("worker.drain")
+_log = log.get("worker.jobs.claim_loop")
 
 
 def drain_jobs(process: WorkerProcess) -> int:

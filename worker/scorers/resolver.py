@@ -15,10 +15,10 @@ from store.scorers.activations import Choice, NotUsable
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
 from worker.engine import ScorerPin, Served
-from worker.process import WorkerProcess
-from worker.shelf import Unreadable
+from worker.engine.process import WorkerProcess
+from worker.engine.scorer_cache import Unreadable
 
-_log = log.get("worker.choice")
+_log = log.get("worker.scorers.resolver")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""What the worker asks of an engine. This module loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from store.tables.jobs import Job
+from store.workers import ModelCard
+
+
+class UsageLike(Protocol):
+    """What a run has used, over all attempts that its snapshot has seen."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class RunLike(Protocol):
+    """One document in the engine."""
+
+    phase: str  # counting | reading | answering | done
+    tokens_total: int
+    tokens_read: int
+
+    @property
+    def answers(self) -> list[Any]: ...
+    @property
+    def usage(self) -> UsageLike: ...
+    @property
+    def error(self) -> Any: ...  # a Refusal or a defect, when that is why the run is done
+
+    def snapshot(self, path: Path) -> None: ...
+
+
+def answers_of(run: RunLike) -> list[dict[str, Any]]:
+    """The answers so far, as they are stored."""
+    return [
+        {
+            "prompt": answer.prompt,
+            # Postgres keeps no NUL in text, and a model may produce one.
+            "text": answer.text.replace("\x00", "\ufffd"),
+            "tokens": answer.tokens,
+            "finish_reason": answer.finish_reason,
+        }
+        for answer in run.answers
+    ]
+
+
+class EngineLike(Protocol):
+    """Documents in slots."""
+
+    @property
+    def free_slots(self) -> int: ...
+
+    def admit(self, request: Any, snapshot: Path | None = None) -> Any: ...
+    def step(self) -> list[Any]: ...
+    def release(self, run: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class ScorerPin:
+    """The scorer a job runs with."""
+
+    name: str
+    version: str
+    sha256: str
+    path: Path
+    quality: Decimal | None = None  # share of the full cache's score, as its manifest says
+    loaded: Any = None  # what the engine takes instead of reading `path` again
+
+    @property
+    def label(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded engine with what the worker needs around it."""
+
+    engine: EngineLike
+    card: ModelCard
+    refusal: type[Exception]  # has .code and .message
+    resolve_scorer: Callable[[str, str | None], ScorerPin | None]  # policy, name asked for → pin
+    make_request: Callable[[Job, Path, ScorerPin | None], Any]
+    examine: Callable[[Path, Path], None]  # a task of an evolution, where its marks go
+    scorer_of: Callable[[str], str | None]  # policy → name of the scorer it is after
+    read_scorer: Callable[[Path], ScorerPin]  # a scorer's folder → pin, loaded; raises refusal

@@ -1,0 +1,106 @@
+"""Loads the engine: the one place that imports `namm_runtime`, and only inside functions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+
+from store.settings import Settings
+from store.tables.jobs import Job
+from store.workers import ModelCard
+from worker.engine.interface import ScorerPin, Served
+
+SMALL = 50_000_000  # parameters: below, a second core does not make one document faster
+MOST_SLOTS = 8  # by itself; the setting may say more
+
+
+def load_from(config: Settings) -> Served:
+    """Calls the function that the setting `engine` names (`module:function`)."""
+    module, _, function = config.engine.partition(":")
+    served = getattr(importlib.import_module(module), function)(config)
+    assert isinstance(served, Served), f"{config.engine} did not return a Served"
+    return served
+
+
+def load(config: Settings) -> Served:
+    """Loads the model of the settings with `namm_runtime`. Raises Refusal when it cannot be loaded."""
+    from namm_runtime import policies
+    from namm_runtime.engine import Engine, Refusal, Request
+    from namm_runtime.model.loading import load_model
+    from namm_runtime.scorer import checkpoint
+
+    def resolve_scorer(policy: str, asked: str | None) -> ScorerPin | None:
+        bundled = policies.scorer_of(policy)
+        if bundled is None:
+            if asked is not None:
+                raise Refusal("scorer_not_used", f"The policy '{policy}' takes no scorer.")
+            return None
+        ref = checkpoint.resolve(asked or bundled)
+        return ScorerPin(ref.name, ref.version, ref.sha256, ref.path, _quality(ref.path))
+
+    def read_scorer(folder: Path) -> ScorerPin:
+        scorer = checkpoint.load(folder)
+        return ScorerPin(scorer.name, scorer.version, scorer.sha256, folder, _quality(folder), scorer)
+
+    def make_request(job: Job, document: Path, scorer: ScorerPin | None) -> Request:
+        return Request(
+            document=document,
+            prompts=tuple(job.prompts),
+            policy=job.policy,
+            budget=job.budget,
+            scorer=(scorer.loaded or scorer.path) if scorer else None,
+            max_output_tokens=job.max_output_tokens,
+            temperature=job.temperature,
+            seed=job.seed,
+            max_document_tokens=config.max_document_tokens,
+        )
+
+    def examine(task: Path, marks: Path) -> None:
+        from namm_runtime.evolve.task_files import carry_out
+
+        carry_out(model, task, marks)
+
+    model = load_model(config.model, device=config.device, dtype=config.dtype)
+    card = ModelCard(
+        name=config.served_model,
+        revision=model.revision,
+        window=model.window,
+        vocab_size=model.vocab_size,
+        dense_bytes_per_token=model.dense_bytes_per_token,
+        tokenizer_sha256=model.tokenizer_sha256,
+        policies=[*policies.names(), *policies.FORMER],
+        scorers=[
+            {"name": ref.name, "version": ref.version, "sha256": ref.sha256} for ref in checkpoint.bundled()
+        ],
+    )
+    return Served(
+        engine=Engine(model, *_slots(config, sum(one.numel() for one in model.model.parameters()))),
+        card=card,
+        refusal=Refusal,
+        resolve_scorer=resolve_scorer,
+        make_request=make_request,
+        examine=examine,
+        scorer_of=policies.scorer_of,
+        read_scorer=read_scorer,
+    )
+
+
+def _slots(config: Settings, parameters: int) -> tuple[int, int]:
+    """How many documents are read at once, and in how many threads: see decision 012."""
+    small = config.device == "cpu" and parameters < SMALL
+    slots = config.slots or (min(len(os.sched_getaffinity(0)), MOST_SLOTS) if small else 1)
+    return slots, slots if small else 0
+
+
+def _quality(scorer: Path) -> Decimal | None:
+    """The share of the full cache's score on its validation documents, where the manifest has it."""
+    entry = json.loads((scorer / "manifest.json").read_bytes())
+    # What an uploaded manifest says here is its author's: anything but a share is as good as nothing.
+    for name in ("provenance", "validation", "deployed", "fitness"):
+        entry = entry.get(name) if isinstance(entry, dict) else None
+    if isinstance(entry, bool) or not isinstance(entry, int | float) or not 0 <= entry <= 10:
+        return None
+    return round(Decimal(str(entry)), 4)

@@ -1,0 +1,1 @@
+"""Jobs on a worker: claimed, run, kept alive by a lease, resumed from snapshots."""

@@ -1,0 +1,1 @@
+"""Loops that each run as a process: relay, reaper, scheduler."""

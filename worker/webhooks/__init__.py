@@ -1,0 +1,1 @@
+"""Webhooks: messages signed, sent and retried."""
