@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.measure import machine
 from namm_runtime.tasks import make_document
-from palimpsest.supervisor import Service, running
+from palimpsest.machine.supervisor import Service, running
 from tests.standin import right_answer
 
 ASKED = {"task": "summarize", "template": "key-points", "points": 1, "max_output_tokens": 24}

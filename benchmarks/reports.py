@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, text
 
 import migrations
 from benchmarks.measure import machine
-from palimpsest.embedded import EmbeddedServers
+from palimpsest.embedded.servers import EmbeddedServers
 from store.billing import bills, ledger, reports
 from store.billing.time_buckets import Width
 from store.database import Database

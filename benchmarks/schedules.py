@@ -24,7 +24,7 @@ from sqlalchemy import text
 
 from benchmarks.bulk import STANDIN
 from benchmarks.measure import machine
-from palimpsest.supervisor import Service, running
+from palimpsest.machine.supervisor import Service, running
 from store import documents, schedules, tenants
 from store.blobs import Blobs, connect
 from store.database import Database

@@ -18,7 +18,7 @@ import migrations
 from benchmarks.measure import machine
 from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.checkpoint import Scorer
-from palimpsest.embedded import EmbeddedServers
+from palimpsest.embedded.servers import EmbeddedServers
 from store import documents, jobs, log, tenants, workers
 from store.blobs import Blobs
 from store.database import Database

@@ -20,7 +20,7 @@ import migrations
 from benchmarks.measure import machine
 from namm_runtime.engine.engine import LONG
 from namm_runtime.tasks import make_document
-from palimpsest.embedded import EmbeddedServers
+from palimpsest.embedded.servers import EmbeddedServers
 from store import documents, jobs, log, tenants, workers
 from store.database import Database
 from store.settings import Settings

@@ -4,26 +4,23 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from palimpsest import access, budgets, bulk, collections, schedules, scorers, templates, webhooks
-from palimpsest.demo import demo
-from palimpsest.evolving import evolve
-from palimpsest.ground import EmbeddedError
-from palimpsest.ledger import ledger
-from palimpsest.local import LocalError, data_directory, settings_with
-from palimpsest.pricing import prices
-from palimpsest.remote import commands as remote_commands
-from palimpsest.remote import failing_clearly
-from palimpsest.report import report
-from palimpsest.supervisor import Service, Supervisor
+from palimpsest.commands import budgets, bulk, collections, schedules, scorers, templates, webhooks
+from palimpsest.commands.common import LocalData, console, out
+from palimpsest.commands.demo import demo
+from palimpsest.commands.evolve import evolve
+from palimpsest.commands.jobs import commands as remote_commands
+from palimpsest.commands.keys import keys
+from palimpsest.commands.ledger import ledger
+from palimpsest.commands.prices import prices
+from palimpsest.commands.report import report
+from palimpsest.embedded.account import EmbeddedError
+from palimpsest.machine.data_directory import LocalError, data_directory
+from palimpsest.machine.supervisor import Service, Supervisor
 
 app = typer.Typer(
     help="Reads million-token documents with a Llama whose memory is pruned by an evolved scorer.",
@@ -31,7 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(bulk.app, name="bulks")
@@ -43,17 +39,6 @@ app.add_typer(webhooks.app, name="webhook")
 app.add_typer(prices, name="prices")
 app.add_typer(ledger, name="ledger")
 
-console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-out = Console(highlight=False, emoji=False, soft_wrap=True)
-
-Data = Annotated[
-    Path | None,
-    typer.Option(help="Data directory; PALIMPSEST_DATA_DIR or ~/.local/share/palimpsest if left out."),
-]
-
-
-Tenant = Annotated[str | None, typer.Option(help="Tenant the key belongs to; the default one if left out.")]
-
 
 @app.callback()
 def _main() -> None:
@@ -63,7 +48,7 @@ def _main() -> None:
 
 @app.command()
 def up(
-    data: Data = None,
+    data: LocalData = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 = any free one.", min=0, max=65535)] = 8080,
 ) -> None:
@@ -136,60 +121,6 @@ def _interruptible(hurry: Callable[[], None]) -> Iterator[Callable[[], None]]:
 def _wait_for_ever() -> None:
     while True:
         signal.pause()
-
-
-@keys.command("create")
-def create_key(
-    data: Data = None,
-    name: Annotated[str, typer.Option(help="A label, to tell keys apart.")] = "made on the command line",
-    tenant: Annotated[
-        str | None, typer.Option(help="Tenant it belongs to, made if new; lower-case letters, digits, '-'.")
-    ] = None,
-    project: Annotated[
-        str, typer.Option(help="What its jobs are billed under; reports can be grouped by it.")
-    ] = access.DEFAULT_PROJECT,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="May upload scorers and say which one serves whom.")
-    ] = False,
-) -> None:
-    """Make an API key and print it: it is shown this once, and only its HMAC is stored."""
-    if tenant is not None and not (
-        tenant.replace("-", "").isalnum() and tenant.islower() and len(tenant) <= 40
-    ):
-        raise typer.BadParameter("at most 40 lower-case letters, digits and '-'", param_hint="--tenant")
-    if not (project.isprintable() and 1 <= len(project.strip()) == len(project) <= 64):
-        raise typer.BadParameter("1 to 64 printable characters", param_hint="--project")
-    with failing_clearly():
-        key = access.create_key(settings_with(data, "DATABASE_URL"), name, tenant, project, admin=admin)
-        out.print(key, markup=False)
-
-
-@keys.command("list")
-def list_keys(data: Data = None, tenant: Tenant = None) -> None:
-    """List a tenant's API keys, newest first; the keys themselves are not stored."""
-    with failing_clearly():
-        table = Table(box=None, pad_edge=False)
-        for heading in ("id", "name", "project", "key", "admin", "last used", "state"):
-            table.add_column(heading, no_wrap=heading == "id", min_width=30 if heading == "id" else None)
-        for row in access.list_keys(settings_with(data, "DATABASE_URL"), tenant):
-            used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else ""
-            state = "revoked" if row.revoked_at else ""
-            shown = f"{row.prefix}…{row.last4}"
-            admin = "admin" if row.admin else ""
-            table.add_row(row.id, Text(row.name), Text(row.project), shown, admin, used, state)
-        out.print(table)
-
-
-@keys.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="As `palimpsest keys list` shows it.", metavar="ID")],
-    data: Data = None,
-    tenant: Tenant = None,
-) -> None:
-    """End an API key at once."""
-    with failing_clearly():
-        access.revoke_key(settings_with(data, "DATABASE_URL"), key_id, tenant)
-        out.print(f"{key_id} revoked", markup=False)
 
 
 app.command()(demo)

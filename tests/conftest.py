@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import migrations
 from api.app import create_app
-from palimpsest.embedded import EmbeddedServers
+from palimpsest.embedded.servers import EmbeddedServers
 from store import tenants, workers
 from store.database import Database
 from store.settings import Settings

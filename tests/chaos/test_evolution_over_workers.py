@@ -14,7 +14,7 @@ from namm_runtime.evolve.config import EvolutionConfig, Stage
 from namm_runtime.evolve.evaluators import Here, Task
 from namm_runtime.evolve.initial_scorer import starting_scorer
 from namm_runtime.model.loading import load_model
-from palimpsest.evolving import Fleet
+from palimpsest.commands.evolve import Fleet
 from store.outbox import queue_of
 from store.settings import Settings
 from tests.chaos.conftest import REPOSITORY, Service, child_of, wait_for

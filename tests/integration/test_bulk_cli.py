@@ -11,9 +11,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from palimpsest import bulk_views, folders
 from palimpsest.cli import app
 from palimpsest.client import Client
+from palimpsest.commands import bulk_views, folder_sync
 from tests.bulk_bench import PROMPT, BulkBench, bulk_bench
 from tests.standin import right_answer
 
@@ -76,7 +76,7 @@ def test_a_folder_here_becomes_a_bundle_here(bench: BulkBench, letters: Path, tm
 def test_only_what_changed_is_uploaded_and_what_vanished_is_removed(bench: BulkBench, letters: Path) -> None:
     with Client(bench.api.url, bench.api.key) as client:
         said: list[str] = []
-        first = folders.sync(client, letters, "letters", None, said.append)
+        first = folder_sync.sync(client, letters, "letters", None, said.append)
         assert first.uploaded == ["a.txt", "b.md", "old/c.txt"]
         assert said[-1] == "3 of 3 files: old/c.txt"
         (letters / "a.txt").write_text("Changed.")
@@ -84,7 +84,7 @@ def test_only_what_changed_is_uploaded_and_what_vanished_is_removed(bench: BulkB
         (letters / "image.png").write_bytes(b"\x89PNG")
         (letters / "old" / "c.txt").write_bytes(b"\xff\xfe")
         (letters / "empty.txt").write_text(" ")
-        second = folders.sync(client, letters, "letters", None, said.append)
+        second = folder_sync.sync(client, letters, "letters", None, said.append)
         assert second.uploaded == ["a.txt"]
         assert second.removed == ["b.md"]
         reasons = {path: why.partition(":")[0] for path, why in second.unreadable.items()}
@@ -104,7 +104,7 @@ def test_what_is_no_file_of_the_folder_is_left_out(bench: BulkBench, letters: Pa
     (letters / "link.txt").symlink_to(tmp_path / "secret.txt")
     (letters / os.fsdecode(b"caf\xe9.txt")).write_text("A name of another encoding.")
     with Client(bench.api.url, bench.api.key) as client:
-        synced = folders.sync(client, letters, "letters", None, lambda _: None)
+        synced = folder_sync.sync(client, letters, "letters", None, lambda _: None)
         assert synced.uploaded == ["a.txt", "b.md", "old/c.txt"]
         reasons = {path: why.partition(":")[0] for path, why in synced.unreadable.items()}
         assert reasons == {"link.txt": "source_away", "caf\\xe9.txt": "path_invalid"}

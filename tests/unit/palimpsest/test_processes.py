@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from palimpsest import processes
-from palimpsest.processes import Child, Children, end_leftovers
+from palimpsest.machine import child_processes
+from palimpsest.machine.child_processes import Child, Children, end_leftovers
 
 SLEEP = "import time; time.sleep(600)"
 # A leader that ignores a polite end and has a child of its own in its session.
@@ -48,7 +48,7 @@ def eventually(condition: Callable[[], object]) -> None:
 def test_a_child_that_keeps_dying_is_started_with_growing_pauses(
     tmp_path: Path, children: Children, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(child_processes, "WATCH_SECONDS", 0.01)
     dying = child(tmp_path, "import sys; print('alive'); sys.exit(3)")
     dying.backoff = 0.01
     children.start(dying)
@@ -73,10 +73,10 @@ def test_the_pause_has_a_longest_and_a_steady_child_starts_from_the_shortest(tmp
         dying.process.wait()
         children._look_after(dying)
         dying.start_again_at = None
-    assert dying.backoff == processes.LONGEST_BACKOFF
-    dying.started -= processes.STEADY_SECONDS + 1
+    assert dying.backoff == child_processes.LONGEST_BACKOFF
+    dying.started -= child_processes.STEADY_SECONDS + 1
     children._look_after(dying)
-    assert dying.backoff == 2 * processes.FIRST_BACKOFF
+    assert dying.backoff == 2 * child_processes.FIRST_BACKOFF
 
 
 def test_stop_ends_a_stubborn_child_and_its_own_children(tmp_path: Path, children: Children) -> None:
@@ -96,13 +96,13 @@ def test_children_end_in_the_order_that_was_asked_for(
     for name in ("a", "b", "c"):
         children.start(child(tmp_path, SLEEP, name))
     ended: list[list[str]] = []
-    end = processes._end_group
+    end = child_processes._end_group
 
     def noting(process: object, seconds: float) -> None:
         ended.append([name for name in ("a", "b", "c") if children.alive(name)])
         end(process, seconds)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(processes, "_end_group", noting)
+    monkeypatch.setattr(child_processes, "_end_group", noting)
     children.stop(["c", "a"])
     assert ended == [["a", "b", "c"], ["a", "b"], ["b"]]
 

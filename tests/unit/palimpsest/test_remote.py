@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from palimpsest.local import LocalError
-from palimpsest.remote import follow, say_setting
+from palimpsest.commands.jobs import follow, say_setting
+from palimpsest.machine.data_directory import LocalError
 
 QUEUED = {"id": "job_1", "state": "queued", "model": "mine", "progress": None}
 

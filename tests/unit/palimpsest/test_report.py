@@ -16,10 +16,10 @@ from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from palimpsest.local import LocalError
-from palimpsest.report import SPARK, sparkline
-from palimpsest.report_chart import COLOURS, Series, chart, colours, join, ticks
-from palimpsest.report_figures import number, start_of
+from palimpsest.commands.report import SPARK, sparkline
+from palimpsest.machine.data_directory import LocalError
+from palimpsest.report.chart import COLOURS, Series, chart, colours, join, ticks
+from palimpsest.report.figures import number, start_of
 from store import tenants
 from store.database import Database
 from store.tables.billing import Bill

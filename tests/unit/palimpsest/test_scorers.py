@@ -12,9 +12,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from palimpsest import remote, scorers
 from palimpsest.cli import app
 from palimpsest.client import Client
+from palimpsest.commands import jobs, scorers
 
 Answer = dict[str, Any]
 ENVIRONMENT = {"PALIMPSEST_URL": "http://service", "PALIMPSEST_API_KEY": "pal_x", "COLUMNS": "200"}
@@ -97,7 +97,7 @@ Palimpsest = Callable[..., Result]
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     made = Service()
     transport = httpx.MockTransport(made)
-    monkeypatch.setattr(remote, "Client", lambda url, key: Client(url, key, transport))
+    monkeypatch.setattr(jobs, "Client", lambda url, key: Client(url, key, transport))
     monkeypatch.setattr(scorers, "POLL_SECONDS", 0)
     return made
 

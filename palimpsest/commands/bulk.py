@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest import bulk_views, folders
 from palimpsest.client import Client
-from palimpsest.local import LocalError
-from palimpsest.remote import AsJson, Data, connected, console, out, print_json, wide
+from palimpsest.commands import bulk_views, folder_sync
+from palimpsest.commands.common import AsJson, Data, connected, console, out, print_json, wide
+from palimpsest.machine.data_directory import LocalError
 
 DIGEST = "digest.md"
 FILES = frozenset({"documents.jsonl", DIGEST, "totals.json"})
@@ -122,7 +122,7 @@ def _sync(client: Client, folder: Path, name: str | None, glob: str | None) -> t
     if not named or "/" in named:
         raise LocalError(f"'{named}' is no name for a collection: give another --name, without a '/'.")
     with console.status("") as status:
-        found = folders.sync(client, folder, named, glob, lambda line: status.update(_escaped(line)))
+        found = folder_sync.sync(client, folder, named, glob, lambda line: status.update(_escaped(line)))
     for path, why in found.unreadable.items():
         console.print(f"{path} is left out: {why}", markup=False)
     console.print(

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.remote import AsJson, Data, connected, out, print_json, wide
+from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
 
 app = typer.Typer(help="What jobs may cost in a period, and what happens once they do.", no_args_is_help=True)
 

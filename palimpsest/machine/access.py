@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
-from palimpsest.local import LocalError, read_cli_key, write_private
+from palimpsest.machine.data_directory import LocalError, read_cli_key, write_private
 from store import database, tenants, workers
 from store.errors import NotFound, StoreError
 from store.settings import Settings

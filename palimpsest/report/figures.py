@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from palimpsest.local import LocalError
+from palimpsest.machine.data_directory import LocalError
 from store import tenants
 from store.billing import reports
 from store.billing.reports import REALISED_JOBS, UNPRICED, Bucket, Query, Report, Row

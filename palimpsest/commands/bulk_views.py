@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from palimpsest.client import Client
-from palimpsest.remote import POLL_SECONDS, console
+from palimpsest.commands.common import POLL_SECONDS, console
 
 ENDED = ("succeeded", "failed", "cancelled")
 MOST_ERRORS = 20  # shown one by one

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 
 import migrations
-from palimpsest import access
 from palimpsest.client import Client
-from palimpsest.embedded import EmbeddedServers
-from palimpsest.ground import make_data_directory, make_directory
-from palimpsest.keeper import Keeper
-from palimpsest.local import Claim, LocalError, Running, data_directory
-from palimpsest.processes import Child, Children, Say, end_leftovers
+from palimpsest.embedded.placement import make_data_directory, make_directory
+from palimpsest.embedded.servers import EmbeddedServers
+from palimpsest.machine import access
+from palimpsest.machine.child_processes import Child, Children, Say, end_leftovers
+from palimpsest.machine.data_directory import Claim, LocalError, Running, data_directory
+from palimpsest.machine.server_watchdog import Keeper
 from store.settings import Settings
 
 API_START_SECONDS = 60.0

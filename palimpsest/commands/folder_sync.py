@@ -10,7 +10,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from palimpsest.client import ApiError, Client
-from palimpsest.local import LocalError
+from palimpsest.machine.data_directory import LocalError
 from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused
 from store.sources.folders import Folder

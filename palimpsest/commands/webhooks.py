@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.remote import AsJson, Data, connected, console, out, print_json, wide
+from palimpsest.commands.common import AsJson, Data, connected, console, out, print_json, wide
 
 app = typer.Typer(
     help="Addresses that are told when jobs end, and what was sent to them.", no_args_is_help=True

@@ -7,8 +7,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.local import LocalError
-from palimpsest.remote import AsJson, Data, connected, out, print_json, wide
+from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
+from palimpsest.machine.data_directory import LocalError
 
 app = typer.Typer(help="Versioned prompts that ask for summaries.", no_args_is_help=True)
 

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.remote import AsJson, Data, connected, out, print_json, wide
+from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
 
 app = typer.Typer(help="Named sets of documents, and folders that the service reads.", no_args_is_help=True)
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from html import escape
 from itertools import count
 
-from palimpsest.report_figures import number
+from palimpsest.report.figures import number
 
 WIDTH, HEIGHT = 960, 260
 LEFT, RIGHT, TOP, BOTTOM = 78, 36, 10, 28

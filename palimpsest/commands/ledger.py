@@ -1,20 +1,15 @@
 """`palimpsest ledger`: the bills made again from the usage ledger, on the machine that has the database."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 from rich.console import Console
 
-from palimpsest.access import transaction
-from palimpsest.local import settings_with
-from palimpsest.remote import failing_clearly
+from palimpsest.commands.common import LocalData, failing_clearly
+from palimpsest.machine.access import transaction
+from palimpsest.machine.data_directory import settings_with
 from store.billing import bills
 
 ledger = typer.Typer(help="The usage ledger, on the machine that has the database.", no_args_is_help=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
-
-Data = Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")]
 
 
 @ledger.callback()
@@ -23,7 +18,7 @@ def _ledger() -> None:
 
 
 @ledger.command()
-def rebuild(data: Data = None) -> None:
+def rebuild(data: LocalData = None) -> None:
     """Make every bill again from the ledger, in one transaction; jobs that end meanwhile wait for it."""
     with failing_clearly(), transaction(settings_with(data, "DATABASE_URL")) as session:
         count, different = bills.rebuild_and_compare(session)

@@ -14,22 +14,20 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import func, select
 
-from palimpsest.access import transaction
-from palimpsest.local import LocalError, settings_with
-from palimpsest.remote import failing_clearly
+from palimpsest.commands.common import LocalData, failing_clearly
+from palimpsest.machine.access import transaction
+from palimpsest.machine.data_directory import LocalError, settings_with
 from store.billing import prices as store_prices
 from store.billing.prices import PriceBook, PriceBookInvalid, SavedBook
 
 prices = typer.Typer(help="Price books, on the machine that has the database.", no_args_is_help=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 
-Data = Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")]
-
 
 @prices.command()
 def show(
     every: Annotated[bool, typer.Option("--all", help="All books, the newest first.")] = False,
-    data: Data = None,
+    data: LocalData = None,
 ) -> None:
     """Print the price book in effect, and what is known of a full cache's speed."""
     with failing_clearly(), transaction(settings_with(data, "DATABASE_URL")) as session:
@@ -51,7 +49,7 @@ def load(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="TOML or JSON.", metavar="FILE")
     ],
-    data: Data = None,
+    data: LocalData = None,
 ) -> None:
     """Add a price book. It never changes again; attempts claimed before it takes effect keep theirs."""
     with failing_clearly():

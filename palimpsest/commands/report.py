@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.access import transaction
-from palimpsest.local import LocalError, settings_with
-from palimpsest.remote import failing_clearly
-from palimpsest.report_figures import FIGURES, Gathered, gather, label, zone_of
-from palimpsest.report_page import page
+from palimpsest.commands.common import failing_clearly
+from palimpsest.machine.access import transaction
+from palimpsest.machine.data_directory import LocalError, settings_with
+from palimpsest.report.figures import FIGURES, Gathered, gather, label, zone_of
+from palimpsest.report.page import page
 from store.billing.reports import METRICS, Row
 from store.billing.time_buckets import Width
 

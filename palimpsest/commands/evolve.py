@@ -12,8 +12,8 @@ from celery import Celery
 from kombu import Queue
 from rich.console import Console
 
-from palimpsest.local import LocalError, settings_with
-from palimpsest.remote import failing_clearly
+from palimpsest.commands.common import failing_clearly
+from palimpsest.machine.data_directory import LocalError, settings_with
 from store import blobs
 from store.blobs import PASSING, Blobs
 from store.outbox import queue_of

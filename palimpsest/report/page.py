@@ -5,8 +5,8 @@ from datetime import datetime
 from html import escape
 from importlib.resources import files
 
-from palimpsest.report_chart import Series, chart, colours, join
-from palimpsest.report_figures import FIGURES, Gathered, label, number, printable
+from palimpsest.report.chart import Series, chart, colours, join
+from palimpsest.report.figures import FIGURES, Gathered, label, number, printable
 from store.billing.reports import Row
 from store.billing.time_buckets import Width
 
@@ -20,7 +20,7 @@ _CHARTS = (
 
 def page(found: Gathered, tenant: str | None) -> str:
     """HTML of a report; `tenant` is the name of the one it is about, None for all."""
-    style = files("palimpsest").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("palimpsest.report").joinpath("report.css").read_text(encoding="utf-8")
     start, end = (
         moment.astimezone(found.zone).strftime("%Y-%m-%d %H:%M")
         for moment in (found.query.start, found.query.end)

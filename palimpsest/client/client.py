@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
-from palimpsest.bulk_client import BulkCalls
+from palimpsest.client.bulk import BulkCalls
 
 CHUNK = 1024 * 1024
 

@@ -1,79 +1,30 @@
 """The commands that use a service over REST: this machine's own, or the one in PALIMPSEST_URL."""
 
-import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.client import ApiError, Client
-from palimpsest.local import LocalError, data_directory, read_cli_key, read_running
+from palimpsest.client import Client
+from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json, wide
+from palimpsest.machine.data_directory import LocalError
 
 ENDED = ("succeeded", "failed", "expired", "cancelled")
-POLL_SECONDS = 0.5
 MODELS_SECONDS = 5.0  # between looks at why a job is still queued
 
-console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-out = Console(highlight=False, emoji=False, soft_wrap=True)
-# A line that is too long for the terminal wraps, instead of losing characters.
-wide = Console(highlight=False, emoji=False, soft_wrap=True, width=1000)
 
-Data = Annotated[
-    Path | None,
-    typer.Option(help="Data directory of the service on this machine; PALIMPSEST_URL and _API_KEY go first."),
-]
 JobId = Annotated[str, typer.Argument(help="Such as job_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answered.")]
 
 
 def commands(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
     for command in (submit, jobs, watch, result, cost, cancel):
         app.command()(command)
-
-
-@contextmanager
-def failing_clearly() -> Iterator[None]:
-    """Expected failures end the command with one sentence and exit code 1."""
-    try:
-        yield
-    except ApiError as error:
-        console.print(f"{error.code}: {error}", markup=False)
-        raise typer.Exit(1) from None
-    except LocalError as error:
-        console.print(str(error), markup=False)
-        raise typer.Exit(1) from None
-    except httpx.TransportError as error:
-        console.print(f"The service does not answer: {error}", markup=False)
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def connected(data: Path | None) -> Iterator[Client]:
-    """The service that is meant, and a key for it; failures are told clearly."""
-    with failing_clearly():
-        place = data_directory(data)
-        running = read_running(place)
-        url = os.environ.get("PALIMPSEST_URL") or (running.url if running else None)
-        if url is None:
-            raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set PALIMPSEST_URL.")
-        # The key of this data directory is for its own service only: it is not sent to another address.
-        own = read_cli_key(place) if running and url == running.url else None
-        key = os.environ.get("PALIMPSEST_API_KEY") or own
-        if key is None:
-            raise LocalError(f"Set PALIMPSEST_API_KEY to a key for {url}.")
-        with Client(url, key) as client:
-            yield client
 
 
 def submit(
@@ -279,8 +230,3 @@ def say_setting(setting: dict[str, Any] | None) -> None:
     )
     if setting.get("regime"):
         out.print(setting["regime"], markup=False)
-
-
-def print_json(value: Any) -> None:
-    """What the API answered, for another program."""
-    out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)

@@ -2,9 +2,9 @@
 
 import threading
 
-from palimpsest.embedded import EmbeddedServers
-from palimpsest.ground import EmbeddedError
-from palimpsest.processes import FIRST_BACKOFF, LONGEST_BACKOFF, Say
+from palimpsest.embedded.account import EmbeddedError
+from palimpsest.embedded.servers import EmbeddedServers
+from palimpsest.machine.child_processes import FIRST_BACKOFF, LONGEST_BACKOFF, Say
 
 LOOK_SECONDS = 1.0
 

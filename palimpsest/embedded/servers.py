@@ -1,7 +1,7 @@
 """PostgreSQL 18 and Redis on Unix sockets in a data directory, from the binaries of two Python wheels.
 
 No port is opened and no password is needed: the sockets lie in a directory that only the servers' account and
-root may enter. `palimpsest.ground` decides where files go and as whom the servers run.
+root may enter. `palimpsest.embedded.placement` decides where files go and as whom the servers run.
 """
 
 import os
@@ -20,11 +20,9 @@ import psutil  # type: ignore[import-untyped]
 import psycopg
 import redis
 
-from palimpsest.ground import (
-    Binaries,
-    EmbeddedError,
-    Identity,
-    find_binaries,
+from palimpsest.embedded.account import EmbeddedError, Identity
+from palimpsest.embedded.binaries import Binaries, find_binaries
+from palimpsest.embedded.placement import (
     make_data_directory,
     make_directory,
     server_location,

@@ -1,0 +1,1 @@
+"""Commands of `palimpsest`, a file a noun."""

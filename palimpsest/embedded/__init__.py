@@ -1,0 +1,1 @@
+"""PostgreSQL and Redis, run from their wheels on this machine."""
