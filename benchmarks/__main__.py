@@ -9,11 +9,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from benchmarks import gpu as on_gpu
 from benchmarks import lengths as by_length
 from benchmarks import quality_tables, tables
 from benchmarks import resume as resuming
-from benchmarks.gpu import NO_GPU
+from benchmarks.gpu import rows as on_gpu
+from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
 from namm_runtime.bundled import MODEL_DIR, MODELS
 

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from benchmarks.fit import Quadratic
 from benchmarks.measure import machine, peak_rss
+from benchmarks.reading_time_fit import Quadratic
 from namm_runtime import policies
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine.memory import CHUNK, Memory

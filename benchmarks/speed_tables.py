@@ -1,7 +1,7 @@
 """The tables of speed: lengths, shares and the eager path."""
 
-from benchmarks.fit import Quadratic
 from benchmarks.labels import LABELS, MIB, Row, made, table
+from benchmarks.reading_time_fit import Quadratic
 
 WAYS = {None: "full cache, whole document in one call", 512: "full cache, calls of 512 tokens"}
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_tables, quality_tables, speed_tables
+from benchmarks import quality_tables, speed_tables
+from benchmarks.gpu import tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
 from namm_runtime.evaluate.markdown import markdown
 
@@ -262,8 +263,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "throughput": throughput,
     "bulk": bulk,
     "schedules": schedules,
-    "company": gpu_tables.company,
-    "gpu": gpu_tables.gpu,
+    "company": tables.company,
+    "gpu": tables.gpu,
     "headline": quality_tables.headline,
     "seeds": quality_tables.seeds,
     "tells": quality_tables.tells,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu, gpu_answers, gpu_reading, gpu_tables
-from benchmarks.gpu_reading import Setting, flops_a_token, random_llama, random_scorer
+from benchmarks.gpu import answers, reading, rows, tables
+from benchmarks.gpu.reading import Setting, flops_a_token, random_llama, random_scorer
 from namm_runtime.policies.namm import Namm
 from namm_runtime.policies.streaming import Streaming
 
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_step_runs_and_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_answers, "TOKENS", 1024)
-    monkeypatch.setattr(gpu_answers, "QUESTIONS", 2)
+    monkeypatch.setattr(answers, "TOKENS", 1024)
+    monkeypatch.setattr(answers, "QUESTIONS", 2)
     arguments = ["--device", "cpu", "--tokens", "1536", "--budget", "128", "--interval", "128"]
-    status = gpu.main([*arguments, "--policies", "namm,h2o", "--out", str(tmp_path / "out")])
+    status = rows.main([*arguments, "--policies", "namm,h2o", "--out", str(tmp_path / "out")])
     written = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert status == 0
     assert written["machine"]["device"] == "cpu"
@@ -40,23 +40,23 @@ def test_every_step_runs_and_is_written(tmp_path, monkeypatch):
         assert row["tokens_per_second"] > 0
         assert row["answer_milliseconds"] > 0
     checks = sum("ok" in row for row in written["checks"])
-    shown = gpu_tables.gpu(written)
+    shown = tables.gpu(written)
     assert f"{checks} of {checks} checks" in shown
     assert "1,536 of 1,536 tokens" in shown
     written["checks"][0] |= {"ok": False, "kernel": "broken"}
-    assert "broken" in gpu_tables.gpu(written)
+    assert "broken" in tables.gpu(written)
 
 
 def test_reading_stops_when_time_is_up():
     model = random_llama("tiny", torch.device("cpu"), torch.float32)
-    row = gpu_reading.read(model, Setting("tiny", "streaming", 10**9, 128, 128, 0.0), None)
+    row = reading.read(model, Setting("tiny", "streaming", 10**9, 128, 128, 0.0), None)
     assert row["tokens"] == row["series"][-1][0] == 32 * 512
     assert not row["complete"]
 
 
 def test_a_failing_check_is_the_exit_status(tmp_path, monkeypatch):
-    monkeypatch.setitem(gpu.FOLD_LIMITS, "torch", 0.0)
-    assert gpu.main(["--device", "cpu", "--steps", "checks", "--out", str(tmp_path)]) == 1
+    monkeypatch.setitem(rows.FOLD_LIMITS, "torch", 0.0)
+    assert rows.main(["--device", "cpu", "--steps", "checks", "--out", str(tmp_path)]) == 1
 
 
 def test_the_floor_counts_every_product():
@@ -74,7 +74,7 @@ def test_the_floor_counts_every_product():
 
 def test_without_a_gpu_it_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main(["--out", str(tmp_path)]) == 2
+    assert rows.main(["--out", str(tmp_path)]) == 2
     assert "--device cpu" in capsys.readouterr().err
 
 
@@ -90,5 +90,5 @@ def test_it_is_a_benchmark_among_the_others():
     command = [sys.executable, "-m", "benchmarks", "gpu", "--policies", "namm,streaming"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == gpu.NO_GPU, done.stderr
+    assert done.returncode == rows.NO_GPU, done.stderr
     assert "--device cpu" in done.stderr

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks import lengths, shares, speed_tables, tables
-from benchmarks.fit import Quadratic
+from benchmarks import lengths, speed_tables, tables, time_breakdown
+from benchmarks.reading_time_fit import Quadratic
 from benchmarks.stopwatch import Stopwatch
 from namm_runtime import policies
 from namm_runtime.engine.memory import Memory
@@ -166,8 +166,8 @@ def test_every_part_of_reading_is_seen():
     memory = Memory(model, policies.make("namm-key", 128, scorer), 128, 128)
     plain = Memory(model, policies.make("namm-key", 128, scorer), 128, 128)
     ids = torch.arange(1024).unsqueeze(0) % model.vocab_size
-    watch = shares.timed(memory, ids)
-    assert set(watch.seconds) == set(shares.PARTS)
+    watch = time_breakdown.timed(memory, ids)
+    assert set(watch.seconds) == set(time_breakdown.PARTS)
     assert all(seconds > 0 for seconds in watch.seconds.values())
     assert torch.equal(memory.feed(ids[:, :16]), (plain.feed(ids), plain.feed(ids[:, :16]))[1])
 
@@ -176,28 +176,30 @@ def test_flops_are_those_of_the_shapes():
     model = load_model("bundled")
     config = model.config
     scorer = checkpoint.load(checkpoint.resolve("namm").path).config
-    work = shares.flops(model, scorer, 512, 512)
+    work = time_breakdown.flops(model, scorer, 512, 512)
     pairs = sum(512 + query + 1 for query in range(512))  # a query sees the kept slots and up to itself
     heads, kv_heads, layers = (
         config.num_attention_heads,
         config.num_key_value_heads,
         config.num_hidden_layers,
     )
-    assert work[shares.MEAN] == layers * heads * pairs
+    assert work[time_breakdown.MEAN] == layers * heads * pairs
     products = layers * heads * pairs * 4 * model.head_width
-    assert products < work[shares.ATTENTION] < 1.1 * products
+    assert products < work[time_breakdown.ATTENTION] < 1.1 * products
     a_layer = config.hidden_size * model.head_width * 2 * (heads + kv_heads)
     a_layer += 3 * config.hidden_size * config.intermediate_size
-    assert work[shares.LINEAR] == 2 * (layers * a_layer * 512 + config.vocab_size * config.hidden_size)
-    assert work[shares.GATHER] == 0
+    assert work[time_breakdown.LINEAR] == 2 * (
+        layers * a_layer * 512 + config.vocab_size * config.hidden_size
+    )
+    assert work[time_breakdown.GATHER] == 0
 
 
 def test_the_table_of_shares_sums_groups_and_the_scorer():
-    seconds = dict(zip(shares.PARTS, (4.0, 2.0, 1.0, 1.0, 0.5, 1.0, 0.25, 0.15, 0.1), strict=True))
-    work = dict(zip(shares.PARTS, (50.0, 20.0, 5.0, 10.0, 5.0, 9.0, 1.0, 0.0, 0.0), strict=True))
-    parts = shares.shares(seconds, work)
+    seconds = dict(zip(time_breakdown.PARTS, (4.0, 2.0, 1.0, 1.0, 0.5, 1.0, 0.25, 0.15, 0.1), strict=True))
+    work = dict(zip(time_breakdown.PARTS, (50.0, 20.0, 5.0, 10.0, 5.0, 9.0, 1.0, 0.0, 0.0), strict=True))
+    parts = time_breakdown.shares(seconds, work)
     assert sum(part["share"] for part in parts.values()) == pytest.approx(1, abs=1e-3)
-    assert parts[shares.MEAN]["ratio"] == 2.0
+    assert parts[time_breakdown.MEAN]["ratio"] == 2.0
     row = {"policy": "namm", "budget": 512, "tokens": 1000, "seconds": 10.0, "tokens_per_second": 100.0}
     text = speed_tables.shares([row | {"parts": parts, "machine": MACHINE}])
     assert "| **features** | 2.00 | 20.0% | 15.0% | 1.33 |" in text

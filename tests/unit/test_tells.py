@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.tells import FAMILIES, area_under_curve, measure
+from benchmarks.separability import FAMILIES, area_under_curve, measure
 
 
 def test_area_is_the_probability_of_the_right_order() -> None:

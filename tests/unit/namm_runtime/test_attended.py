@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.gpu_checks import fold_error, make_case, relative
+from benchmarks.gpu.checks import fold_error, make_case, relative
 from namm_runtime.attention import columns as attended
 from namm_runtime.attention.columns import fold_tiles
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.gpu_checks import causal_error
+from benchmarks.gpu.checks import causal_error
 from tests.interpreted import kernel_module
 
 kernel = kernel_module("namm_runtime.attention.bounded.kernels.causal")

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.company import compare
+from benchmarks.batch_invariance import compare
 
 
 def test_a_row_alone_equals_itself(model, make_scorer, ids):
@@ -21,9 +21,9 @@ def test_rows_in_one_tensor_differ_by_rounding(model, make_scorer, ids):
 
 def test_a_changed_decision_is_counted(model, make_scorer, ids, monkeypatch):
     """Scores that differ in company by more than rounding show."""
-    from benchmarks import company
+    from benchmarks import batch_invariance
 
-    class Swayed(company.Watched):
+    class Swayed(batch_invariance.Watched):
         def scores(self, layer):
             scores = super().scores(layer)
             company_of = 1e-2 * (scores.shape[0] - 1)
@@ -33,7 +33,7 @@ def test_a_changed_decision_is_counted(model, make_scorer, ids, monkeypatch):
             self.first[id(layer)] = swayed
             return swayed
 
-    monkeypatch.setattr(company, "Watched", Swayed)
+    monkeypatch.setattr(batch_invariance, "Watched", Swayed)
     row = compare(model, make_scorer(threshold=None), torch.cat((ids, ids.flip(1))), 96, 256)
     assert row["changed_at_first_eviction"] > 0
     assert 0 < row["largest_gap_to_the_cut"] <= 2e-2

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.gpu_checks import Case, error_through_evictions, fold_error, make_case, relative
+from benchmarks.gpu.checks import Case, error_through_evictions, fold_error, make_case, relative
 from namm_runtime import policies
 from namm_runtime.attention.backends import Backend
 from namm_runtime.attention.columns import fold_tiles
@@ -131,7 +131,7 @@ def test_a_document_is_read_as_in_one_pass(model, make_scorer, ids):
 def test_compiles_for_gpus_that_are_not_here(capability):
     """In a process of its own, without the interpreter: nothing may spill out of registers."""
     compiled = f"compiled({capability}, torch.bfloat16, 128, 4)"
-    command = f"from benchmarks.gpu_compile import *; print(json.dumps({compiled}))"
+    command = f"from benchmarks.gpu.compile import *; print(json.dumps({compiled}))"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

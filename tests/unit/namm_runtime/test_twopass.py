@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.gpu_checks import dense, error_through_evictions, layer_of, make_case, relative
+from benchmarks.gpu.checks import dense, error_through_evictions, layer_of, make_case, relative
 from namm_runtime import policies
 from namm_runtime.attention.backends import Backend
 from namm_runtime.attention.columns import fold_tiles

@@ -6,7 +6,7 @@ last quarter, those that a question will ask for should be looked at more by tha
 like the mean key, than those that no question needs. The figure is the probability that one drawn from each
 is in the right order (the area under the ROC curve): 0.5 is chance.
 
-`python -m benchmarks.tells '{"model": "bundled", "tokens": 4096, "documents": 8}'` prints JSON rows.
+`python -m benchmarks.separability '{"model": "bundled", "tokens": 4096, "documents": 8}'` prints JSON rows.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Where reading time goes, part by part, beside each part's share of the arithmetic.
 
-`python -m benchmarks.shares '{"policy": "namm"}'` reads once all slots are full, in a process of its own, and
-prints one JSON row. Functions are wrapped from here; the product has no timers for this.
+`python -m benchmarks.time_breakdown '{"policy": "namm"}'` reads once all slots are full, in a process of its
+own, and prints one JSON row. Functions are wrapped from here; the product has no timers for this.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Compile the Triton kernels for GPUs that are not here: registers, spills and shared memory, as JSON rows.
 
-`python -m benchmarks.gpu_compile` needs Triton (its wheel brings ptxas) and no GPU. It shows that the code
+`python -m benchmarks.gpu.compile` needs Triton (its wheel brings ptxas) and no GPU. It shows that the code
 compiles and fits, not that it computes anything: that is for `benchmarks.gpu` on a GPU.
 """
 

@@ -4,8 +4,8 @@ The engine computes each document alone (decision 003), so that its decisions ca
 anything else that stacks documents in one tensor leaves the order of sums to the matrix library; this says
 how often a decision changes by that, and how close to the cut those tokens were.
 
-`python -m benchmarks.company '{"rows": 8, "tokens": 8192, "budget": 256}'` prints a JSON row for the bundled
-model and its scorer `namm`; `benchmarks.gpu` has it on a GPU.
+`python -m benchmarks.batch_invariance '{"rows": 8, "tokens": 8192, "budget": 256}'` prints a JSON row for the
+bundled model and its scorer `namm`; `benchmarks.gpu` has it on a GPU.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Everything to do with a GPU lent for half an hour: check the CUDA path, then time it. Writes gpu.json.
 
-    benchmarks/gpu.sh                                      # an H100: checks, then 1,000,000 tokens
+    benchmarks/gpu.sh                                           # an H100: checks, then 1,000,000 tokens
     benchmarks/gpu.sh --policies namm,streaming --minutes 4,1   # not longer than that for each policy
-    python -m benchmarks.gpu --device cpu                  # the same steps on a tiny shape, plain torch only
+    python -m benchmarks.gpu --device cpu                       # the same steps on a tiny shape
 
 Needs torch and transformers, no network and no installation. The file is written anew after every step, so
 that an interrupted run leaves what it had; `--steps` takes one step at a time. Exit status 1: a check
@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import company, gpu_answers, gpu_checks, gpu_reading
-from benchmarks.gpu_reading import Setting
+from benchmarks import batch_invariance
+from benchmarks.gpu import answers, checks, reading
+from benchmarks.gpu.reading import Setting
 from namm_runtime.attention import backends
 from namm_runtime.attention.backends import probe
 from namm_runtime.attention.columns import fold_tiles
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             keep("checks", scorer_row(device))
             keep("checks", rows_together(device))
         if "answers" in options.steps:
-            for row in gpu_answers.rows(device):
+            for row in answers.rows(device):
                 keep("checks", row)
         if "kernels" in options.steps or "readings" in options.steps:
             time_it(options, device, keep)
@@ -75,7 +76,7 @@ def check(device: torch.device, keep: Callable[[Row], None]) -> None:
     shapes = ((32, 8), (64, 4), (128, 1), (128, 2), (128, 4), (128, 8))
     for dtype in dtypes if device.type == "cuda" else dtypes[:2]:
         for width, group in shapes if device.type == "cuda" else shapes[:2]:
-            case = gpu_checks.make_case(device, dtype, width, group, start=900, pending=272, queries=256)
+            case = checks.make_case(device, dtype, width, group, start=900, pending=272, queries=256)
             here = {"dtype": str(dtype).removeprefix("torch."), "head": width, "group": group}
             for row in [*attention_rows(case, dtype), *fold_rows(case, device, dtype)]:
                 keep(here | row)
@@ -84,19 +85,19 @@ def check(device: torch.device, keep: Callable[[Row], None]) -> None:
 def scorer_row(device: torch.device) -> Row:
     """A scorer's own attention: as chosen here, against double precision."""
     kernel, rejected = backends.causal(device)
-    error = gpu_checks.causal_error(kernel, device, tokens=2000)
+    error = checks.causal_error(kernel, device, tokens=2000)
     return {"check": "scorer", "error": error, "rejected": rejected, "ok": error <= CAUSAL_LIMIT}
 
 
 def rows_together(device: torch.device) -> Row:
     """How often a keep decision depends on the rows beside it, in the precision that is served."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = gpu_reading.random_llama("tiny", device, dtype)
+    model = reading.random_llama("tiny", device, dtype)
     ids = torch.randint(0, model.vocab_size, (8, 4096), generator=torch.Generator().manual_seed(2)).to(device)
-    return {"check": "company"} | company.compare(model, gpu_reading.random_scorer(), ids, 512, 512)
+    return {"check": "company"} | batch_invariance.compare(model, reading.random_scorer(), ids, 512, 512)
 
 
-def attention_rows(case: gpu_checks.Case, dtype: torch.dtype) -> list[Row]:
+def attention_rows(case: checks.Case, dtype: torch.dtype) -> list[Row]:
     """Two calls and their merge on ragged heads, by each kernel that is offered."""
     device, width, group = case.value.device, case.value.shape[-1], case.attended.group
     rows: list[Row] = []
@@ -104,7 +105,7 @@ def attention_rows(case: gpu_checks.Case, dtype: torch.dtype) -> list[Row]:
     for make in (lambda: ("plain", plain), *makes):
         try:
             name, kernel = make()
-            output, lse = gpu_checks.attention_errors(kernel, case)
+            output, lse = checks.attention_errors(kernel, case)
         except Exception as error:  # what is not offered is a row, not the end
             rows.append({"check": "attention", "unavailable": _short(error)})
             continue
@@ -113,7 +114,7 @@ def attention_rows(case: gpu_checks.Case, dtype: torch.dtype) -> list[Row]:
     return rows
 
 
-def fold_rows(case: gpu_checks.Case, device: torch.device, dtype: torch.dtype) -> list[Row]:
+def fold_rows(case: checks.Case, device: torch.device, dtype: torch.dtype) -> list[Row]:
     """The second pass in torch and in Triton, once over a large case and through evictions."""
     width = case.value.shape[-1]
     folds: list[tuple[str, Any, Row]] = [("torch", fold_tiles, {})]
@@ -127,8 +128,8 @@ def fold_rows(case: gpu_checks.Case, device: torch.device, dtype: torch.dtype) -
     rows: list[Row] = []
     for name, fold, keywords in folds:
         try:
-            once = gpu_checks.fold_error(fold, case, **keywords)
-            evicting = gpu_checks.error_through_evictions(
+            once = checks.fold_error(fold, case, **keywords)
+            evicting = checks.error_through_evictions(
                 lambda *given, fold=fold, keywords=keywords: fold(*given, **keywords), device, dtype, width
             )
         except Exception as error:
@@ -144,7 +145,7 @@ def fold_rows(case: gpu_checks.Case, device: torch.device, dtype: torch.dtype) -
 def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[str, Row], None]) -> None:
     """Kernels over a full cache, then a long text by every policy asked for."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = gpu_reading.random_llama(options.shape, device, dtype)
+    model = reading.random_llama(options.shape, device, dtype)
     backend = probe(
         device, dtype, model.head_width, model.head_group
     )  # on a CPU too, for the sake of the test
@@ -154,12 +155,12 @@ def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[s
         return Setting(options.shape, policy, options.tokens, options.budget, options.interval, limit * 60)
 
     if "kernels" in options.steps:
-        for row in gpu_reading.time_kernels(model, setting("namm")):
+        for row in reading.time_kernels(model, setting("namm")):
             keep("kernels", row)
     if "readings" in options.steps:
         wanted = options.policies.split(",")
         for policy, limit in zip(wanted, minutes + minutes[-1:] * len(wanted), strict=False):
-            keep("readings", gpu_reading.read(model, setting(policy, limit), backend))
+            keep("readings", reading.read(model, setting(policy, limit), backend))
 
 
 def _short(error: Exception) -> str:
@@ -190,11 +191,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    out = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
+    out = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=out, help="directory for gpu.json (default: $OUT)")
     parser.add_argument("--steps", default=STEPS, help="which of these (default: all)")
-    parser.add_argument("--shape", choices=sorted(gpu_reading.SHAPES), help="default: 8b, on a CPU tiny")
+    parser.add_argument("--shape", choices=sorted(reading.SHAPES), help="default: 8b, on a CPU tiny")
     parser.add_argument("--tokens", type=int, help="default: 1,000,000, on a CPU 4,096")
     parser.add_argument("--minutes", default="5", help="of reading, for each policy or for all (default: 5)")
     parser.add_argument("--budget", type=int, help="slots a head; default: 8,192, on a CPU 512")
@@ -207,7 +208,3 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options.budget = options.budget or (512 if small else 8192)
     options.steps = options.steps.split(",")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())
