@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import quality_tables, speed_tables
-from benchmarks.gpu import tables
+from benchmarks.gpu import tables as gpu_tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
 from namm_runtime.evaluate.markdown import markdown
 
@@ -264,7 +264,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "bulk": bulk,
     "schedules": schedules,
     "company": tables.company,
-    "gpu": tables.gpu,
+    "gpu": gpu_tables.gpu,
     "headline": quality_tables.headline,
     "seeds": quality_tables.seeds,
     "tells": quality_tables.tells,

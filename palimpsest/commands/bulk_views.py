@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.commands.common import POLL_SECONDS, console
 
 ENDED = ("succeeded", "failed", "cancelled")

@@ -11,7 +11,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from palimpsest.client import ApiError, Client
+from palimpsest_client import ApiError, Client
 from palimpsest.machine.data_directory import LocalError, data_directory, read_cli_key, read_running
 
 POLL_SECONDS = 0.5

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.tasks.sized import document_of_tokens
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.commands.common import failing_clearly
 from palimpsest.commands.jobs import follow, say_setting
 from palimpsest.embedded.account import EmbeddedError

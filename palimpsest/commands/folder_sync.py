@@ -9,7 +9,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from palimpsest.client import ApiError, Client
+from palimpsest_client import ApiError, Client
 from palimpsest.machine.data_directory import LocalError
 from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json, wide
 from palimpsest.machine.data_directory import LocalError
 

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.client.client import Client, given
+from palimpsest_client.client import Client, given
 from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.commands import scorer_views
 from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json
 from palimpsest.machine.data_directory import LocalError

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 import migrations
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.embedded.placement import make_data_directory, make_directory
 from palimpsest.embedded.servers import EmbeddedServers
 from palimpsest.machine import access

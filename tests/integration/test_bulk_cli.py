@@ -12,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.commands import bulk_views, folder_sync
 from tests.bulk_bench import PROMPT, BulkBench, bulk_bench
 from tests.standin import right_answer

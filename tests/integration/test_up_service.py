@@ -21,7 +21,7 @@ import psutil
 import pytest
 import redis
 
-from palimpsest.client import ApiError, Client
+from palimpsest_client import ApiError, Client
 from palimpsest.embedded import binaries
 from palimpsest.embedded.servers import EmbeddedServers
 from palimpsest.machine.data_directory import read_cli_key, read_running

@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from palimpsest.client import Client
+from palimpsest_client import Client
 from palimpsest.commands import jobs, scorers
 
 Answer = dict[str, Any]

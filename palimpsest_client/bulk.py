@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 
 class BulkCalls:
-    """Methods of `palimpsest.client.Client`; they raise what its others do."""
+    """Methods of `palimpsest_client.Client`; they raise what its others do."""
 
     def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         raise NotImplementedError

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
-from palimpsest.client.bulk import BulkCalls
+from palimpsest_client.bulk import BulkCalls
 
 CHUNK = 1024 * 1024
 

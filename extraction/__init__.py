@@ -1,0 +1,1 @@
+"""Text out of files: PDF, Office, mail and others. Imports no other room."""
