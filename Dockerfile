@@ -20,9 +20,11 @@ WORKDIR /app
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH"
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY api api
+COPY extraction extraction
 COPY migrations migrations
 COPY namm_runtime namm_runtime
 COPY palimpsest palimpsest
+COPY palimpsest_client palimpsest_client
 COPY store store
 COPY worker worker
 # torch stays as it is.
@@ -44,9 +46,11 @@ WORKDIR /app
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH"
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY api api
+COPY extraction extraction
 COPY migrations migrations
 COPY namm_runtime namm_runtime
 COPY palimpsest palimpsest
+COPY palimpsest_client palimpsest_client
 COPY store store
 COPY worker worker
 # No build isolation: flash-attn compiles against the PyTorch that is already here.

@@ -22,10 +22,10 @@ import psutil
 from benchmarks.measure import machine
 from namm_runtime.tasks import make_document
 from palimpsest.machine.supervisor import Service, running
-from tests.standin import right_answer
+from tests.support.standin import right_answer
 
 ASKED = {"task": "summarize", "template": "key-points", "points": 1, "max_output_tokens": 24}
-STANDIN = {"PALIMPSEST_ENGINE": "tests.standin:load", "PALIMPSEST_STANDIN_SECONDS": "0"}
+STANDIN = {"PALIMPSEST_ENGINE": "tests.support.standin:load", "PALIMPSEST_STANDIN_SECONDS": "0"}
 VICTIMS = ("worker", "conductor", "api", "scheduler", "relay")
 PATIENCE = 3 * 3600.0
 

@@ -263,7 +263,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "throughput": throughput,
     "bulk": bulk,
     "schedules": schedules,
-    "company": tables.company,
+    "company": gpu_tables.company,
     "gpu": gpu_tables.gpu,
     "headline": quality_tables.headline,
     "seeds": quality_tables.seeds,

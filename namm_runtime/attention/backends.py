@@ -145,7 +145,7 @@ def causal(device: torch.device) -> tuple[Causal, tuple[str, ...]]:
 def _triton_causal(device: torch.device) -> tuple[str, Causal]:
     if util.find_spec("triton") is None:
         raise Unavailable("Triton is not installed")
-    module = import_module("namm_runtime.attention.bounded.kernels.causal")
+    module = import_module("namm_runtime.attention.kernels.causal")
     kernel = module.causal
     for width in module.WIDTHS:
         example = torch.randn(2, 2, 150, 3 * width, generator=torch.Generator().manual_seed(0)).to(device)
@@ -183,7 +183,7 @@ def _triton(device: torch.device, dtype: torch.dtype, width: int, group: int) ->
         raise Unavailable("Triton is not installed")
     if device.type != "cuda":
         raise Unavailable(f"the Triton kernel does not run on {device.type}")
-    fused = import_module("namm_runtime.attention.bounded.kernels.spectrogram")
+    fused = import_module("namm_runtime.attention.kernels.spectrogram")
     name = f"Triton {version('triton')}"
     example = _example(device, dtype, width, group)
     folded: list[Tensor] = []

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest_client import Client
 from palimpsest.commands import bulk_views, folder_sync
 from palimpsest.commands.common import AsJson, Data, connected, console, out, print_json, wide
 from palimpsest.machine.data_directory import LocalError
+from palimpsest_client import Client
 
 DIGEST = "digest.md"
 FILES = frozenset({"documents.jsonl", DIGEST, "totals.json"})

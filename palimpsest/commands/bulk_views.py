@@ -8,8 +8,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest_client import Client
 from palimpsest.commands.common import POLL_SECONDS, console
+from palimpsest_client import Client
 
 ENDED = ("succeeded", "failed", "cancelled")
 MOST_ERRORS = 20  # shown one by one

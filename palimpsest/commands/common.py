@@ -11,8 +11,8 @@ import httpx
 import typer
 from rich.console import Console
 
-from palimpsest_client import ApiError, Client
 from palimpsest.machine.data_directory import LocalError, data_directory, read_cli_key, read_running
+from palimpsest_client import ApiError, Client
 
 POLL_SECONDS = 0.5
 

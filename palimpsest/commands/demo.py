@@ -13,12 +13,12 @@ from tokenizers import Tokenizer
 
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.tasks.sized import document_of_tokens
-from palimpsest_client import Client
 from palimpsest.commands.common import failing_clearly
 from palimpsest.commands.jobs import follow, say_setting
 from palimpsest.embedded.account import EmbeddedError
 from palimpsest.machine.data_directory import LocalError
 from palimpsest.machine.supervisor import Service, running
+from palimpsest_client import Client
 
 FACTS = 30
 MIB = 2**20

@@ -9,8 +9,8 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from palimpsest_client import ApiError, Client
 from palimpsest.machine.data_directory import LocalError
+from palimpsest_client import ApiError, Client
 from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused
 from store.sources.folders import Folder

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest_client import Client
 from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json, wide
 from palimpsest.machine.data_directory import LocalError
+from palimpsest_client import Client
 
 ENDED = ("succeeded", "failed", "expired", "cancelled")
 MODELS_SECONDS = 5.0  # between looks at why a job is still queued

@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest_client.client import Client, given
 from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
+from palimpsest_client.client import Client, given
 
 app = typer.Typer(
     help="Jobs and bulk jobs that begin at the times of a cron expression.", no_args_is_help=True

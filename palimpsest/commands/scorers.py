@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest_client import Client
 from palimpsest.commands import scorer_views
 from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json
 from palimpsest.machine.data_directory import LocalError
 from palimpsest.report.figures import start_of
+from palimpsest_client import Client
 
 SCORER, MANIFEST = "scorer.safetensors", "manifest.json"
 

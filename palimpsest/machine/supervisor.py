@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 
 import migrations
-from palimpsest_client import Client
 from palimpsest.embedded.placement import make_data_directory, make_directory
 from palimpsest.embedded.servers import EmbeddedServers
 from palimpsest.machine import access
 from palimpsest.machine.child_processes import Child, Children, Say, end_leftovers
 from palimpsest.machine.data_directory import Claim, LocalError, Running, data_directory
 from palimpsest.machine.server_watchdog import Keeper
+from palimpsest_client import Client
 from store.settings import Settings
 
 API_START_SECONDS = 60.0

@@ -18,12 +18,12 @@ from store.database import Database
 from store.settings import Settings
 from store.tables.job_states import TERMINAL
 from store.tables.jobs import Job
-from tests.standin import CHUNK
+from tests.support import REPOSITORY
+from tests.support.standin import CHUNK
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = b"It was a dark and stormy night; the rain fell in torrents. " * 60
 HASTY = {
-    "PALIMPSEST_ENGINE": "tests.standin:load",
+    "PALIMPSEST_ENGINE": "tests.support.standin:load",
     "PALIMPSEST_MODEL_NAME": "small",
     "PALIMPSEST_LEASE_SECONDS": "2",
     "PALIMPSEST_RENEW_SECONDS": "0.5",

@@ -15,7 +15,7 @@ from store.bulk import NewBulk
 from store.jobs.admission import Ask, Owner
 from store.tables.bulk import Bulk
 from tests.chaos.conftest import Service, wait_for
-from tests.standin import right_answer
+from tests.support.standin import right_answer
 from worker.bulk import bundle
 
 DOCUMENTS = 40

@@ -5,7 +5,7 @@ from sqlalchemy import select, text
 from store import outbox, webhooks
 from store.tables.webhooks import Delivery
 from tests.chaos.conftest import Service, wait_for
-from tests.receiver import receiver
+from tests.support.receiver import receiver
 
 
 def test_a_message_in_flight_survives_its_notifier(service: Service) -> None:

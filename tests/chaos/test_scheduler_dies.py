@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from store import documents
 from tests.chaos.conftest import Service, wait_for
-from tests.schedules import Schedules
+from tests.support.schedules import Schedules
 
 SCHEDULES = 60
 HASTY = {"PALIMPSEST_SCHEDULER_SECONDS": "0.05"}

@@ -15,8 +15,8 @@ from store.database import Database
 from store.settings import Settings
 from store.tables.job_states import TERMINAL
 from store.tables.jobs import Attempt, Job, Result
-from tests.registry import DAMAGES, activate, add_standin
-from tests.standin import right_answer
+from tests.support.registry import DAMAGES, activate, add_standin
+from tests.support.standin import right_answer
 from worker.engine.process import WorkerProcess
 from worker.jobs.claim_loop import drain_jobs
 
@@ -32,7 +32,7 @@ def processes(
 ) -> Iterator[list[WorkerProcess]]:
     monkeypatch.setenv("PALIMPSEST_STANDIN_SECONDS", "0")
     base = Settings.model_validate(
-        {"DATABASE_URL": database_url, "data_dir": tmp_path, "engine": "tests.standin:load"}
+        {"DATABASE_URL": database_url, "data_dir": tmp_path, "engine": "tests.support.standin:load"}
         | {"model_name": "small", "progress_seconds": 0.2, "snapshot_chunks": 1000}
     )
     made = []

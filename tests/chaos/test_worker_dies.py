@@ -13,7 +13,7 @@ from store.billing import ledger
 from store.tables.billing import UsageLine
 from store.tables.jobs import Job, Result
 from tests.chaos.conftest import TEXT, Service, child_of, wait_for
-from tests.standin import CHUNK, right_answer
+from tests.support.standin import CHUNK, right_answer
 
 STEPS = -(-len(TEXT) // CHUNK)
 

@@ -10,8 +10,8 @@ from store import workers
 from store.tables.scorers import WorkerScorer
 from store.workers import ServedModel
 from tests.chaos.conftest import Service, child_of, wait_for
-from tests.registry import activate, add_standin
-from tests.tiny import WINDOW, save_tiny_llama
+from tests.support.registry import activate, add_standin
+from tests.support.tiny import WINDOW, save_tiny_llama
 
 
 def find(service: Service, name: str) -> ServedModel | None:

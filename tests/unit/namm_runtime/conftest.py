@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from namm_runtime.attention.rope import Rotation
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
-from tests.tiny import byte_tokenizer
+from tests.support.tiny import byte_tokenizer
 
 VOCABULARY = 300
 

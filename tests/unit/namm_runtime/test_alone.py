@@ -3,9 +3,10 @@
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from tests.support import REPOSITORY
+
+ROOT = REPOSITORY
 
 READ = """
 import sys

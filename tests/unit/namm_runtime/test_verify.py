@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from namm_runtime.scorer import checkpoint
 from namm_runtime.verify import golden_scores, verify
-from tests import scorer_files
-from tests.scorer_files import MANIFEST, SPOILT, TENSORS, manifest
+from tests.support import scorer_files
+from tests.support.scorer_files import MANIFEST, SPOILT, TENSORS, manifest
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def config(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PALIMPSEST_STANDIN_SECONDS", "0")
     return Settings(
         data_dir=tmp_path,
-        engine="tests.standin:load",
+        engine="tests.support.standin:load",
         model_name="small",
         progress_seconds=0.001,
         snapshot_chunks=1,

@@ -1,0 +1,93 @@
+"""examples/nightly-digest with the bundled model: what it quotes stands where it says, whatever it quotes."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cronsim import CronSim
+
+from api.bulk.schemas import BulkWork
+from store import blobs
+from store.bulk import ENDED
+from store.sources import folders
+from tests.conftest import Api, api_on
+from tests.support import REPOSITORY
+from worker.bulk.conductor import Conductor
+from worker.engine.process import WorkerProcess
+from worker.jobs.claim_loop import drain_jobs
+
+EXAMPLE = REPOSITORY / "examples" / "nightly-digest"
+DOCUMENTS = EXAMPLE / "documents"
+PATHS = sorted(file.name for file in DOCUMENTS.iterdir())
+SCHEDULE: dict[str, Any] = json.loads((EXAMPLE / "schedule.json").read_text())
+
+
+@pytest.fixture
+def example(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Api]:
+    allowed = tmp_path / "sources.toml"
+    allowed.write_text(f"[[source]]\nurl = '{DOCUMENTS}'\n")
+    # Nothing here tells the service now and then that the worker is alive.
+    more = {"sources_file": allowed, "worker_live_seconds": 3600.0}
+    with api_on(database_url, redis_url, tmp_path / "data", **more) as api:
+        yield api
+
+
+def run(api: Api, body: dict[str, Any]) -> dict[str, Any]:
+    """Begin a bulk job and see it through with a conductor and a worker of the bundled model."""
+    config = api.settings
+    conductor = Conductor(config, api.database, blobs.connect(config), folders.connect(config))
+    process = WorkerProcess(config, api.database, "wrk_test")
+    with api.client() as client:
+        begun = client.post("/v1/bulk", json=body)
+        assert begun.status_code == 201, begun.text
+        for _ in range(30):
+            conductor.round()
+            drain_jobs(process)
+            found: dict[str, Any] = client.get(f"/v1/bulk/{begun.json()['id']}").json()
+            if found["state"] in ENDED:
+                return found
+    raise AssertionError(f"it is still {found['state']}")
+
+
+def test_the_schedule_is_one() -> None:
+    BulkWork.model_validate(SCHEDULE["bulk"])
+    assert next(CronSim(SCHEDULE["cron"], datetime(2027, 3, 1, tzinfo=UTC))).hour == 2
+
+
+def test_the_folder_becomes_a_digest_whose_quotes_are_where_it_says(example: Api) -> None:
+    work = SCHEDULE["bulk"]
+    with example.client() as client:
+        source = {"name": work["collection"], "source": f"file://{DOCUMENTS}"}
+        assert client.post("/v1/collections", json=source).status_code == 201
+        ended = run(example, work)
+        assert (ended["state"], ended["error"]) == ("succeeded", None)
+        bundle = {name: client.get(f"/v1/bulk/{ended['id']}/bundle/{name}").text for name in ended["bundle"]}
+    lines = [json.loads(line) for line in bundle["documents.jsonl"].splitlines()]
+    assert [(line["path"], line["state"]) for line in lines] == [(path, "succeeded") for path in PATHS]
+    located = 0
+    for line in lines:
+        text = (DOCUMENTS / line["path"]).read_text()
+        assert len(line["summary"]) == work["job"]["points"]
+        assert [answer["prompt"] for answer in line["answers"]] == work["job"]["questions"]
+        assert line["scorer"].startswith("namm-key@")
+        for point in line["points"]:
+            located += point["located"]
+            assert point["located"] == (point["quote"].removesuffix(".") in text)
+            if point["located"]:
+                passage = text[point["start"] : point["end"]]
+                assert passage in (point["quote"], point["quote"].removesuffix("."))
+                assert point["line"] == text[: point["start"]].count("\n") + 1
+    assert located > 0
+    totals = json.loads(bundle["totals.json"])
+    assert (totals["documents"], totals["digest"]) == (len(PATHS), {"made": True})
+    # What is committed was made of the same documents.
+    for digest in (bundle["digest.md"], (EXAMPLE / "digest.md").read_text()):
+        headings = re.findall(r"^## (.+)$", digest, re.MULTILINE)
+        assert headings == ["All documents", *PATHS, "What it cost"]
+    # The next night nothing has changed.
+    again = run(example, work)
+    assert (again["state"], again["progress"]["documents"]) == ("succeeded", 0)

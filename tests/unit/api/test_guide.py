@@ -1,0 +1,49 @@
+"""docs/how-to/use-the-api.md names every route, field and code there is, and none that is not."""
+
+import re
+
+from api.app import REFUSED, create_app
+from api.jobs.schemas import JobCreate
+from store.bulk import NotRetryable
+from store.collections import CollectionExists, CollectionInUse, CollectionLive
+from store.scorers.activations import NotUsable, NoWayBack
+from store.scorers.registry import VersionExists
+from store.settings import Settings
+from tests.support import REPOSITORY
+
+GUIDE = (REPOSITORY / "docs" / "how-to" / "use-the-api.md").read_text()
+STORE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "store").rglob("*.py")))
+SOURCE = "\n".join(path.read_text() for path in sorted((REPOSITORY / "api").rglob("*.py")))
+
+
+def test_every_code_is_listed_under_its_status() -> None:
+    listed = {
+        (int(status), code)
+        for status, codes in re.findall(r"^\| (\d{3}) \| (.+) \|$", GUIDE, re.MULTILINE)
+        for code in re.findall(r"`([a-z_]+)`", codes)
+    }
+    raised = {(int(s), code) for s, code in re.findall(r'Problem\(\s*(\d{3}),\s*"([a-z_]+)"', SOURCE)}
+    raised |= {(int(s), code) for s, code in re.findall(r'^ +(\d{3}): \("([a-z_]+)", ', SOURCE, re.MULTILINE)}
+    raised |= {(401, code) for code in re.findall(r'_unauthorized\(\s*"([a-z_]+)"', SOURCE)}
+    raised |= {(REFUSED.get(code, 422), code) for code in re.findall(r'Refused\(\s*"([a-z_]+)"', STORE)}
+    raised |= {(404, "not_found"), (422, "idempotency_mismatch")}  # of the store's errors
+    conflicts = (VersionExists, NotUsable, NoWayBack, NotRetryable)
+    conflicts += (CollectionExists, CollectionInUse, CollectionLive)
+    raised |= {(409, error.code) for error in conflicts}
+    assert listed == raised
+
+
+def test_every_route_is_listed() -> None:
+    nowhere = {"DATABASE_URL": "postgresql://nowhere/none", "data_dir": "/nonexistent"}
+    paths = create_app(Settings.model_validate(nowhere)).openapi()["paths"]
+    routes = {
+        f"{method.upper()} {re.sub(r'{.*?}', '{id}', path)}" for path in paths for method in paths[path]
+    }
+    assert set(re.findall(r"`((?:GET|POST|DELETE|PUT) [^`?]+)`", GUIDE)) == routes
+
+
+def test_every_field_of_a_job_is_listed() -> None:
+    table = GUIDE.split("| Field | |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1] + line.split("|")[2] for line in table.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert set(JobCreate.model_fields) <= named
