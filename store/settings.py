@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     Values that hold secrets are `SecretStr`, so that neither a log line nor a traceback prints them.
     """
 
-    model_config = SettingsConfigDict(env_prefix="PALIMPSEST_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PALIMPSEST_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
 
     # Where things are -------------------------------------------------------------------------------
     database_url: SecretStr | None = Field(
@@ -70,7 +72,10 @@ class Settings(BaseSettings):
     max_document_tokens: PositiveInt = 8_000_000  # longer documents end their job before they are read
     default_policy: str = "namm-key"
     # Slots a head for jobs that do not say; None = the setting that the scorer was validated in, else 512.
-    default_budget: PositiveInt | None = None
+    default_cache_budget: PositiveInt | None = Field(
+        default=None,
+        validation_alias=AliasChoices("PALIMPSEST_DEFAULT_CACHE_BUDGET", "PALIMPSEST_DEFAULT_BUDGET"),
+    )
 
     # Jobs, leases and loops -------------------------------------------------------------------------
     lease_seconds: PositiveFloat = 30.0

@@ -55,7 +55,7 @@ def job_out(row: Job) -> JobOut:
         policy=row.policy,
         scorer=row.scorer or row.scorer_requested,
         scorer_sha256=row.scorer_sha256,
-        budget=row.budget,
+        cache_budget=row.cache_budget,
         max_output_tokens=row.max_output_tokens,
         temperature=row.temperature,
         seed=row.seed,

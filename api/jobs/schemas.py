@@ -5,9 +5,11 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AliasChoices,
     ConfigDict,
     Field,
     StringConstraints,
+    computed_field,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -68,12 +70,19 @@ class Work(Asked):
         examples=["namm-key"],
     )
     scorer: ScorerName | None = Field(None, description="`name` or `name@version`.", examples=["namm-key@1"])
-    budget: int | None = Field(
+    cache_budget: int | None = Field(
         None,
         ge=16,
         le=1_048_576,
         description="Entries each KV head may keep; left out, the service's default if it has one, else what "
         "the scorer was validated with, else 512.",
+    )
+    budget: int | None = Field(
+        None,
+        ge=16,
+        le=1_048_576,
+        description="The former name of `cache_budget`.",
+        json_schema_extra={"deprecated": True},
     )
     max_output_tokens: int | None = Field(
         None,
@@ -85,6 +94,14 @@ class Work(Asked):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
     metadata: Metadata = Field(default_factory=dict, max_length=MAX_METADATA)
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if self.budget is not None and self.cache_budget is not None:
+            raise PydanticCustomError(
+                "cache_budget_choice", "Give cache_budget or its former name budget, not both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _task_agrees(self) -> Self:
@@ -115,7 +132,7 @@ class Work(Asked):
             model=self.model,
             policy=self.policy,
             scorer=self.scorer,
-            budget=self.budget,
+            cache_budget=self.budget if self.cache_budget is None else self.cache_budget,
             max_output_tokens=self.max_output_tokens,
             temperature=self.temperature,
             seed=self.seed,
@@ -169,7 +186,18 @@ class ProgressOut(Answered):
     updated_at: datetime | None
 
 
-class JobOut(Answered):
+class CacheBudgetOut(Answered):
+    """What has a `cache_budget`; for one more version it can be read under its former name too."""
+
+    cache_budget: int | None
+
+    @computed_field(description="The former name of `cache_budget`.", json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]
+    @property
+    def budget(self) -> int | None:
+        return self.cache_budget
+
+
+class JobOut(CacheBudgetOut):
     """A job and where it stands."""
 
     id: str = Field(examples=["job_06f3k2v5r8c4x1m7d9a0b2e6g8"])
@@ -190,7 +218,10 @@ class JobOut(Answered):
         description="`name@version` once a worker has resolved it; until then as asked for."
     )
     scorer_sha256: str | None
-    budget: int | None = Field(description="As asked for; null leaves it to the scorer. The bill has both.")
+    cache_budget: int | None = Field(
+        validation_alias=AliasChoices("cache_budget", "budget"),  # answers stored for their key of before
+        description="As asked for; null leaves it to the scorer. The bill has both.",
+    )
     max_output_tokens: int
     temperature: float
     seed: int
@@ -279,11 +310,11 @@ class UsageLineOut(Answered):
     currency: str
 
 
-class SettingOut(Answered):
+class SettingOut(CacheBudgetOut):
     """What a document was read with."""
 
     mode: str | None = Field(examples=["budget"])
-    budget: int | None = Field(description="Slots a head; null = no limit.", examples=[512])
+    cache_budget: int | None = Field(description="Slots a head; null = no limit.", examples=[512])
     interval: int | None = Field(description="Tokens between evictions.", examples=[512])
     positions: Positions | None
     regime_matches: bool | None = Field(description="False where a scorer serves elsewhere than it evolved.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from palimpsest.commands import bulk_views, folder_sync
-from palimpsest.commands.common import AsJson, Data, connected, console, out, print_json, wide
+from palimpsest.commands.common import AsJson, CacheBudget, Data, connected, console, out, print_json, wide
 from palimpsest.machine.data_directory import LocalError
 from palimpsest_client import Client
 
@@ -57,7 +57,7 @@ def bulk(
     model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
     policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
     scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Entries each KV head may keep.")] = None,
+    cache_budget: CacheBudget = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Of the collection of a folder here; the folder's if left out.")
@@ -96,7 +96,7 @@ def bulk(
             "model": model,
             "policy": policy,
             "scorer": scorer,
-            "budget": budget,
+            "cache_budget": cache_budget,
             "max_output_tokens": max_output_tokens,
         }
         begun = client.begin_bulk(

@@ -38,6 +38,12 @@ LocalData = Annotated[
     Path | None,
     typer.Option(help="Data directory; PALIMPSEST_DATA_DIR or ~/.local/share/palimpsest if left out."),
 ]
+CacheBudget = Annotated[
+    int | None,
+    typer.Option(
+        "--cache-budget", "--budget", help="Cache entries each KV head may keep; formerly --budget."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answered.")]
 
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.tasks.sized import document_of_tokens
-from palimpsest.commands.common import failing_clearly
+from palimpsest.commands.common import CacheBudget, failing_clearly
 from palimpsest.commands.jobs import follow, say_setting
 from palimpsest.embedded.account import EmbeddedError
 from palimpsest.machine.data_directory import LocalError
@@ -34,7 +34,7 @@ def demo(
     ] = None,
     policy: Annotated[str, typer.Option(help="How the memory is pruned.")] = "namm-key",
     tokens: Annotated[int, typer.Option(min=1000, help="Length of the assembled document.")] = 1_000_000,
-    budget: Annotated[int | None, typer.Option(help="Entries each KV head keeps.")] = None,
+    cache_budget: CacheBudget = None,
     max_output_tokens: Annotated[int, typer.Option(help="For each answer about your own text.")] = 48,
     data: Annotated[Path | None, typer.Option(help="Data directory, as of `palimpsest up`.")] = None,
 ) -> None:
@@ -48,9 +48,9 @@ def demo(
             failing_clearly(),
         ):
             if doc is not None and ask:
-                done = ask_own(service, doc, ask, policy, budget, max_output_tokens)
+                done = ask_own(service, doc, ask, policy, cache_budget, max_output_tokens)
             else:
-                done = ask_planted(service, tokens, policy, budget)
+                done = ask_planted(service, tokens, policy, cache_budget)
     except (LocalError, EmbeddedError) as error:
         console.print(str(error), markup=False)
         raise typer.Exit(1) from None
@@ -60,7 +60,7 @@ def demo(
     console.print("The job stays in Postgres: `palimpsest up`, then `palimpsest jobs`, `palimpsest cost ID`.")
 
 
-def ask_planted(service: Service, tokens: int, policy: str, budget: int | None, seed: int = 0) -> bool:
+def ask_planted(service: Service, tokens: int, policy: str, cache_budget: int | None, seed: int = 0) -> bool:
     """Plant facts in ordinary text, have the service read it, and show answers beside the truth.
 
     The text is Python's own library source and licences, held out from the model's training; names, numbers
@@ -74,7 +74,7 @@ def ask_planted(service: Service, tokens: int, policy: str, budget: int | None, 
         path.write_text(document.text)
         questions = [planted.fact.question for planted in document.facts]
         with Client(service.base_url, service.api_key) as client:
-            job, result = _run(client, path, questions, policy, budget, output_tokens=12)
+            job, result = _run(client, path, questions, policy, cache_budget, output_tokens=12)
             if result is None:
                 return False
             answers = [answer["text"].strip().rstrip(".") for answer in result["answers"]]
@@ -94,11 +94,16 @@ def ask_planted(service: Service, tokens: int, policy: str, budget: int | None, 
 
 
 def ask_own(
-    service: Service, path: Path, questions: list[str], policy: str, budget: int | None, output_tokens: int
+    service: Service,
+    path: Path,
+    questions: list[str],
+    policy: str,
+    cache_budget: int | None,
+    output_tokens: int,
 ) -> bool:
     """Have the service read the user's own file. Returns whether the job succeeded."""
     with Client(service.base_url, service.api_key) as client:
-        job, result = _run(client, path, questions, policy, budget, output_tokens)
+        job, result = _run(client, path, questions, policy, cache_budget, output_tokens)
         if result is None:
             return False
         for answer in result["answers"]:
@@ -113,7 +118,12 @@ def ask_own(
 
 
 def _run(
-    client: Client, path: Path, questions: list[str], policy: str, budget: int | None, output_tokens: int
+    client: Client,
+    path: Path,
+    questions: list[str],
+    policy: str,
+    cache_budget: int | None,
+    output_tokens: int,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Upload, submit, watch. The result is None if the job did not succeed, and the reason is printed."""
     console.print(f"POST /v1/documents  {path.stat().st_size / MIB:.1f} MiB")
@@ -123,7 +133,7 @@ def _run(
         task="ask",
         questions=questions,
         policy=policy,
-        budget=budget,
+        cache_budget=cache_budget,
         max_output_tokens=output_tokens,
     )
     console.print(f"POST /v1/jobs       {job['id']}, {len(questions)} questions")

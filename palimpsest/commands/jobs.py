@@ -10,7 +10,17 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json, wide
+from palimpsest.commands.common import (
+    POLL_SECONDS,
+    AsJson,
+    CacheBudget,
+    Data,
+    connected,
+    console,
+    out,
+    print_json,
+    wide,
+)
 from palimpsest.machine.data_directory import LocalError
 from palimpsest_client import Client
 
@@ -35,7 +45,7 @@ def submit(
     model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
     policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
     scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Entries each KV head may keep.")] = None,
+    cache_budget: CacheBudget = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
     deadline: Annotated[str | None, typer.Option(help="RFC 3339, or seconds from now.")] = None,
@@ -57,7 +67,7 @@ def submit(
             model=model,
             policy=policy,
             scorer=scorer,
-            budget=budget,
+            cache_budget=cache_budget,
             max_output_tokens=max_output_tokens,
             priority=priority,
             deadline=_deadline(deadline),
@@ -221,7 +231,8 @@ def say_setting(setting: dict[str, Any] | None) -> None:
     """What the document was read with, and what of it the scorer was not evolved in."""
     if not setting or setting.get("positions") is None:
         return
-    budget, interval = setting.get("budget"), setting.get("interval")
+    # A result's usage has the library's name for it, a bill the service's.
+    budget, interval = setting.get("cache_budget", setting.get("budget")), setting.get("interval")
     slots = "no limit of slots" if budget is None else f"{budget:,} slots a head"
     evictions = "no evictions" if interval is None else f"an eviction every {interval:,} tokens"
     out.print(

@@ -117,9 +117,9 @@ def _print_book(saved: SavedBook, state: str) -> None:
         _line("Nothing is known of a full cache's speed: there are no realised savings.")
     for one in book.full_cache:
         _line(
-            f"Full cache of {one.model} on {one.device}, against {one.budget} slots a head: reading takes "
-            f"({one.constant:f} + {one.per_token:f} · tokens) times as long; weights {one.weights_bytes:,} "
-            f"bytes. Source: {one.source}"
+            f"Full cache of {one.model} on {one.device}, against {one.cache_budget} slots a head: "
+            f"reading takes ({one.constant:f} + {one.per_token:f} · tokens) times as long; "
+            f"weights {one.weights_bytes:,} bytes. Source: {one.source}"
         )
 
 

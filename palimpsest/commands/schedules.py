@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
+from palimpsest.commands.common import AsJson, CacheBudget, Data, connected, out, print_json, wide
 from palimpsest_client.client import Client, given
 
 app = typer.Typer(
@@ -113,7 +113,7 @@ def create_schedule(
     model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
     policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
     scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Entries each KV head may keep.")] = None,
+    cache_budget: CacheBudget = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
     deadline_seconds: Annotated[float | None, typer.Option(help="From the start of a run.")] = None,
@@ -150,7 +150,7 @@ def create_schedule(
         "model": model,
         "policy": policy,
         "scorer": scorer,
-        "budget": budget,
+        "cache_budget": cache_budget,
         "max_output_tokens": max_output_tokens,
         "priority": priority,
     }

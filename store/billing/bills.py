@@ -59,13 +59,13 @@ _LARGEST = {
 
 
 def of_attempt(
-    lines: Sequence[UsageLine], attempt: Attempt, job: Job, book: PriceBook, budget: int | None
+    lines: Sequence[UsageLine], attempt: Attempt, job: Job, book: PriceBook, cache_budget: int | None
 ) -> dict[str, Any]:
     """A bill's columns.
 
     Args:
         lines: of all the job's attempts; those of later ones are left out.
-        budget: slots a head that the document was read with.
+        cache_budget: slots a head that the document was read with.
     """
     lines = [line for line in lines if line.attempt <= attempt.attempt]
     own = [line for line in lines if line.attempt == attempt.attempt]
@@ -107,7 +107,7 @@ def of_attempt(
     bill["waste_cost"] = cost([line for line in own if line.waste], book, device)
     saved = bill["dense_byte_seconds"] - bill["kv_byte_seconds"]
     bill["allocated_saving"] = book.amount("device_seconds", device, saved / attempt.device_memory_bytes)
-    return bill | _full_cache(lines, attempt, job, book, budget, bill["dense_bytes"])
+    return bill | _full_cache(lines, attempt, job, book, cache_budget, bill["dense_bytes"])
 
 
 def _full_cache(
@@ -115,12 +115,12 @@ def _full_cache(
     attempt: Attempt,
     job: Job,
     book: PriceBook,
-    budget: int | None,
+    cache_budget: int | None,
     dense_bytes: int | None,
 ) -> dict[str, Any]:
     """What the same document would have cost with a full cache, where measured runs say so."""
     nothing = {"full_cache_cost": None, "full_cache_devices": None, "realised_saving": None}
-    full = book.full_cache_of(job.model, attempt.device_type, budget)
+    full = book.full_cache_of(job.model, attempt.device_type, cache_budget)
     own = [line for line in lines if line.attempt == attempt.attempt]
     tokens = largest(own, "tokens.document")
     if attempt.outcome != State.SUCCEEDED or full is None or not tokens:
@@ -195,8 +195,8 @@ def book_attempt(session: Session, job: Job, attempt: Attempt) -> None:
 
 
 def _of_ended(session: Session, lines: Sequence[UsageLine], attempt: Attempt, job: Job) -> dict[str, Any]:
-    budget = (attempt.usage or {}).get("budget")
-    return of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id), budget)
+    slots = (attempt.usage or {}).get("budget")
+    return of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id), slots)
 
 
 def rebuild(session: Session, jobs_at_once: int = 500) -> int:

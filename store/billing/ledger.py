@@ -143,7 +143,7 @@ class Setting:
     """What a document was read with, as the engine reports it; `regime` is a sentence where it departs."""
 
     mode: str | None = None
-    budget: int | None = None
+    cache_budget: int | None = None
     interval: int | None = None
     positions: str | None = None
     regime_matches: bool | None = None
@@ -228,7 +228,9 @@ def _setting(attempts: list[Attempt]) -> Setting | None:
     for attempt in reversed(attempts):
         usage = attempt.usage or {}
         if usage.get("positions") is not None:
-            return Setting(**{field.name: usage.get(field.name) for field in fields(Setting)})
+            # The library calls its slots `budget`.
+            told = usage | {"cache_budget": usage.get("budget")}
+            return Setting(**{field.name: told.get(field.name) for field in fields(Setting)})
     return None
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -96,7 +97,8 @@ class FullCache(BaseModel):
 
     model: str
     device: str
-    budget: int  # slots a head that the pruned runs had
+    # Slots a head that the pruned runs had; books of before say `budget`.
+    cache_budget: int = Field(validation_alias=AliasChoices("cache_budget", "budget"))
     constant: Decimal
     per_token: Decimal
     weights_bytes: int = Field(ge=0)
@@ -150,9 +152,10 @@ class PriceBook(BaseModel):
             return None
         return (quantity * price.amount / UNITS[price.unit]).quantize(MONEY, ROUND_HALF_EVEN)
 
-    def full_cache_of(self, model: str, device: str, budget: int | None) -> FullCache | None:
-        wanted = (model, device, budget)
-        return next((one for one in self.full_cache if (one.model, one.device, one.budget) == wanted), None)
+    def full_cache_of(self, model: str, device: str, cache_budget: int | None) -> FullCache | None:
+        wanted = (model, device, cache_budget)
+        found = ((one, (one.model, one.device, one.cache_budget)) for one in self.full_cache)
+        return next((one for one, key in found if key == wanted), None)
 
 
 def parse(values: Mapping[str, Any]) -> PriceBook:
@@ -176,8 +179,8 @@ def _faults(book: PriceBook) -> Iterator[str]:
         elif unit != price.unit:
             yield f"price.{i}.unit: '{price.meter}' is priced by the {unit}"
     for i, one in enumerate(book.full_cache):
-        if one.budget < 1:
-            yield f"full_cache.{i}.budget: at least 1"
+        if one.cache_budget < 1:
+            yield f"full_cache.{i}.cache_budget: at least 1"
         if abs(one.constant) > HIGHEST_CONSTANT:
             yield f"full_cache.{i}.constant: from -{HIGHEST_CONSTANT} to {HIGHEST_CONSTANT}"
         if not 0 <= one.per_token <= STEEPEST:

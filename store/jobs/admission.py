@@ -53,7 +53,7 @@ class Ask:
     model: str | None = None
     policy: str | None = None
     scorer: str | None = None
-    budget: int | None = None
+    cache_budget: int | None = None
     max_output_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 0
@@ -69,7 +69,7 @@ class Admitted:
     ask: Ask
     card: ModelCard
     policy: str
-    budget: int | None
+    cache_budget: int | None
     prompts: list[str]
     max_output_tokens: int  # for each prompt
     template: str | None  # name@version of a summary's
@@ -88,10 +88,10 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
         summary = prompt_templates.prompts_of(template, ask.points, ask.words)
     prompts = [*summary, *([ask.prompt or ""] if ask.task == "prompt" else ask.questions)]
     # What a KV head may keep when neither client nor scorer is to say; `full` keeps everything.
-    budget = ask.budget or (None if policy == "full" else settings.default_budget)
+    cache_budget = ask.cache_budget or (None if policy == "full" else settings.default_cache_budget)
     longest = _output_tokens(settings, ask, card, template)
     label = template.label if template else None
-    return Admitted(ask, card, policy, budget, prompts, longest, label, len(summary))
+    return Admitted(ask, card, policy, cache_budget, prompts, longest, label, len(summary))
 
 
 def check(session: Session, settings: Settings, owner: Owner, ask: Ask) -> None:
@@ -123,7 +123,7 @@ def new_job(
         model=admitted.card.name,
         policy=admitted.policy,
         scorer_requested=ask.scorer,
-        budget=admitted.budget,
+        cache_budget=admitted.cache_budget,
         max_output_tokens=admitted.max_output_tokens,
         temperature=ask.temperature,
         seed=ask.seed,

@@ -30,7 +30,7 @@ class NewJob:
     model: str
     policy: str
     scorer_requested: str | None = None  # name or name@version; None = the scorer the policy is named after
-    budget: int | None = None  # slots a KV head keeps; None = the engine's default
+    cache_budget: int | None = None  # slots a KV head keeps; None = the engine's default
     max_output_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0

@@ -71,7 +71,7 @@ class Job(Base):
     model: Mapped[str]
     policy: Mapped[str]
     scorer_requested: Mapped[str | None]
-    budget: Mapped[int | None]
+    cache_budget: Mapped[int | None]  # slots a KV head keeps; null = the engine decides
     max_output_tokens: Mapped[int]
     temperature: Mapped[float] = mapped_column(server_default="0")
     seed: Mapped[int] = mapped_column(server_default="0")

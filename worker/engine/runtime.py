@@ -50,7 +50,7 @@ def load(config: Settings) -> Served:
             document=document,
             prompts=tuple(job.prompts),
             policy=job.policy,
-            budget=job.budget,
+            budget=job.cache_budget,
             scorer=(scorer.loaded or scorer.path) if scorer else None,
             max_output_tokens=job.max_output_tokens,
             temperature=job.temperature,

@@ -98,8 +98,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**ASK, "scorer": "namm-key@99"}, "unknown_scorer", "scorer"),
     ({**ASK, "scorer": "other"}, "unknown_scorer", "scorer"),
     ({**ASK, "scorer": "a@b@c"}, "invalid_request", "scorer"),
+    ({**ASK, "cache_budget": 15}, "invalid_request", "cache_budget"),
+    ({**ASK, "cache_budget": 10**400}, "invalid_request", "cache_budget"),
     ({**ASK, "budget": 15}, "invalid_request", "budget"),
-    ({**ASK, "budget": 10**400}, "invalid_request", "budget"),
+    ({**ASK, "budget": 64, "cache_budget": 64}, "invalid_request", None),
     ({**ASK, "max_output_tokens": 0}, "invalid_request", "max_output_tokens"),
     ({**ASK, "max_output_tokens": 10**30}, "invalid_request", "max_output_tokens"),
     ({**ASK, "max_output_tokens": 4097}, "output_too_long", "max_output_tokens"),
@@ -155,14 +157,22 @@ def test_a_model_that_nobody_serves_any_more_is_never_the_default(api: Api, clie
     assert client.post("/v1/jobs", json={**ASK, "model": "yesterday"}).status_code == 201
 
 
-def test_the_default_budget_is_the_settings(api: Api, client: httpx.Client) -> None:
-    assert client.post("/v1/jobs", json=ASK).json()["budget"] is None, "left to the scorer"
-    api.settings.default_budget = 768
-    assert client.post("/v1/jobs", json=ASK).json()["budget"] == 768
-    assert client.post("/v1/jobs", json={**ASK, "budget": 64}).json()["budget"] == 64
+def test_the_default_cache_budget_is_the_settings(api: Api, client: httpx.Client) -> None:
+    assert client.post("/v1/jobs", json=ASK).json()["cache_budget"] is None, "left to the scorer"
+    api.settings.default_cache_budget = 768
+    assert client.post("/v1/jobs", json=ASK).json()["cache_budget"] == 768
+    assert client.post("/v1/jobs", json={**ASK, "cache_budget": 64}).json()["cache_budget"] == 64
     with api.database.session() as session:
         session.execute(text("UPDATE worker_models SET policies = NULL"))
-    assert client.post("/v1/jobs", json={**ASK, "policy": "full"}).json()["budget"] is None
+    assert client.post("/v1/jobs", json={**ASK, "policy": "full"}).json()["cache_budget"] is None
+
+
+def test_a_cache_budget_may_go_by_its_former_name(client: httpx.Client) -> None:
+    made = client.post("/v1/jobs", json={**ASK, "budget": 64}).json()
+    assert (made["cache_budget"], made["budget"]) == (64, 64)
+    described = client.get("/openapi.json").json()["components"]["schemas"]
+    assert described["JobCreate"]["properties"]["budget"]["deprecated"]
+    assert described["JobOut"]["properties"]["budget"]["deprecated"]
 
 
 def test_a_scorer_needs_a_policy_that_takes_one(client: httpx.Client) -> None:

@@ -59,7 +59,7 @@ def submit(process: WorkerProcess) -> Submit:
         with process.blobs.create(documents.blob_key_of(tenant, key)) as file:
             file.write(content)
         asked: dict[str, object] = {"task": "ask", "prompts": ["Who?", "Why?"], "model": "tiny"}
-        asked |= {"policy": "keydiff", "budget": 64, "max_output_tokens": 8}
+        asked |= {"policy": "keydiff", "cache_budget": 64, "max_output_tokens": 8}
         with process.database.session() as session:
             documents.create(
                 session, tenant, key, sha256="", size=len(content), media_type="text/plain", filename=None
@@ -92,7 +92,7 @@ def test_a_document_is_read_answered_and_billed(process: WorkerProcess, submit: 
 
 
 def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProcess, submit: Submit) -> None:
-    job = submit(policy="namm", budget=None)
+    job = submit(policy="namm", cache_budget=None)
     drain_jobs(process)
     with process.database.session() as session:
         row = jobs.result(session, job.tenant_id, job.id)
@@ -152,7 +152,7 @@ def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_s
         (TEXT, {"policy": "nonsense"}, "unknown_policy"),
         (TEXT, {"policy": "namm", "scorer_requested": "nobody@9"}, "unknown_scorer"),
         (TEXT, {"scorer_requested": "namm"}, "scorer_not_used"),
-        (TEXT, {"budget": 1}, "budget_out_of_range"),
+        (TEXT, {"cache_budget": 1}, "budget_out_of_range"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_its_own_code(
@@ -181,7 +181,7 @@ def test_results_carry_the_version_they_ran_on_and_can_be_had_again(
     scale(model, 12)  # untrained, it looks everywhere alike, and what it is left with hardly matters
     process.config = process.config.model_copy(update={"model": str(model)})
     bundled = checkpoint.load(checkpoint.resolve("namm").path)
-    asked = {"policy": "namm", "budget": 64, "temperature": 1.0, "seed": 3, "max_output_tokens": 16}
+    asked = {"policy": "namm", "cache_budget": 64, "temperature": 1.0, "seed": 3, "max_output_tokens": 16}
     first, rows = {}, {}
     for version in ("8", "9"):
         noise = torch.randn(len(bundled.parameters), generator=torch.Generator().manual_seed(int(version)))

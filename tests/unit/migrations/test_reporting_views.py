@@ -44,7 +44,7 @@ def booked(db: Database, submit: Submit) -> list[str]:
     """Four jobs, one of them lost once and then done, and an hour of storage."""
     ids = []
     for n in range(4):
-        ids.append(submit(budget=64, tags={"team": "red"}).id)
+        ids.append(submit(cache_budget=64, tags={"team": "red"}).id)
         with db.session() as session:
             job = _claim(session)
             usage = {

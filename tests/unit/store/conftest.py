@@ -25,7 +25,7 @@ CENTS = prices.parse(
             {
                 "model": "small",
                 "device": "cpu",
-                "budget": 64,
+                "cache_budget": 64,
                 "constant": "0.5",
                 "per_token": "0.01",
                 "weights_bytes": 10 * 1024**3,

@@ -123,7 +123,7 @@ def test_every_phase_and_meter_that_is_used_up_can_be_priced() -> None:
         ("per_token", "-0.1"),
         ("per_token", "1e30"),
         ("weights_bytes", 10**30),
-        ("budget", 0),
+        ("cache_budget", 0),
     ],
 )
 def test_a_full_cache_that_would_break_bills_is_refused(field: str, value: object) -> None:

@@ -203,7 +203,7 @@ def test_job_bills_sum_to_the_report_and_a_rebuild_changes_nothing(
     rng = random.Random(1)
     ids = []
     for i in range(12):
-        ids.append(submit(budget=64, tags={"n": str(i % 2)}).id)
+        ids.append(submit(cache_budget=64, tags={"n": str(i % 2)}).id)
         with db.session() as session:
             [job] = leases.claim(session, ["small"], HOLDER, limit=1, lease_seconds=30)
             assert job.lease_token is not None

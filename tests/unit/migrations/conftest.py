@@ -1,0 +1,5 @@
+"""Fixtures of the store: a database with prices in it, and jobs."""
+
+from tests.unit.store.conftest import db, submit
+
+__all__ = ["db", "submit"]
