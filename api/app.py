@@ -32,8 +32,9 @@ from store import blobs, database, log
 from store.bulk import NotRetryable
 from store.collections import CollectionExists, CollectionInUse, CollectionLive
 from store.errors import IdempotencyMismatch, NotFound, Refused, StoreError
-from store.scorers.activations import NotUsable, NoWayBack
+from store.scorers.activations import NoWayBack
 from store.scorers.registry import VersionExists
+from store.scorers.serving import NotUsable
 from store.settings import Settings
 from store.sources import folders
 

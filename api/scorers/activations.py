@@ -24,7 +24,7 @@ from api.scorers.schemas import (
 from store import audit, tenants
 from store.errors import NotFound
 from store.scorers import activations, registry
-from store.scorers.activations import Alias
+from store.scorers.serving import Alias
 
 router = APIRouter(prefix="/v1", tags=["scorers"])
 

@@ -20,8 +20,8 @@ from api.scorers.uploads import ScorerUpload, receive_scorer
 from store import workers
 from store.errors import NotFound
 from store.scorers import activations, registry
-from store.scorers.activations import NotUsable
 from store.scorers.registry import USABLE, VersionExists
+from store.scorers.serving import NotUsable
 from store.tables.scorers import ScorerVersion
 
 router = APIRouter(prefix="/v1/scorers", tags=["scorers"])

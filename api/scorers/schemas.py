@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.schemas import Answered, Asked, Text
-from store.scorers.activations import Alias
 from store.scorers.guardrails import Bounds
 from store.scorers.registry import VersionState
+from store.scorers.serving import Alias
 
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$"
 MAX_DEPTH = 64

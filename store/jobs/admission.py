@@ -15,7 +15,7 @@ from store.billing.budgets import Action, BudgetState, plain
 from store.errors import Refused
 from store.jobs.repository import NewJob
 from store.prompt_templates import DEFAULT_WORDS, Template
-from store.scorers import activations, registry
+from store.scorers import registry, serving
 from store.scorers.registry import USABLE
 from store.settings import Settings
 from store.tables.jobs import Job
@@ -254,8 +254,8 @@ def _in_registry(session: Session, owner: Owner, ask: Ask, asked: str, model: st
     name, version = registry.split(asked)
     if version is not None:
         try:
-            return activations.usable(session, name, version) is not None
-        except activations.NotUsable as error:
+            return serving.named(session, name, version) is not None
+        except serving.NotUsable as error:
             raise Refused("scorer_not_verified", str(error), "scorer") from None
     job = Job(tenant_id=owner.tenant_id, model=model, tags=dict(ask.metadata))
-    return activations.open_of(session, name, activations.scopes_of(job))[0] is not None
+    return serving.open_in(session, name, serving.scopes_of(job))[0] is not None

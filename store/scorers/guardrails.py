@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from store import audit, log, outbox
 from store.scorers import activations, registry
-from store.scorers.activations import Alias
 from store.scorers.outcomes import AGREED, ANSWERS, MADE, ended_as
+from store.scorers.serving import Alias
 from store.tables.audit import AuditEntry
 from store.tables.billing import Bill
 from store.tables.job_states import State

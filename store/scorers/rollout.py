@@ -10,9 +10,13 @@ from sqlalchemy import Text, case, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store import audit, outbox
 from store.scorers import activations, registry
+from store.tables.jobs import Job
 from store.tables.scorers import Activation, ScorerVersion, WorkerScorer
 from store.tables.workers import Worker, WorkerModel
+
+LOAD_FAILED = "scorer.load_failed"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ def report(
         "loaded_at": case((WorkerScorer.error.is_(None), WorkerScorer.loaded_at), else_=func.now()),
     }
     session.execute(statement.on_conflict_do_update(index_elements=["worker_id", "scorer"], set_=fresh))
+
+
+def note_failed(
+    session: Session, job: Job | None, worker_id: str, version: ScorerVersion, error: str
+) -> None:
+    """Records that a worker could not load a version: why in the audit log, and that it happened as an event
+    for the tenant whose job met it. The error may name the machine's folders, so the event leaves it out."""
+    label = registry.label(version)
+    if job is not None:
+        outbox.add_event(session, job.tenant_id, job.id, LOAD_FAILED, {"scorer": label, "worker": worker_id})
+    audit.note(session, audit.SYSTEM, LOAD_FAILED, label, worker=worker_id, error=error)
 
 
 def forget(session: Session, worker_id: str, scorer: str | None = None) -> None:

@@ -5,13 +5,14 @@ The database is asked for every job and no choice is remembered, so a swap takes
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from store import log
-from store.scorers import activations, fallbacks, registry, rollout
-from store.scorers.activations import Choice, NotUsable
+from store.scorers import registry, rollout, serving
+from store.scorers.serving import NotUsable, Plan
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
 from worker.engine import ScorerPin, Served
@@ -36,34 +37,52 @@ class NotAtHand(Exception):
 
 
 def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
-    """The version that serves the job now, loaded; the one it was pinned to before, if it was.
+    """The scorer that serves the job now, loaded; for a job that has begun, the one it began with.
 
-    When what serves now cannot be loaded, the one before it in its scope serves, and so on down to the
-    bundled one. A job that was pinned runs with the very same file or not at all: raises NotAtHand.
+    What the store plans (`store.scorers.serving`) is tried in order, down to the bundled scorer. A job that
+    has begun runs with the very same file or not at all: raises NotAtHand.
 
     Raises the engine's refusal: `scorer_not_used` for a policy without one, `unknown_scorer`,
-    `scorer_not_verified`; `scorer_unreadable` where the job asks for exactly a version and that cannot be
-    loaded.
+    `scorer_not_verified`; `scorer_unreadable` where the job names a version and that cannot be loaded.
     """
     own = served.scorer_of(job.policy)
     if own is None:
         return Chosen(served.resolve_scorer(job.policy, job.scorer_requested))
-    if job.scorer is not None:
-        return Chosen(_pinned(process, served, job, job.scorer))
-    asked = job.scorer_requested or own
-    exact = registry.split(asked)[1] is not None
     try:
-        choice = process.transaction(lambda session: activations.choose(session, job, asked))
+        plan = process.transaction(lambda session: serving.plan(session, job, own))
     except NotUsable as error:
         raise served.refusal(error.code, str(error)) from None
-    if choice.version is None:
-        return Chosen(served.resolve_scorer(job.policy, asked), choice.shadow)
+    for version in plan.candidates:
+        try:
+            pin = take(process, served, version, job, insist=plan.exact)
+        except Unreadable:
+            continue
+        same = plan.shadow is not None and plan.shadow.id == version.id
+        return Chosen(pin, None if same else plan.shadow)
+    if job.scorer is not None:
+        return Chosen(_begun_bundled(served, job, plan))
+    if plan.bundled is None:
+        raise _refusal(served, plan.candidates[0])
     try:
-        return Chosen(take(process, served, choice.version, job, insist=exact), choice.shadow)
-    except Unreadable:
-        if exact:
-            raise _refusal(served, choice.version) from None
-    return _fall_back(process, served, job, choice)
+        return Chosen(served.resolve_scorer(job.policy, plan.bundled), plan.shadow)
+    except served.refusal:
+        if not plan.candidates:
+            raise
+        raise _refusal(served, plan.candidates[0]) from None  # the runtime has none of this name
+
+
+def _begun_bundled(served: Served, job: Job, plan: Plan) -> ScorerPin:
+    """The runtime's own scorer that the job began with. Raises NotAtHand where it has another or none."""
+    pin = None
+    if plan.bundled is not None:
+        with suppress(served.refusal):
+            pin = served.resolve_scorer(job.policy, plan.bundled)
+    if pin is None or (pin.label, pin.sha256) != (plan.bundled, plan.sha256):
+        raise NotAtHand(
+            f"The job began with the scorer {job.scorer}, and no worker that took it again could load that "
+            "very file. Submit it again to run it with the scorer that serves now."
+        )
+    return pin
 
 
 def prefetch(process: WorkerProcess, served: Served) -> None:
@@ -74,23 +93,6 @@ def prefetch(process: WorkerProcess, served: Served) -> None:
             take(process, served, version, None)
         except Unreadable:
             continue  # noted; jobs will see for themselves
-
-
-def _fall_back(process: WorkerProcess, served: Served, job: Job, choice: Choice) -> Chosen:
-    broken = choice.version
-    assert broken is not None
-    others = process.transaction(lambda session: fallbacks.fallbacks(session, job, broken))
-    for version in others:
-        try:
-            pin = take(process, served, version, job)
-        except Unreadable:
-            continue
-        shadow = choice.shadow if choice.shadow is not None and choice.shadow.id != version.id else None
-        return Chosen(pin, shadow)
-    try:
-        return Chosen(served.resolve_scorer(job.policy, broken.name), choice.shadow)
-    except served.refusal:
-        raise _refusal(served, broken) from None  # the runtime has none of this name
 
 
 def take(
@@ -108,34 +110,9 @@ def take(
 def _note(process: WorkerProcess, version: ScorerVersion, job: Job | None, error: str) -> None:
     try:
         with process.database.session() as session:
-            fallbacks.note_failed(session, job, process.worker_id, version, error)
+            rollout.note_failed(session, job, process.worker_id, version, error)
     except SQLAlchemyError as trouble:
         _log.warning("failure_not_noted", scorer=registry.label(version), error=str(trouble))
-
-
-def _pinned(process: WorkerProcess, served: Served, job: Job, label: str) -> ScorerPin:
-    """Of the registry or the runtime's own; a name and version of both are told apart by the hash."""
-    sha256 = job.scorer_sha256
-    version = process.transaction(lambda session: activations.pinned(session, label, sha256))
-    if version is not None:
-        try:
-            return take(process, served, version, job, insist=True)
-        except Unreadable as error:
-            raise NotAtHand(_kept(label)) from error
-    try:
-        own = served.resolve_scorer(job.policy, label)
-    except served.refusal as refusal:
-        raise NotAtHand(_kept(label)) from refusal
-    if own is None or (own.label, own.sha256) != (label, sha256):
-        raise NotAtHand(_kept(label))
-    return own
-
-
-def _kept(label: str) -> str:
-    return (
-        f"The job began with the scorer {label}, and no worker that took it again could load that very file. "
-        "Submit it anew to run it with what serves now."
-    )
 
 
 def _refusal(served: Served, version: ScorerVersion) -> Exception:

@@ -4,7 +4,7 @@ from sqlalchemy import text
 
 from store import blobs, workers
 from store.scorers import rollout
-from store.scorers.activations import Alias
+from store.scorers.serving import Alias
 from tests.conftest import Api, problem
 from tests.support.registry import activate, add_standin
 

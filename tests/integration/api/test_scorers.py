@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from store import outbox
 from store.scorers import registry
-from store.scorers.activations import Alias
+from store.scorers.serving import Alias
 from tests.conftest import Api, problem
 from tests.support.scorer_files import MANIFEST, TENSORS, manifest
 

@@ -6,8 +6,9 @@ from api.app import REFUSED, create_app
 from api.jobs.schemas import JobCreate
 from store.bulk import NotRetryable
 from store.collections import CollectionExists, CollectionInUse, CollectionLive
-from store.scorers.activations import NotUsable, NoWayBack
+from store.scorers.activations import NoWayBack
 from store.scorers.registry import VersionExists
+from store.scorers.serving import NotUsable
 from store.settings import Settings
 from tests.support import REPOSITORY
 

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from store import audit
 from store.database import Database
 from store.errors import NotFound
-from store.scorers import activations, fallbacks, registry, rollout
-from store.scorers.activations import Alias, choose
+from store.scorers import activations, registry, rollout
 from store.scorers.registry import VersionState
+from store.scorers.serving import Alias, NotUsable, Plan, plan
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
 
@@ -38,15 +38,21 @@ class FakeJob:
     tenant_id: str = "ten_a"
     model: str = "small"
     scorer: str | None = None
+    scorer_sha256: str | None = None
+    scorer_requested: str | None = None
     tags: Any = None
 
     def __post_init__(self) -> None:
         self.tags = self.tags or {}
 
 
-def chosen(session: Session, asked: str = "namm", **job: Any) -> str | None:
-    version = choose(session, FakeJob(**job), asked).version  # type: ignore[arg-type]
-    return version.version if version else None
+def planned(session: Session, asked: str | None = None, **job: Any) -> Plan:
+    return plan(session, FakeJob(scorer_requested=asked, **job), "namm")  # type: ignore[arg-type]
+
+
+def chosen(session: Session, asked: str | None = None, **job: Any) -> str | None:
+    candidates = planned(session, asked, **job).candidates
+    return candidates[0].version if candidates else None
 
 
 def test_the_most_particular_scope_serves(db: Database) -> None:
@@ -132,9 +138,9 @@ def test_a_shadow_is_drawn_among_the_stables_jobs(db: Database) -> None:
         activations.activate(session, make(session, "1"), "global", "k")
         shadow = {"alias": Alias.CANARY, "percent": 0, "shadow_percent": 30}
         activations.activate(session, make(session, "2"), "global", "k", **shadow)  # type: ignore[arg-type]
-        choices = [choose(session, FakeJob(id=f"job_{i}"), "namm") for i in range(300)]  # type: ignore[arg-type]
-        assert {choice.version.version for choice in choices if choice.version} == {"1"}
-        assert 50 < sum(choice.shadow is not None for choice in choices) < 130
+        plans = [planned(session, id=f"job_{i}") for i in range(300)]
+        assert {one.candidates[0].version for one in plans} == {"1"}
+        assert 50 < sum(one.shadow is not None for one in plans) < 130
 
 
 def test_a_pinned_job_keeps_its_version(db: Database) -> None:
@@ -142,10 +148,12 @@ def test_a_pinned_job_keeps_its_version(db: Database) -> None:
         one = make(session, "1")
         activations.activate(session, one, "global", "k")
         activations.activate(session, make(session, "2"), "global", "k")
-        assert activations.pinned(session, "namm@1", "sha-1") is one
-        assert activations.pinned(session, "namm@1", "sha-of-another-file") is None
+        begun = planned(session, scorer="namm@1", scorer_sha256="sha-1")
+        assert begun == Plan((one,), None, "sha-1", exact=True)
+        other = planned(session, scorer="namm@1", scorer_sha256="sha-of-another-file")
+        assert other == Plan((), "namm@1", "sha-of-another-file", exact=True), "perhaps the runtime's own"
         make(session, "3", verify=False)
-        assert activations.pinned(session, "namm@3", None) is None
+        assert planned(session, scorer="namm@3").candidates == ()
         assert chosen(session, "namm@1") == "1", "asked for by version"
         assert chosen(session, "namm-key") is None
         assert chosen(session, "namm@99") is None, "perhaps one of the runtime's own"
@@ -154,12 +162,12 @@ def test_a_pinned_job_keeps_its_version(db: Database) -> None:
 def test_only_verified_versions_serve(db: Database) -> None:
     with db.session() as session:
         raw = make(session, "1", verify=False)
-        with pytest.raises(activations.NotUsable):
+        with pytest.raises(NotUsable):
             activations.activate(session, raw, "global", "k")
-        with pytest.raises(activations.NotUsable):
+        with pytest.raises(NotUsable):
             chosen(session, "namm@1")
         registry.rejected(session, raw, "scorer_not_finite", "it holds a NaN")
-        with pytest.raises(activations.NotUsable, match="rejected"):
+        with pytest.raises(NotUsable, match="rejected"):
             activations.activate(session, raw, "global", "k")
         with pytest.raises(Exception, match="only uploaded"):
             registry.verified(session, raw, blob_key="b", sha256="s", manifest={})
@@ -213,7 +221,6 @@ def test_the_order_of_activations_is_the_databases(db: Database, monkeypatch: py
         assert len(set(seen)) == 4, "a worker sees each one"
         shown = [registry.by_id(session, one.version_id).version for one in activations.history(session)]
         assert shown == ["3", "2", "1"]
-        job: Any = FakeJob()
-        assert [row.version for row in fallbacks.fallbacks(session, job, rows[2])] == ["2", "1"]
+        assert [row.version for row in planned(session).candidates] == ["3", "2", "1"]
         back = activations.rollback(session, "namm", "global", "k", reason="bad")
         assert back.version_id == rows[1].id

@@ -10,8 +10,8 @@ from sqlalchemy import select, text
 from store import audit, jobs, workers
 from store.database import Database
 from store.scorers import activations, rollout
-from store.scorers.activations import Alias
-from store.scorers.fallbacks import LOAD_FAILED
+from store.scorers.rollout import LOAD_FAILED
+from store.scorers.serving import Alias
 from store.tables.jobs import Job
 from store.tables.outbox import OutboxRow
 from store.tables.scorers import ScorerVersion

@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 from store import jobs, workers
 from store.billing import ledger
 from store.database import Database
-from store.scorers.activations import Alias
+from store.scorers.serving import Alias
 from store.settings import Settings
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion, ShadowRun
