@@ -1,4 +1,6 @@
 # Two commands: `make demo` and `make test`. Each makes what it needs in .venv and is quick the second time.
+#   make test-fast         the inner loop: no servers, no herds of processes; under two minutes
+#   make test-long         what looks deeper the longer it runs: fuzzing, many rounds of kills
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
 #   TORCH=torch==2.12.0    another build of PyTorch; TORCH_INDEX_URL=… takes it from another index
 PYTHON ?= python3
@@ -10,19 +12,29 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 STAMP := $(VENV)/.installed-$(subst =,-,$(TORCH))
 
-.PHONY: demo test lint format bench clean install
+.PHONY: demo test test-fast test-long lint format bench clean install
 
 demo: install
 	@$(BIN)/palimpsest demo $(if $(DOC),--doc "$(DOC)") $(if $(ASK),--ask "$(ASK)") $(if $(POLICY),--policy "$(POLICY)") $(if $(TOKENS),--tokens "$(TOKENS)")
 
+# One worker a core, each with a PostgreSQL and a Redis of its own.
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadgroup
+
 test: $(VENV)/.kernels
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) --durations=25 $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.kernels
+	$(PYTEST) -q -m "not herd and not servers" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.kernels
+	PALIMPSEST_LONG_TESTS=1 $(PYTEST) -m deep -o timeout=3600 --durations=25 $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/layout
 
 format: install
 	$(BIN)/ruff format .

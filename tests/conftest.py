@@ -36,6 +36,18 @@ TEMPLATE = "palimpsest_template"
 SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs servers or starts herds of processes; the latter run one after the other."""
+    for item in items:
+        if "chaos" in item.path.parts:
+            item.add_marker(pytest.mark.herd)
+        if item.get_closest_marker("herd"):
+            item.add_marker(pytest.mark.xdist_group("herd"))
+        if "servers" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.servers)
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:
     """Embedded servers of this session's own, under a short directory that their account can reach."""

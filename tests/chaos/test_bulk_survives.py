@@ -15,6 +15,7 @@ from store.bulk import NewBulk
 from store.jobs.admission import Ask, Owner
 from store.tables.bulk import Bulk
 from tests.chaos.conftest import Service, wait_for
+from tests.support.depth import deep
 from tests.support.standin import right_answer
 from worker.bulk import bundle
 
@@ -91,6 +92,7 @@ class Bulks:
         return [json.loads(line) for line in held.splitlines()]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("strategy", ["whole", "map_reduce"])
 def test_killing_anybody_changes_nothing_in_the_bundle(service: Service, folder: Path, strategy: str) -> None:
     made = Bulks(service, folder)
@@ -100,7 +102,7 @@ def test_killing_anybody_changes_nothing_in_the_bundle(service: Service, folder:
     running = {"worker": service.worker("worker0", **quick), "conductor": made.conductor("conductor0")}
     bulk_id = made.begin(strategy)
     chance = random.Random(strategy)
-    for number in range(1, 7):
+    for number in range(1, deep(4, 40)):
         time.sleep(chance.uniform(0.2, 1.5))
         victim = chance.choice(["worker", "conductor"])
         os.killpg(running[victim].pid, signal.SIGKILL)

@@ -30,6 +30,7 @@ from tests.support import REPOSITORY
 from tests.support.standin import right_answer
 
 TEXT = b"The meeting is on Tuesday.\n" * 40
+pytestmark = pytest.mark.herd
 STANDIN = {"PALIMPSEST_ENGINE": "tests.support.standin:load", "PALIMPSEST_MODEL": "small"}
 
 

@@ -26,6 +26,7 @@ from store.tables.billing import UsageLine
 from store.tables.job_states import LEASED, TERMINAL, State
 from store.tables.jobs import Attempt, Job, Result
 from store.tables.outbox import OutboxRow
+from tests.support.depth import deep
 from tests.unit.store.conftest import HOLDER
 
 USAGE = {"seconds": {"read": 1.0}, "tokens_document": 10}
@@ -305,11 +306,12 @@ class Life(RuleBasedStateMachine):
         assert billed == ended
 
 
+@pytest.mark.deep
 def test_every_order_of_events_keeps_the_invariants(db: Database) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Life(db),
         settings=settings(
-            max_examples=30,
+            max_examples=deep(15, 300),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
