@@ -1,4 +1,4 @@
-"""The course of a search as a picture."""
+"""Plot the progress of a search."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def plot(search: "Search", path: Path) -> None:
-    """Draw fitness and share kept by generation, SVG or PNG by suffix."""
+    """Draw fitness and the share kept against the generation; SVG or PNG by suffix."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from namm_runtime.cli import app
 from namm_runtime.errors import Refusal
 from namm_runtime.evolve.config import EvolutionConfig, Stage
-from namm_runtime.evolve.evaluators import Processes
+from namm_runtime.evolve.evaluators import ProcessPoolEvaluator
 from namm_runtime.evolve.search import Search
 from namm_runtime.scorer import checkpoint
 
@@ -44,7 +44,7 @@ def straight(bundled, small, tmp_path_factory):
 
 def test_a_run_goes_through_its_stages(straight, small):
     search, reports = straight
-    assert search.over
+    assert search.finished
     assert [report.stage for report in reports] == [1, 1, 2, 2]
     assert [report.documents for report in reports] == [8, 16, 24, 32]
     provenance = search.result().provenance
@@ -102,7 +102,7 @@ def test_processes_find_what_one_process_finds(bundled, small, straight, tmp_pat
     torch.set_num_threads(1)  # as the processes of the pool have
     try:
         alone = Search(bundled, small, tmp_path / "alone")
-        with Processes(small, 2) as pool:
+        with ProcessPoolEvaluator(small, 2) as pool:
             spread = Search(bundled, small, tmp_path / "spread", pool)
             for one, other in zip(alone.run(), spread.run(), strict=True):
                 assert (one.best, one.mean) == (other.best, other.mean)
@@ -140,7 +140,7 @@ def test_a_stage_ends_when_its_patience_is_spent(bundled, small, tmp_path, monke
     """Nothing is ever better than the start here, so each stage gets its patience and no more."""
     config = replace(small, patience=2, stages=(Stage(("kv",), 9), Stage(("repeated",), 9)))
     search = Search(bundled, config, tmp_path)
-    monkeypatch.setattr(search, "_check", lambda parameters: replace(search.start, fitness=-1.0))
+    monkeypatch.setattr(search, "_validate", lambda parameters: replace(search.start, fitness=-1.0))
     assert [report.stage for report in search.run()] == [1, 1, 2, 2]
     assert search.best.generation == 0
 
