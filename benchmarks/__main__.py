@@ -35,11 +35,11 @@ def everything(context: typer.Context) -> None:
         quality()
         transfer()
         long()
-        tells()
+        separability()
         resume()
-        shares()
+        time_breakdown()
         eager()
-        company()
+        batch_invariance()
         reports()
         swap()
         throughput()
@@ -90,9 +90,14 @@ def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = No
 
 
 @app.command()
-def tells(tokens: int = 4096, documents: int = 12) -> None:
+@app.command("tells", hidden=True)  # its former name
+def separability(tokens: int = 4096, documents: int = 12) -> None:
     """How well attention and keys of the bundled models tell needed values from look-alikes."""
-    _make("tells", [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS], "tells")
+    _make(
+        "separability",
+        [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS],
+        "separability",
+    )
 
 
 @app.command()
@@ -158,12 +163,13 @@ def lengths(
 
 
 @app.command()
-def shares(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
+@app.command("shares", hidden=True)  # its former name
+def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
     """Where reading time goes, beside where the FLOPs go."""
     _make(
-        "shares",
+        "time_breakdown",
         [{"policy": name, "budget": budget, "tokens": tokens} for name in ("namm", "namm-key")],
-        "shares",
+        "time_breakdown",
     )
 
 
@@ -189,9 +195,14 @@ def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
 
 
 @app.command()
-def company(tokens: int = 8192, budget: int = 256) -> None:
+@app.command("company", hidden=True)  # its former name
+def batch_invariance(tokens: int = 8192, budget: int = 256) -> None:
     """How often a keep decision changes when documents share a tensor."""
-    _make("company", [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)], "company")
+    _make(
+        "batch_invariance",
+        [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)],
+        "batch_invariance",
+    )
 
 
 @app.command()

@@ -51,7 +51,7 @@ def measure(model: str, tokens: int, documents: int) -> list[Row]:
             end = sequence.question_start
             with torch.no_grad():
                 trace = traced_forward(llama, torch.tensor([sequence.ids[:end]]), torch.tensor([end]))
-            found.append(_told(trace, torch.tensor(sequence.roles[:end])))
+            found.append(_separability(trace, torch.tensor(sequence.roles[:end])))
         attention, keys = (sum(values) / documents for values in zip(*found, strict=True))
         rows.append(
             {
@@ -67,7 +67,7 @@ def measure(model: str, tokens: int, documents: int) -> list[Row]:
     return rows
 
 
-def _told(trace: Trace, roles: Tensor) -> tuple[float, float]:
+def _separability(trace: Trace, roles: Tensor) -> tuple[float, float]:
     """How well attention and how well keys tell needed values from the others of one document."""
     begin = 3 * len(roles) // 4
     early = torch.arange(len(roles)) < begin

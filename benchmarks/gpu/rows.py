@@ -99,9 +99,11 @@ def rows_together(device: torch.device) -> Row:
 
 def attention_rows(case: checks.Case, dtype: torch.dtype) -> list[Row]:
     """Two calls and their merge on ragged heads, by each kernel that is offered."""
-    device, width, group = case.value.device, case.value.shape[-1], case.attended.group
+    device, width, group = case.value.device, case.value.shape[-1], case.source.group
     rows: list[Row] = []
-    makes = [partial(backends.settled, make, device, dtype, width, group) for make in backends.PREFERENCE]
+    makes = [
+        partial(backends.verified_kernel, make, device, dtype, width, group) for make in backends.PREFERENCE
+    ]
     for make in (lambda: ("plain", plain), *makes):
         try:
             name, kernel = make()

@@ -71,7 +71,7 @@ def _one_pass(
     tokens = query.shape[2]
     aligned = tokens % HOP == 0 and layer.queries is None
     now = context.policy.observes and aligned
-    watched_from = context.first_watched(layer, tokens) if now else tokens
+    watched_from = context.first_observed(layer, tokens) if now else tokens
     _attend(query, key, value, layer, context, scaling, output, watched_from)
     if context.policy.observes and not aligned:
         _watch_later(query, key, value, layer, context, scaling)
@@ -168,7 +168,7 @@ def _watch_later(
     rest = held.shape[2] - ready
     if ready:
         seen = key.shape[2] - rest  # the slots up to the newest ready query
-        first = context.first_watched(layer, ready, before=rest)
+        first = context.first_observed(layer, ready, before=rest)
         if first < ready:
             _attend(held[:, :, :ready], key[:, :, :seen], value, layer, context, scaling, None, first)
     layer.queries = held[:, :, ready:].clone() if rest else None

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from namm_runtime.attention.backends import Backend, choose
+from namm_runtime.attention.backends import Backend, select_backend
 from namm_runtime.attention.context import Context
 from namm_runtime.cache import BoundedCache
 from namm_runtime.errors import Refusal
@@ -73,7 +73,9 @@ class Memory:
         self.interval, self.by_slot = interval, by_slot
         self.cache = self._empty_cache()
         rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
-        backend = backend or choose(model.device, model.model.dtype, model.head_width, model.head_group)
+        backend = backend or select_backend(
+            model.device, model.model.dtype, model.head_width, model.head_group
+        )
         self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
         self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
 

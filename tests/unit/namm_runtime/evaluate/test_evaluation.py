@@ -20,7 +20,7 @@ from namm_runtime.evaluate.budget import Budget
 from namm_runtime.evaluate.evaluation import Evaluation, Settings
 from namm_runtime.evaluate.journal import Journal
 from namm_runtime.evaluate.markdown import markdown
-from namm_runtime.evaluate.metrics import mark
+from namm_runtime.evaluate.metrics import score_answer
 from namm_runtime.evaluate.suite import SUITES, Suite, load
 from namm_runtime.evaluate.unit import PolicySpec
 from namm_runtime.model.loading import load_model
@@ -69,7 +69,7 @@ def test_rows_say_what_the_engine_gave(tiny_model, questions, tmp_path):
     ]  # fmt: skip
     model = load_model(tiny_model)
     evaluation = Evaluation(settings_for(tiny_model, tasks), Journal(tmp_path / "other.jsonl"))
-    marks = {"letters": [], "words": []}
+    scores = {"letters": [], "words": []}
     kept = []
     for document in evaluation.documents:
         path = tmp_path / "document.txt"
@@ -81,9 +81,9 @@ def test_rows_say_what_the_engine_gave(tiny_model, questions, tmp_path):
         run = Engine(model).complete(request)
         kept.append(run.usage.kept_fraction)
         for item, answer in zip(document.items, run.answers, strict=True):
-            marks[item.task].append(mark(answer.text, item))
+            scores[item.task].append(score_answer(answer.text, item))
     row = row_of(report, "h2o", "64")
-    by_task = {task: sum(found) / len(found) for task, found in marks.items()}
+    by_task = {task: sum(found) / len(found) for task, found in scores.items()}
     assert row["score"] == pytest.approx(sum(by_task.values()) / 2, abs=1e-6)
     assert row["tasks"]["words"]["score"] == pytest.approx(by_task["words"], abs=1e-6)
     assert row["kept_fraction"] == pytest.approx(sum(kept) / 4, abs=1e-6)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from namm_runtime.cli import app
 from namm_runtime.evaluate.unit import PolicySpec
 from namm_runtime.memory_map.page import page
-from namm_runtime.memory_map.retention import Remembered, Tokenised, remember
-from namm_runtime.memory_map.token_kinds import KINDS, kinds
+from namm_runtime.memory_map.retention import Retention, TokenisedDocument, measure_retention
+from namm_runtime.memory_map.token_kinds import TOKEN_KINDS, classify_tokens
 from namm_runtime.model.loading import LoadedModel, load_model
 from tests.support.tiny import save_tiny_llama
 
@@ -69,13 +69,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def mapped(
     model: LoadedModel, path: Path, *policies: str, slots: int = 64, interval: int = 32, **more: int
-) -> tuple[str, list[Remembered], Tokenised]:
-    document = Tokenised.read(path, model.tokenizer)
+) -> tuple[str, list[Retention], TokenisedDocument]:
+    document = TokenisedDocument.read(path, model.tokenizer)
     readings = [
-        remember(model, path, spec, None if spec.policy == "full" else slots, interval, "auto")
+        measure_retention(model, path, spec, None if spec.policy == "full" else slots, interval, "auto")
         for spec in map(PolicySpec.parse, policies)
     ]
-    of_tokens, decided = kinds(document, path.name)
+    of_tokens, decided = classify_tokens(document, path.name)
     return (
         page(path.name, model, document, readings, of_tokens, decided, interval, **more),
         readings,
@@ -169,11 +169,11 @@ def test_very_long_documents_leave_out_what_nobody_holds_and_say_so(model, tmp_p
 def kind_of(text: str, name: str, model: LoadedModel, tmp_path: Path) -> dict[str, str]:
     path = tmp_path / name
     path.write_text(text)
-    document = Tokenised.read(path, model.tokenizer)
-    of_tokens, _ = kinds(document, name)
-    found: dict[str, str] = dict.fromkeys(KINDS, "")
+    document = TokenisedDocument.read(path, model.tokenizer)
+    of_tokens, _ = classify_tokens(document, name)
+    found: dict[str, str] = dict.fromkeys(TOKEN_KINDS, "")
     for start, kind in dict(zip(document.starts.tolist(), of_tokens.tolist(), strict=False)).items():
-        found[KINDS[kind]] += text[start]
+        found[TOKEN_KINDS[kind]] += text[start]
     return found
 
 
