@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from namm_runtime.errors import Refusal
+from namm_runtime.process_pool import exit_at_end_of_input
 from namm_runtime.scorer import checkpoint, manifest
 from namm_runtime.scorer.checkpoint import Scorer
 
@@ -146,16 +146,6 @@ def smoke_read(scorer: Path) -> None:
         raise Refusal("scorer_cannot_read", "a short document was read and nothing of it was dropped")
 
 
-def _end_with_parent() -> None:
-    """Whoever runs this holds the other end of a pipe: once it is gone, nobody waits for a verdict."""
-
-    def wait() -> None:
-        os.read(0, 1)  # not through sys.stdin, whose lock Python wants when it ends
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main() -> None:
     """Verifies and writes the verdict. A defect or a lack of memory ends the process with another status."""
     parser = argparse.ArgumentParser(prog="python -m namm_runtime.verify")
@@ -163,10 +153,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True)
-    parser.add_argument("--end-with-parent", action="store_true", help="when standard input is closed")
+    parser.add_argument("--end-with-parent", action="store_true", help="exit when standard input is closed")
     asked = parser.parse_args()
     if asked.end_with_parent:
-        _end_with_parent()
+        exit_at_end_of_input()
     torch.set_num_threads(1)
     verdict = verify(asked.folder, asked.out, asked.name, asked.version)
     (asked.out / "verdict.json").write_text(json.dumps(verdict) + "\n")

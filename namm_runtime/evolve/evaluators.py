@@ -1,20 +1,16 @@
 """Evaluate candidates in this process, or in a pool of processes."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.config import EvolutionConfig
 from namm_runtime.evolve.fitness import Scores, evaluate_population
 from namm_runtime.model.loading import LoadedModel, load_model
+from namm_runtime.process_pool import ProcessPool
 from namm_runtime.scorer.checkpoint import Scorer
 
 Task = tuple[Tensor, DocumentSample]
@@ -51,8 +47,7 @@ class ProcessPoolEvaluator:
     """Evaluates in a pool of single-threaded processes, which exit when this process does."""
 
     def __init__(self, config: EvolutionConfig, count: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(config,))
+        self._pool = ProcessPool(count, _initialise, config)
 
     def evaluate(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Scores]:
         return list(self._pool.map(_evaluate, [scorer] * len(tasks), tasks))
@@ -71,18 +66,9 @@ class ProcessPoolEvaluator:
 _evaluator: LocalEvaluator | None = None
 
 
-def _begin(config: EvolutionConfig) -> None:
+def _initialise(config: EvolutionConfig) -> None:
     global _evaluator
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
     _evaluator = LocalEvaluator(load_model(config.model), config)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _evaluate(scorer: Scorer, task: Task) -> Scores:
