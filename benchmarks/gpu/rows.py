@@ -26,6 +26,7 @@ import torch
 from benchmarks import batch_invariance
 from benchmarks.gpu import answers, checks, reading
 from benchmarks.gpu.reading import Setting
+from namm_runtime.atomic_file import write_text
 from namm_runtime.attention import backends
 from namm_runtime.attention.backends import probe
 from namm_runtime.attention.columns import fold_tiles
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def keep(part: str, row: Row) -> None:
         result[part].append(row)
-        (options.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_text(options.out / "gpu.json", json.dumps(result, indent=1) + "\n")
         sys.stdout.write(f"{part}: {json.dumps({k: v for k, v in row.items() if k != 'series'})}\n")
         sys.stdout.flush()
 

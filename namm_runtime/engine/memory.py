@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from copy import copy
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from namm_runtime.atomic_file import replacing
 from namm_runtime.attention.backends import Backend, select_backend
 from namm_runtime.attention.context import Context
 from namm_runtime.cache import BoundedCache
@@ -190,14 +190,11 @@ class Memory:
             "extra": json.dumps(extra or {}),
             "digest": _digest(tensors),
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, partial, metadata)
-        except SafetensorError as error:  # what safetensors makes of a full disk or a closed directory
-            raise OSError(f"cannot write {partial}: {error}") from error
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial:
+            try:
+                save_file(tensors, partial, metadata)
+            except SafetensorError as error:  # safetensors raises it for a full disk or a read-only directory
+                raise OSError(f"cannot write {partial}: {error}") from error
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that was kept and seen, `LAYER.NAME` → the slots in use."""

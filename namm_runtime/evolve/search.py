@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from namm_runtime.atomic_file import write_text
 from namm_runtime.errors import Refusal
 from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.config import SEEDS_A_GENERATION, EvolutionConfig
@@ -122,9 +123,9 @@ class Search:
             self.scorer = build_initial_scorer(model, config)
             self.start = self._validate(self.scorer.parameters)
             self.scorer.save(directory / "start")
-            _write(directory / "log.jsonl", "")
+            write_text(directory / "log.jsonl", "")
             record = {"config": config.to_dict(), "revision": model.revision, "start": asdict(self.start)}
-            _write(directory / "run.json", json.dumps(record, indent=1) + "\n")
+            write_text(directory / "run.json", json.dumps(record, indent=1) + "\n")
         else:
             self.scorer, self.start = (
                 checkpoint.load(directory / "start"),
@@ -150,7 +151,7 @@ class Search:
         while not self.finished:
             report = self._generation()
             self.log.append(asdict(report))
-            _write(self.directory / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
+            write_text(self.directory / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
             self._advance_stage()
             yield report
 
@@ -280,12 +281,6 @@ def _read_run(directory: Path, config: EvolutionConfig, model: LoadedModel) -> d
             "bad_config", f"{directory} holds a run of another config or model; choose another directory"
         )
     return record
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(content)
-    partial.replace(path)
 
 
 def _options(config: EvolutionConfig) -> dict[str, Any]:
