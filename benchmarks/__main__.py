@@ -17,7 +17,6 @@ from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
 from namm_runtime.bundled import MODEL_DIR, MODELS
 
-RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
 LEARNED = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed"
 POLICIES = f"{LEARNED},keydiff,h2o,snapkv,l2,streaming"  # of the suites
@@ -106,7 +105,7 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
 
     Each directory holds `model` and `scorer`, made by `namm_runtime.training.train` and `namm evolve`.
     """
-    reports = {0: json.loads((RESULTS / "quality.json").read_text())}
+    reports = {0: json.loads((tables.RESULTS / "quality.json").read_text())}
     for run in (path.resolve() for path in runs):
         policies = f"full,{quality_tables.HEADLINE}={run / 'scorer'},{','.join(quality_tables.BESIDE)}"
         _measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
@@ -118,7 +117,7 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
 def _evaluate(
     name: str, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
 ) -> None:
-    _measure(RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit)
+    _measure(tables.RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit)
     render()
 
 
@@ -278,8 +277,8 @@ def _run(module: str, setting: Row) -> list[Row]:
 
 
 def _write(name: str, rows: list[Row]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    tables.RESULTS.mkdir(exist_ok=True)
+    (tables.RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     render()
 
 

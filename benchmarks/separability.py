@@ -13,12 +13,12 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from benchmarks.labels import Row
 from namm_runtime.bundled import MODELS
 from namm_runtime.machine import machine
 from namm_runtime.tasks.layout import FLAVOURS
@@ -27,8 +27,6 @@ from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.suite import encoder
 from namm_runtime.training.circuit_init import MATCH_LAYER
 from namm_runtime.training.traced_forward import Trace, attention_from, key_similarity, traced_forward
-
-Row = dict[str, Any]
 
 FAMILIES = ("instructed", "overwritten", "distractors", "keypoints")  # that state values nobody asks for
 _QUESTIONS = 8

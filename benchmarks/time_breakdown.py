@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.lengths import write_ids
-from benchmarks.measure import machine
 from benchmarks.stopwatch import Stopwatch
 from namm_runtime import cache, policies
 from namm_runtime.attention import bounded
 from namm_runtime.attention.spectrogram import BINS, FRAME, HOP
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.machine import machine
 from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer import checkpoint

@@ -26,13 +26,13 @@ import torch
 from benchmarks import batch_invariance
 from benchmarks.gpu import answers, checks, reading
 from benchmarks.gpu.reading import Setting
+from benchmarks.labels import Row
 from namm_runtime.atomic_file import write_text
 from namm_runtime.attention import backends
 from namm_runtime.attention.backends import probe
 from namm_runtime.attention.columns import fold_tiles
 from namm_runtime.attention.flash import plain
 
-Row = dict[str, Any]
 # Relative errors. Half precision is compared with a double-precision oracle over the same rounded inputs.
 FOLD_LIMITS = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "torch": 1e-5}
 OUTPUT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}

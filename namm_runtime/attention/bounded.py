@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from namm_runtime.attention.context import HOP, Context
+from namm_runtime.attention.context import Context
+from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.attention.two_pass import two_pass_attention
 from namm_runtime.attention.workspace import take
 from namm_runtime.cache import BoundedLayer

@@ -9,8 +9,6 @@ from namm_runtime.attention.backends import Backend
 from namm_runtime.attention.rope import Rotation
 from namm_runtime.cache import BoundedCache, BoundedLayer
 
-HOP = 16  # policies see queries in multiples of this
-
 
 class Observer(Protocol):
     """What attention needs of a policy."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from namm_runtime.atomic_file import replacing
 from namm_runtime.attention.backends import Backend, select_backend
 from namm_runtime.attention.context import Context
+from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.cache import BoundedCache
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
@@ -53,12 +54,15 @@ class Memory:
         backend: Backend | None = None,
         watch_last: int | None = None,
     ) -> None:
-        if interval < 16 or interval % 16:
+        if interval < HOP or interval % HOP:
             raise Refusal(
-                "bad_interval", f"the eviction interval must be a multiple of 16 above 0: {interval}"
+                "bad_interval", f"the eviction interval must be a positive multiple of {HOP}, not {interval}"
             )
-        if watch_last is not None and (watch_last % 16 or not 0 < watch_last <= interval):
-            raise Refusal("bad_interval", f"a policy sees 16, 32, … {interval} queries, not {watch_last}")
+        if watch_last is not None and (watch_last % HOP or not 0 < watch_last <= interval):
+            raise Refusal(
+                "bad_interval",
+                f"watch_last must be a multiple of {HOP} from {HOP} to {interval}, not {watch_last}",
+            )
         if policy.mode == "parity" and model.shard[1] > 1:
             raise Refusal(
                 "regime_mismatch",

@@ -20,9 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from namm_runtime.attention.columns import ColumnSource
+from namm_runtime.attention.kernels import LOG2_E
 from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram, dft_basis
 
-LOG2_E = 1.4426950408889634
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 
 
