@@ -92,11 +92,11 @@ def test_scores_take_the_same_for_any_number_of_documents(model, make_scorer):
 def test_it_is_the_parts_that_bound_it(model, make_scorer, monkeypatch):
     """With a limit that nothing exceeds, temporaries grow with the batch: the tests above can fail."""
     attend, score, _ = a_layer(model, make_scorer, 48)
-    bounded = peak(attend), peak(score)
+    limited = peak(attend), peak(score)
     monkeypatch.setattr(namm, "SCORE_BYTES", 1 << 40)
-    assert peak(score) > 3 * bounded[1]
+    assert peak(score) > 3 * limited[1]
     monkeypatch.setattr(bounded, "TILE_BYTES", 1 << 40)
-    assert peak(attend) > 3 * bounded[0]
+    assert peak(attend) > 3 * limited[0]
 
 
 @pytest.mark.parametrize("tokens", [512, 37])

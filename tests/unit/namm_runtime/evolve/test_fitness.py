@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from namm_runtime import policies
-from namm_runtime.evolve.batches import FOREVER, DocumentSample, make_document_batch
+from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.fitness import (
     Scores,
     evaluate_full_cache,
@@ -16,31 +16,10 @@ from namm_runtime.evolve.fitness import (
 )
 from namm_runtime.evolve.initial_scorer import build_initial_scorer
 from namm_runtime.evolve.oracle import Teacher
-from namm_runtime.tasks.families import FAMILIES
 
 
 def sample(*families, split="train", seed=5):
     return DocumentSample(split, seed, families)
-
-
-def test_documents_are_as_long_as_asked_and_fit_the_cache(bundled, small):
-    config = replace(small, tokens=1024, interval=256, budget=128)
-    batch = make_document_batch(bundled, config, sample(*FAMILIES))
-    assert batch.documents.shape == (len(FAMILIES), 1024)
-    needed = (batch.until == FOREVER).sum(1)
-    assert (needed > 1).all()
-    assert (needed <= config.relevant * config.budget + 1).all()  # and the opening token
-    assert batch.answers.any(1).all()
-    assert batch.questions.shape[1] <= config.interval
-
-
-def test_a_draw_is_the_same_everywhere_and_in_parts(bundled, small):
-    whole = sample("kv", "repeated", "kv")
-    batch = make_document_batch(bundled, small, whole)
-    parts = [make_document_batch(bundled, small, part) for part in whole.chunks(2)]
-    assert torch.equal(torch.cat([part.documents for part in parts]), batch.documents)
-    other = make_document_batch(bundled, small, sample("kv", "repeated", "kv", split="validation"))
-    assert not torch.equal(other.documents, batch.documents)
 
 
 def test_a_candidate_is_judged_as_it_would_be_alone(bundled, small):
@@ -87,18 +66,3 @@ def test_a_threshold_makes_the_size_count(bundled, small):
     full = torch.ones(1)
     dear, cheap = (fitness(scores, full, ["kv"], weight) for weight in (50.0, 0.0))
     assert dear[1] - cheap[1] > dear[0] - cheap[0]
-
-
-def test_a_value_is_needed_until_it_is_stated_anew(bundled, small):
-    config = replace(small, tokens=1024, interval=256, budget=256)
-    batch = make_document_batch(bundled, config, sample("overwritten"))
-    until, ids = batch.until[0].tolist(), batch.documents[0].tolist()
-    passing = sorted({end for end in until if 0 < end < FOREVER})
-    assert passing
-    for end in passing:
-        first = until.index(end)
-        old, new = (bundled.tokenizer.decode(ids[:at]).rpartition("\n")[2].split() for at in (first, end))
-        assert old[:2] == new[:2], "the same record"
-        assert old[2] < new[2], "by a later letter"
-        assert first < end
-        assert until[end] > end
