@@ -17,7 +17,6 @@ from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
 from namm_runtime.bundled import MODEL_DIR, MODELS
 
-RESULTS = Path(__file__).parent / "results"
 MILLION = 1_000_000
 LEARNED = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed"
 POLICIES = f"{LEARNED},keydiff,h2o,snapkv,l2,streaming"  # of the suites
@@ -35,11 +34,11 @@ def everything(context: typer.Context) -> None:
         quality()
         transfer()
         long()
-        tells()
+        separability()
         resume()
-        shares()
+        time_breakdown()
         eager()
-        company()
+        batch_invariance()
         reports()
         swap()
         throughput()
@@ -90,9 +89,14 @@ def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = No
 
 
 @app.command()
-def tells(tokens: int = 4096, documents: int = 12) -> None:
+@app.command("tells", hidden=True)  # its former name
+def separability(tokens: int = 4096, documents: int = 12) -> None:
     """How well attention and keys of the bundled models tell needed values from look-alikes."""
-    _make("tells", [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS], "tells")
+    _make(
+        "separability",
+        [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS],
+        "separability",
+    )
 
 
 @app.command()
@@ -101,7 +105,7 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
 
     Each directory holds `model` and `scorer`, made by `namm_runtime.training.train` and `namm evolve`.
     """
-    reports = {0: json.loads((RESULTS / "quality.json").read_text())}
+    reports = {0: json.loads((tables.RESULTS / "quality.json").read_text())}
     for run in (path.resolve() for path in runs):
         policies = f"full,{quality_tables.HEADLINE}={run / 'scorer'},{','.join(quality_tables.BESIDE)}"
         _measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
@@ -113,7 +117,7 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
 def _evaluate(
     name: str, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
 ) -> None:
-    _measure(RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit)
+    _measure(tables.RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit)
     render()
 
 
@@ -158,12 +162,13 @@ def lengths(
 
 
 @app.command()
-def shares(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
+@app.command("shares", hidden=True)  # its former name
+def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
     """Where reading time goes, beside where the FLOPs go."""
     _make(
-        "shares",
+        "time_breakdown",
         [{"policy": name, "budget": budget, "tokens": tokens} for name in ("namm", "namm-key")],
-        "shares",
+        "time_breakdown",
     )
 
 
@@ -189,9 +194,14 @@ def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
 
 
 @app.command()
-def company(tokens: int = 8192, budget: int = 256) -> None:
+@app.command("company", hidden=True)  # its former name
+def batch_invariance(tokens: int = 8192, budget: int = 256) -> None:
     """How often a keep decision changes when documents share a tensor."""
-    _make("company", [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)], "company")
+    _make(
+        "batch_invariance",
+        [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)],
+        "batch_invariance",
+    )
 
 
 @app.command()
@@ -267,8 +277,8 @@ def _run(module: str, setting: Row) -> list[Row]:
 
 
 def _write(name: str, rows: list[Row]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    tables.RESULTS.mkdir(exist_ok=True)
+    (tables.RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     render()
 
 

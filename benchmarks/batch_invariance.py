@@ -10,21 +10,19 @@ bundled model and its scorer `namm`; `benchmarks.gpu` has it on a GPU.
 
 import json
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import machine
+from benchmarks.labels import Row
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.engine.memory import Memory
+from namm_runtime.machine import machine
 from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.checkpoint import Scorer
 from namm_runtime.tasks import make_document
-
-Row = dict[str, Any]
 
 
 class Watched(Namm):

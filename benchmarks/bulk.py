@@ -19,14 +19,20 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.measure import machine
+from namm_runtime.machine import machine
 from namm_runtime.tasks import make_document
 from palimpsest.machine.supervisor import Service, running
 from tests.support.standin import right_answer
 
 ASKED = {"task": "summarize", "template": "key-points", "points": 1, "max_output_tokens": 24}
 STANDIN = {"PALIMPSEST_ENGINE": "tests.support.standin:load", "PALIMPSEST_STANDIN_SECONDS": "0"}
-VICTIMS = ("worker", "conductor", "api", "scheduler", "relay")
+VICTIMS = {  # name → what its command line contains
+    "worker": "celery",
+    "conductor": "worker.bulk.conductor",
+    "api": "uvicorn",
+    "scheduler": "worker.loops.scheduler",
+    "relay": "worker.loops.relay",
+}
 PATIENCE = 3 * 3600.0
 
 
@@ -105,7 +111,7 @@ def _conduct(service: Service, source: str, kills: int, rng: random.Random) -> d
             progress = bulk["progress"]
             if done < kills and progress["done"] * (kills + 1) > progress["documents"] * (done + 1) > 0:
                 done += 1
-                _kill(rng.choice(VICTIMS))
+                _kill(rng.choice(tuple(VICTIMS)))
     raise TimeoutError(f"{bulk['id']} is still {bulk['state']}")
 
 
@@ -116,10 +122,9 @@ def _policy(client: httpx.Client) -> str:
 
 def _kill(name: str) -> None:
     """A child of this process and all that belongs to it; the supervisor brings it back."""
-    marks = {"worker": "celery", "api": "uvicorn"}
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if marks.get(name, f"worker.{name}") in " ".join(child.cmdline()):
+            if VICTIMS[name] in " ".join(child.cmdline()):
                 os.kill(child.pid, signal.SIGKILL)
 
 

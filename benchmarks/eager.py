@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.measure import machine, peak_rss
+from benchmarks.measure import peak_rss
 from namm_runtime.attention.bounded import bounded_attention
 from namm_runtime.attention.context import Context
 from namm_runtime.attention.rope import Rotation
 from namm_runtime.attention.spectrogram import BINS, FRAME, HOP
 from namm_runtime.cache import BoundedCache
+from namm_runtime.machine import machine
 from namm_runtime.model.loading import load_model
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer import checkpoint

@@ -22,16 +22,17 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from benchmarks.measure import machine, peak_rss
+from benchmarks.labels import Row
+from benchmarks.measure import peak_rss
 from benchmarks.reading_time_fit import Quadratic
 from namm_runtime import policies
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.machine import machine
 from namm_runtime.model.loading import load_model
 from namm_runtime.scorer import checkpoint
 from namm_runtime.tasks.sized import document_of_tokens
 
-Row = dict[str, Any]
 Run = Callable[[Row], list[Row]]  # measures one setting of `read`, but for the ids
 FULL = "full"
 LENGTHS = (1 << 14, 1 << 16, 1 << 18, 1 << 20)

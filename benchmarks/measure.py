@@ -4,10 +4,8 @@
 """
 
 import json
-import multiprocessing
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from namm_runtime.engine import Engine, Request
 from namm_runtime.engine.memory import CHUNK
 from namm_runtime.machine import machine
 from namm_runtime.model.loading import load_model
+from namm_runtime.process_pool import ProcessPool
 from namm_runtime.tasks.sized import document_of_tokens
 
 
@@ -35,7 +34,7 @@ def measure(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "document.txt"
         # In a process of its own: making the document takes more memory than reading it.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPool(1) as pool:
             planted = pool.submit(_write_document, path, tokens, facts, seed, filler).result()
         model = load_model("bundled")
         begun = peak_rss()

@@ -36,7 +36,7 @@ def headline(report: dict[str, Any]) -> str:
     return "\n".join([*table(head, lines), "", caption])
 
 
-def tells(rows: list[dict[str, Any]]) -> str:
+def separability(rows: list[dict[str, Any]]) -> str:
     """How well a model's attention and keys tell needed values from look-alikes."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     head = ["values nobody asks for", *(f"{model}, by {sense}" for model in models for sense in _SENSES)]

@@ -6,18 +6,15 @@
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event, text
 
-import migrations
-from benchmarks.measure import machine
-from palimpsest.embedded.servers import EmbeddedServers
+from benchmarks.embedded_service import embedded_postgres
+from namm_runtime.machine import machine
 from store.billing import bills, ledger, reports
 from store.billing.time_buckets import Width
 from store.database import Database
@@ -62,15 +59,8 @@ LINES_A_JOB = 18
 
 def measure(rows: int) -> dict[str, Any]:
     """Fill a ledger and ask it."""
-    with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
-        servers = EmbeddedServers(Path(folder), durable=False)
-        try:
-            servers.start(redis=False)
-            migrations.upgrade(servers.database_url)
-            database = Database(servers.database_url)
-            return _ask(database, rows) | {"machine": machine()}
-        finally:
-            servers.destroy()
+    with embedded_postgres() as (url, _):
+        return _ask(Database(url), rows) | {"machine": machine()}
 
 
 def _ask(database: Database, rows: int) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.measure import machine
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.engine import Engine, Request
+from namm_runtime.machine import machine
 from namm_runtime.model.loading import load_model
 from namm_runtime.tasks.sized import document_of_tokens
 

@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import text
 
 from benchmarks.bulk import STANDIN
-from benchmarks.measure import machine
+from namm_runtime.machine import machine
 from palimpsest.machine.supervisor import Service, running
 from store import documents, schedules, tenants
 from store.blobs import Blobs, connect

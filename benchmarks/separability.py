@@ -13,12 +13,12 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from benchmarks.labels import Row
 from namm_runtime.bundled import MODELS
 from namm_runtime.machine import machine
 from namm_runtime.tasks.layout import FLAVOURS
@@ -27,8 +27,6 @@ from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.suite import encoder
 from namm_runtime.training.circuit_init import MATCH_LAYER
 from namm_runtime.training.traced_forward import Trace, attention_from, key_similarity, traced_forward
-
-Row = dict[str, Any]
 
 FAMILIES = ("instructed", "overwritten", "distractors", "keypoints")  # that state values nobody asks for
 _QUESTIONS = 8
@@ -51,7 +49,7 @@ def measure(model: str, tokens: int, documents: int) -> list[Row]:
             end = sequence.question_start
             with torch.no_grad():
                 trace = traced_forward(llama, torch.tensor([sequence.ids[:end]]), torch.tensor([end]))
-            found.append(_told(trace, torch.tensor(sequence.roles[:end])))
+            found.append(_separability(trace, torch.tensor(sequence.roles[:end])))
         attention, keys = (sum(values) / documents for values in zip(*found, strict=True))
         rows.append(
             {
@@ -67,7 +65,7 @@ def measure(model: str, tokens: int, documents: int) -> list[Row]:
     return rows
 
 
-def _told(trace: Trace, roles: Tensor) -> tuple[float, float]:
+def _separability(trace: Trace, roles: Tensor) -> tuple[float, float]:
     """How well attention and how well keys tell needed values from the others of one document."""
     begin = 3 * len(roles) // 4
     early = torch.arange(len(roles)) < begin

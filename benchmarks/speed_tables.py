@@ -1,4 +1,4 @@
-"""The tables of speed: lengths, shares and the eager path."""
+"""The tables of speed: lengths, the time breakdown and the eager path."""
 
 from benchmarks.labels import LABELS, MIB, Row, made, table
 from benchmarks.reading_time_fit import Quadratic
@@ -88,7 +88,7 @@ def _rounded(length: float) -> str:
     return "never reached" if length == float("inf") else f"about {float(f'{length:.2g}'):,.0f}"
 
 
-def shares(rows: list[Row]) -> str:
+def time_breakdown(rows: list[Row]) -> str:
     """Each part's time beside its FLOPs, with the sums of groups."""
     blocks: list[str] = []
     head = ["part", "seconds", "share of time", "share of FLOPs", "time / FLOPs"]

@@ -14,14 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import migrations
-from benchmarks.measure import machine
+from benchmarks.embedded_service import worker_process
+from namm_runtime.machine import machine
 from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.checkpoint import Scorer
-from palimpsest.embedded.servers import EmbeddedServers
-from store import documents, jobs, log, tenants, workers
+from store import documents, jobs, tenants
 from store.blobs import Blobs
-from store.database import Database
 from store.scorers import activations, registry
 from store.settings import Settings
 from store.tables.job_states import TERMINAL, State
@@ -53,30 +51,9 @@ def load(config: Settings) -> Served:
 
 def measure(swaps: int = SWAPS) -> list[dict[str, Any]]:
     """One row for a worker that waits for work, one for a worker that always has some."""
-    with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
-        servers = EmbeddedServers(Path(folder) / "servers", durable=False)
-        try:
-            servers.start(redis=False)
-            migrations.upgrade(servers.database_url)
-            values = {
-                "DATABASE_URL": servers.database_url,
-                "data_dir": folder,
-                "log_level": "ERROR",
-                "engine": f"{__name__}:load",
-            }
-            config = Settings.model_validate(values)
-            log.configure(config)
-            database = Database(config.database)
-            with database.session() as session:
-                workers.register(session, "wrk_bench", "here", "cpu")
-                tenants.ensure(session)
-            process = WorkerProcess(config, database, "wrk_bench")
-            process.serve()
-            rows = [_swaps(process, swaps, busy) for busy in (False, True)]
-            database.close()
-            return [row | {"machine": machine()} for row in rows]
-        finally:
-            servers.destroy()
+    with worker_process(engine=f"{__name__}:load") as process:
+        process.serve()
+        return [_swaps(process, swaps, busy) | {"machine": machine()} for busy in (False, True)]
 
 
 def _swaps(process: WorkerProcess, swaps: int, busy: bool) -> dict[str, Any]:

@@ -9,21 +9,17 @@ import hashlib
 import json
 import random
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-import migrations
-from benchmarks.measure import machine
+from benchmarks.embedded_service import worker_process
 from namm_runtime.engine.engine import LONG
+from namm_runtime.machine import machine
 from namm_runtime.tasks import make_document
-from palimpsest.embedded.servers import EmbeddedServers
-from store import documents, jobs, log, tenants, workers
+from store import documents, jobs, tenants
 from store.database import Database
-from store.settings import Settings
 from worker.engine import runtime
 from worker.engine.process import WorkerProcess
 from worker.jobs.claim_loop import drain_jobs
@@ -43,28 +39,13 @@ def measure(
     """
     if all_cores:
         runtime.SMALL = 0
-    with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
-        servers = EmbeddedServers(Path(folder) / "servers", durable=False)
-        try:
-            servers.start(redis=False)
-            migrations.upgrade(servers.database_url)
-            values = {"DATABASE_URL": servers.database_url, "data_dir": folder, "log_level": "ERROR"}
-            config = Settings.model_validate({**values, "slots": slots})
-            log.configure(config)
-            database = Database(config.database)
-            with database.session() as session:
-                workers.register(session, "wrk_bench", "here", "cpu")
-                tenants.ensure(session)
-            process = WorkerProcess(config, database, "wrk_bench")
-            served = process.serve()
-            made, longest = _submit(process, count, tokens, seed)
-            begun = time.perf_counter()
-            drain_jobs(process)
-            seconds = time.perf_counter() - begun
-            row = _row(database, made) | {"longest": longest}
-            database.close()
-        finally:
-            servers.destroy()
+    with worker_process(slots=slots) as process:
+        served = process.serve()
+        made, longest = _submit(process, count, tokens, seed)
+        begun = time.perf_counter()
+        drain_jobs(process)
+        seconds = time.perf_counter() - begun
+        row = _row(process.database, made) | {"longest": longest}
     return {
         "slots": served.engine.slots,  # type: ignore[attr-defined]
         "cores_each": "all" if all_cores or row["longest"] > LONG else 1,

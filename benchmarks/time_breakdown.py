@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.lengths import write_ids
-from benchmarks.measure import machine
 from benchmarks.stopwatch import Stopwatch
 from namm_runtime import cache, policies
 from namm_runtime.attention import bounded
 from namm_runtime.attention.spectrogram import BINS, FRAME, HOP
 from namm_runtime.cache import BoundedLayer
 from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.machine import machine
 from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer import checkpoint
@@ -64,7 +64,9 @@ def measure(policy: str, budget: int = 512, interval: int = CHUNK, tokens: int =
         "tokens": tokens,
         "seconds": round(total, 4),
         "tokens_per_second": round(tokens / total, 1),
-        "parts": shares(watch.seconds, {part: count * (tokens // interval) for part, count in work.items()}),
+        "parts": breakdown(
+            watch.seconds, {part: count * (tokens // interval) for part, count in work.items()}
+        ),
         "machine": machine(),
     }
 
@@ -146,7 +148,7 @@ def flops(model: LoadedModel, scorer: ScorerConfig, budget: int, interval: int) 
     }
 
 
-def shares(seconds: dict[str, float], work: dict[str, float]) -> dict[str, dict[str, float | None]]:
+def breakdown(seconds: dict[str, float], work: dict[str, float]) -> dict[str, dict[str, float | None]]:
     """Each part's seconds and FLOPs, their shares of the whole, and the one share over the other."""
     total, all_work = sum(seconds.values()), sum(work.values())
     parts: dict[str, dict[str, float | None]] = {}

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 GROWTH = 4096  # slots added at a time where there is no budget
 
 
-class Seat(NamedTuple):
+class Placement(NamedTuple):
     """Which layer of how many, and which part of its heads under tensor parallelism."""
 
     layer: int = 0
@@ -39,7 +39,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         budget: slots a head keeps at an eviction; None sets no limit and grows by blocks.
         interval: tokens between evictions; the capacity is budget + interval, allocated once.
         state: name → floats a slot, what the policy remembers of a token.
-        seat: where in the model.
+        placement: where in the model.
 
     Attributes:
         keys, values: [B, Hkv, C, D], keys not rotated.
@@ -49,10 +49,10 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     """
 
     def __init__(
-        self, budget: int | None, interval: int, state: Mapping[str, int], seat: Seat | None = None
+        self, budget: int | None, interval: int, state: Mapping[str, int], placement: Placement | None = None
     ) -> None:
         super().__init__()
-        self.seat = seat or Seat()
+        self.placement = placement or Placement()
         self.budget, self.interval, self.state_floats = budget, interval, dict(state)
         self.start = self.pending = self.clock = 0
         self._ragged: bool | None = None
@@ -246,8 +246,10 @@ class BoundedCache(Cache):  # type: ignore[misc]
         state: Mapping[str, int],
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        seats = (Seat(index, layers, *shard) for index in range(layers))
-        super().__init__(layers=[BoundedLayer(budget, interval, state, seat) for seat in seats])
+        placements = (Placement(index, layers, *shard) for index in range(layers))
+        super().__init__(
+            layers=[BoundedLayer(budget, interval, state, placement) for placement in placements]
+        )
 
     @property
     def pending(self) -> int:

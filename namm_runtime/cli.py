@@ -16,6 +16,7 @@ from namm_runtime.evaluate.command import evaluate
 from namm_runtime.evolve.command import evolve
 from namm_runtime.memory_map.command import map_
 from namm_runtime.scorer import checkpoint, regime
+from namm_runtime.scorer.manifest import MANIFEST_FILE
 from namm_runtime.terminal import fail, progress_bar
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def inspect(
         scorer = checkpoint.load(directory)
     except Refusal as refusal:
         fail(refusal)
-    console.print_json((directory / "manifest.json").read_text())
+    console.print_json((directory / MANIFEST_FILE).read_text())
     console.print(f"{scorer.parameters.numel():,} parameters, all finite, sha256 verified")
     usual = regime.default_regime(scorer.regime, scorer.serving, scorer.regime.mode)
     console.print(f"evolved in: {regime.describe(scorer.regime)}", highlight=False, soft_wrap=True)

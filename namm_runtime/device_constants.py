@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class Placed:
+class DeviceConstants:
     """Tensors that do not change, with a copy on every device that asked.
 
     A copy to a GPU is waited for, and would be at every layer of every eviction.

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from namm_runtime.errors import Refusal
-from namm_runtime.scorer import checkpoint, manifest
+from namm_runtime.process_pool import exit_at_end_of_input
+from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.checkpoint import Scorer
+from namm_runtime.scorer.manifest import MANIFEST_FILE, OPTIONAL, REQUIRED, TENSORS_FILE
 
 TENSORS = {"parameters", "mean", "variance"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -64,18 +65,18 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
     Raises:
         Refusal: `scorer_unreadable`, `scorer_wrong_shape`.
     """
-    for file, limit in (("manifest.json", MAX_MANIFEST_BYTES), ("scorer.safetensors", checkpoint.MAX_BYTES)):
+    for file, limit in ((MANIFEST_FILE, MAX_MANIFEST_BYTES), (TENSORS_FILE, checkpoint.MAX_BYTES)):
         if not (folder / file).is_file():
             raise Refusal("scorer_unreadable", f"the upload has no {file}")
         if (folder / file).stat().st_size > limit:
             raise Refusal("scorer_unreadable", f"{file} is larger than {limit} bytes")
     try:
-        entries = json.loads((folder / "manifest.json").read_bytes())
+        entries = json.loads((folder / MANIFEST_FILE).read_bytes())
     except (ValueError, RecursionError) as error:
         raise Refusal("scorer_unreadable", f"manifest.json is not JSON: {error}") from None
     if not isinstance(entries, dict):
         raise Refusal("scorer_unreadable", "manifest.json does not hold a JSON object")
-    unknown = entries.keys() - {"format", *manifest.REQUIRED, *manifest.OPTIONAL}
+    unknown = entries.keys() - {"format", *REQUIRED, *OPTIONAL}
     if unknown:
         raise Refusal("scorer_unreadable", f"unknown manifest entries: {str(sorted(unknown))[:200]}")
     config = entries.get("config")
@@ -84,10 +85,10 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
         if isinstance(size, int) and size > MAX_SIZE:  # to name its tensors alone could take all memory
             raise Refusal("scorer_unreadable", f"'{entry}' in the manifest is more than {MAX_SIZE}")
     text = json.dumps(entries | {"name": name, "version": version}, indent=2)
-    (out / "manifest.json").write_text(text + "\n")
-    shutil.copyfile(folder / "scorer.safetensors", out / "scorer.safetensors")
+    (out / MANIFEST_FILE).write_text(text + "\n")
+    shutil.copyfile(folder / TENSORS_FILE, out / TENSORS_FILE)
     try:
-        with safe_open(out / "scorer.safetensors", "pt") as tensors:
+        with safe_open(out / TENSORS_FILE, "pt") as tensors:
             names = set(tensors.keys())
     except (OSError, SafetensorError) as error:
         raise Refusal(
@@ -146,16 +147,6 @@ def smoke_read(scorer: Path) -> None:
         raise Refusal("scorer_cannot_read", "a short document was read and nothing of it was dropped")
 
 
-def _end_with_parent() -> None:
-    """Whoever runs this holds the other end of a pipe: once it is gone, nobody waits for a verdict."""
-
-    def wait() -> None:
-        os.read(0, 1)  # not through sys.stdin, whose lock Python wants when it ends
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main() -> None:
     """Verifies and writes the verdict. A defect or a lack of memory ends the process with another status."""
     parser = argparse.ArgumentParser(prog="python -m namm_runtime.verify")
@@ -163,10 +154,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True)
-    parser.add_argument("--end-with-parent", action="store_true", help="when standard input is closed")
+    parser.add_argument("--end-with-parent", action="store_true", help="exit when standard input is closed")
     asked = parser.parse_args()
     if asked.end_with_parent:
-        _end_with_parent()
+        exit_at_end_of_input()
     torch.set_num_threads(1)
     verdict = verify(asked.folder, asked.out, asked.name, asked.version)
     (asked.out / "verdict.json").write_text(json.dumps(verdict) + "\n")

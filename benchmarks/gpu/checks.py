@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from namm_runtime.attention.columns import Attended, Fold
+from namm_runtime.attention.columns import ColumnSource, Fold
 from namm_runtime.attention.flash import Kernel, plain
 from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram
 from namm_runtime.attention.two_pass import attend
@@ -25,13 +25,13 @@ class Case:
     """Random queries and keys over ragged heads, with what double precision makes of them.
 
     Attributes:
-        attended: query [B, Hq, n, D], key [B, Hkv, C, D] and the exact log-sum-exp in fp32.
+        source: query [B, Hq, n, D], key [B, Hkv, C, D] and the exact log-sum-exp in fp32.
         value: [B, Hkv, C, D].
         columns: [B, Hkv, n, seen] fp64, output: [B, n, Hq, D] fp64.
         used: [B, Hkv, seen] bool, slots that hold a token.
     """
 
-    attended: Attended
+    source: ColumnSource
     value: Tensor
     columns: Tensor
     output: Tensor
@@ -66,19 +66,19 @@ def make_case(
     query, key, value = (tensor.to(device, dtype) for tensor in (query, key, value))
     lengths = lengths.to(device)
     lse = torch.zeros(batch, heads * group, queries, device=device)
-    attended = Attended(query, key, lse, width**-0.5, lengths, start, seen)
-    columns, output, exact_lse = dense(attended, value)
+    source = ColumnSource(query, key, lse, width**-0.5, lengths, start, seen)
+    columns, output, exact_lse = dense(source, value)
     lse.copy_(exact_lse)
     slots = torch.arange(seen, device=device)
     used = (slots < lengths.unsqueeze(-1)) | (slots >= start)
-    return Case(attended, value, columns, output, used)
+    return Case(source, value, columns, output, used)
 
 
-def dense(attended: Attended, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dense(source: ColumnSource, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Columns [B, Hkv, n, seen], output [B, n, Hq, D] and log-sum-exp [B, Hq, n], all fp64, head by head."""
-    query, key = attended.query.double(), attended.key.double()
+    query, key = source.query.double(), source.key.double()
     batch, q_heads, queries, width = query.shape
-    seen, group = attended.seen, attended.group
+    seen, group = source.seen, source.group
     slots = torch.arange(seen, device=query.device)
     own = torch.arange(seen - queries, seen, device=query.device).unsqueeze(-1)
     columns = query.new_zeros(batch, key.shape[1], queries, seen)
@@ -86,9 +86,9 @@ def dense(attended: Attended, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     lse = query.new_zeros(batch, q_heads, queries)
     for b in range(batch):
         for h in range(q_heads):
-            kept = slots < attended.lengths[b, h // group]
-            visible = kept | ((slots >= attended.start) & (slots <= own))
-            scores = query[b, h] @ key[b, h // group, :seen].T * attended.scaling
+            kept = slots < source.lengths[b, h // group]
+            visible = kept | ((slots >= source.start) & (slots <= own))
+            scores = query[b, h] @ key[b, h // group, :seen].T * source.scaling
             scores = scores.masked_fill(~visible, -torch.inf)
             weights = scores.softmax(dim=-1)
             columns[b, h // group] += weights / group
@@ -109,20 +109,20 @@ def spectrum(columns: Tensor, gamma: float = GAMMA) -> Tensor:
 
 def fold_error(fold: Fold, case: Case, **options: Any) -> float:
     """Error of a second pass from an empty state, in spectrum or carry, relative to the largest value."""
-    attended = case.attended
-    shape = attended.key.shape[:3]
-    ema, carry = (torch.zeros(*shape, floats, device=attended.key.device) for floats in (BINS, HOP))
-    fold(Spectrogram(GAMMA), attended, ema, carry, **options)
+    source = case.source
+    shape = source.key.shape[:3]
+    ema, carry = (torch.zeros(*shape, floats, device=source.key.device) for floats in (BINS, HOP))
+    fold(Spectrogram(GAMMA), source, ema, carry, **options)
     exact = (spectrum(case.columns), case.columns[:, :, -HOP:].transpose(-1, -2))
     return max(
-        relative(ours[:, :, : attended.seen], theirs, case.used)
+        relative(ours[:, :, : source.seen], theirs, case.used)
         for ours, theirs in zip((ema, carry), exact, strict=True)
     )
 
 
 def layer_of(case: Case) -> BoundedLayer:
     """A cache layer in the state that a case describes."""
-    given = case.attended
+    given = case.source
     layer = BoundedLayer(given.start, given.key.shape[2] - given.start, {})
     layer.lazy_initialization(given.key, case.value)
     layer.keys, layer.values, layer.lengths = given.key, case.value, given.lengths
@@ -132,10 +132,10 @@ def layer_of(case: Case) -> BoundedLayer:
 
 def attention_errors(kernel: Kernel, case: Case) -> tuple[float, float]:
     """Relative error of the output of two merged calls, and absolute error of the log-sum-exp."""
-    given = case.attended
-    output, attended = attend(kernel, given.query, given.key, layer_of(case), given.scaling, given.seen)
+    given = case.source
+    output, source = attend(kernel, given.query, given.key, layer_of(case), given.scaling, given.seen)
     exact = dense(given, case.value)[2]
-    return relative(output, case.output), float((attended.lse - exact).abs().max())
+    return relative(output, case.output), float((source.lse - exact).abs().max())
 
 
 def error_through_evictions(
@@ -155,9 +155,9 @@ def error_through_evictions(
         for layer, precision in ((ours, dtype), (exact, torch.float64)):
             layer.update(key.to(precision), value.to(precision))
         exact.state = {name: tensor.double() for name, tensor in exact.state.items()}
-        _, attended = attend(plain, query, ours.keys, ours, width**-0.5, ours.used)
-        fold(spectrogram, attended, ours.state["ema"], ours.state["carry"])
-        columns, _, _ = dense(attended, ours.values)
+        _, source = attend(plain, query, ours.keys, ours, width**-0.5, ours.used)
+        fold(spectrogram, source, ours.state["ema"], ours.state["carry"])
+        columns, _, _ = dense(source, ours.values)
         Spectrogram(GAMMA).fold(columns, *(exact.state[name][:, :, : exact.used] for name in exact.state))
         for name in exact.state:
             mine, theirs = (layer.state[name][:, :, : layer.used] for layer in (ours, exact))

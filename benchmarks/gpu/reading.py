@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from namm_runtime import policies
 from namm_runtime.attention.backends import Backend, probe
-from namm_runtime.attention.columns import Attended
+from namm_runtime.attention.columns import ColumnSource
 from namm_runtime.attention.rope import Rotation
 from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram
 from namm_runtime.attention.two_pass import attend
@@ -190,12 +190,12 @@ def time_kernels(model: LoadedModel, setting: Setting, repeats: int = 20) -> lis
     )
     pairs = query.shape[1] * query.shape[2] * (layer.used - layer.pending / 2)
     scaling = model.head_width**-0.5
-    attended = attend(backend.kernel, query, layer.keys, layer, scaling, layer.used)[1]
+    source = attend(backend.kernel, query, layer.keys, layer, scaling, layer.used)[1]
     ema, carry = (torch.zeros(*layer.keys.shape[:3], floats, device=device) for floats in (BINS, HOP))
     spectrogram = Spectrogram()
 
-    def second_pass(attended: Attended = attended) -> None:
-        backend.fold(spectrogram, attended, ema, carry)
+    def second_pass(source: ColumnSource = source) -> None:
+        backend.fold(spectrogram, source, ema, carry)
 
     calls = (
         (

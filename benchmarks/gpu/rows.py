@@ -26,12 +26,13 @@ import torch
 from benchmarks import batch_invariance
 from benchmarks.gpu import answers, checks, reading
 from benchmarks.gpu.reading import Setting
+from benchmarks.labels import Row
+from namm_runtime.atomic_file import write_text
 from namm_runtime.attention import backends
 from namm_runtime.attention.backends import probe
 from namm_runtime.attention.columns import fold_tiles
 from namm_runtime.attention.flash import plain
 
-Row = dict[str, Any]
 # Relative errors. Half precision is compared with a double-precision oracle over the same rounded inputs.
 FOLD_LIMITS = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "torch": 1e-5}
 OUTPUT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def keep(part: str, row: Row) -> None:
         result[part].append(row)
-        (options.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_text(options.out / "gpu.json", json.dumps(result, indent=1) + "\n")
         sys.stdout.write(f"{part}: {json.dumps({k: v for k, v in row.items() if k != 'series'})}\n")
         sys.stdout.flush()
 
@@ -99,9 +100,11 @@ def rows_together(device: torch.device) -> Row:
 
 def attention_rows(case: checks.Case, dtype: torch.dtype) -> list[Row]:
     """Two calls and their merge on ragged heads, by each kernel that is offered."""
-    device, width, group = case.value.device, case.value.shape[-1], case.attended.group
+    device, width, group = case.value.device, case.value.shape[-1], case.source.group
     rows: list[Row] = []
-    makes = [partial(backends.settled, make, device, dtype, width, group) for make in backends.PREFERENCE]
+    makes = [
+        partial(backends.verified_kernel, make, device, dtype, width, group) for make in backends.PREFERENCE
+    ]
     for make in (lambda: ("plain", plain), *makes):
         try:
             name, kernel = make()

@@ -59,7 +59,7 @@ def _last(series: list[list[float]]) -> str:
     return f"{(tokens - before) / (until - since):,.0f}"
 
 
-def company(rows: list[Row]) -> str:
+def batch_invariance(rows: list[Row]) -> str:
     head = ["rows in one tensor", "largest difference of a score", "changed at the first eviction"]
     head += ["changed in the cache at the end", "furthest from the cut"]
     lines = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from namm_runtime.attention.columns import Attended, Fold, fold_tiles
+from namm_runtime.attention.columns import ColumnSource, Fold, fold_tiles
 from namm_runtime.attention.flash import (
     Kernel,
     Unavailable,
@@ -54,7 +54,7 @@ LSE_LAYOUTS: tuple[Callable[[Tensor, int, int, int], Tensor], ...] = (
 )
 
 
-def choose(device: torch.device, dtype: torch.dtype, width: int, group: int) -> Backend | None:
+def select_backend(device: torch.device, dtype: torch.dtype, width: int, group: int) -> Backend | None:
     """The backend for a model on `device`; None on a CPU, where one pass is faster (docs/decisions/002)."""
     return probe(device, dtype, width, group) if device.type == "cuda" else None
 
@@ -69,7 +69,7 @@ def probe(device: torch.device, dtype: torch.dtype, width: int, group: int) -> B
     """
     rejected: list[str] = []
     kernel_name, kernel = _first(
-        [partial(settled, make, device, dtype, width, group) for make in PREFERENCE],
+        [partial(verified_kernel, make, device, dtype, width, group) for make in PREFERENCE],
         (f"plain attention (torch {torch.__version__})", plain),
         rejected,
     )
@@ -94,7 +94,7 @@ def _first(
     return fallback
 
 
-def settled(
+def verified_kernel(
     make: Callable[[], tuple[str, Kernel]], device: torch.device, dtype: torch.dtype, width: int, group: int
 ) -> tuple[str, Kernel]:
     """The kernel with its log-sum-exp in our layout and base, as a small example shows them.
@@ -195,14 +195,16 @@ def _triton(device: torch.device, dtype: torch.dtype, width: int, group: int) ->
     if not torch.allclose(folded[0], folded[1], rtol=1e-2, atol=1e-4):
         raise Unavailable(f"{name} computes another spectrogram")
 
-    def fold_on_its_device(spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor) -> None:
+    def fold_on_its_device(
+        spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor
+    ) -> None:
         with torch.cuda.device(ema.device):  # Triton launches on the current one, whatever its tensors say
-            fused.fold(spectrogram, attended, ema, carry)
+            fused.fold(spectrogram, source, ema, carry)
 
     return name, fold_on_its_device
 
 
-def _example(device: torch.device, dtype: torch.dtype, width: int, group: int) -> Attended:
+def _example(device: torch.device, dtype: torch.dtype, width: int, group: int) -> ColumnSource:
     """32 queries over two ragged heads: enough to touch every branch of a second pass."""
     generator = torch.Generator().manual_seed(0)
     start, seen = 40, 80
@@ -210,4 +212,4 @@ def _example(device: torch.device, dtype: torch.dtype, width: int, group: int) -
     key = torch.randn(1, 2, seen, width, generator=generator).to(device, dtype)
     lse = torch.full((1, 2 * group, 32), math.log(seen), device=device)
     lengths = torch.tensor([[start - 7, start]], device=device)
-    return Attended(query, key, lse, width**-0.5, lengths, start, seen)
+    return ColumnSource(query, key, lse, width**-0.5, lengths, start, seen)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from namm_runtime.attention.context import HOP, Context
+from namm_runtime.attention.context import Context
+from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.attention.two_pass import two_pass_attention
 from namm_runtime.attention.workspace import take
 from namm_runtime.cache import BoundedLayer
@@ -71,7 +72,7 @@ def _one_pass(
     tokens = query.shape[2]
     aligned = tokens % HOP == 0 and layer.queries is None
     now = context.policy.observes and aligned
-    watched_from = context.first_watched(layer, tokens) if now else tokens
+    watched_from = context.first_observed(layer, tokens) if now else tokens
     _attend(query, key, value, layer, context, scaling, output, watched_from)
     if context.policy.observes and not aligned:
         _watch_later(query, key, value, layer, context, scaling)
@@ -168,7 +169,7 @@ def _watch_later(
     rest = held.shape[2] - ready
     if ready:
         seen = key.shape[2] - rest  # the slots up to the newest ready query
-        first = context.first_watched(layer, ready, before=rest)
+        first = context.first_observed(layer, ready, before=rest)
         if first < ready:
             _attend(held[:, :, :ready], key[:, :, :seen], value, layer, context, scaling, None, first)
     layer.queries = held[:, :, ready:].clone() if rest else None

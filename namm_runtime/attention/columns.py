@@ -18,7 +18,7 @@ SCRATCH_BYTES = 64 << 20  # scores that the plain torch paths hold at once; no b
 
 
 @dataclass(frozen=True)
-class Attended:
+class ColumnSource:
     """n consecutive queries that have met every key they can see.
 
     Attributes:
@@ -82,21 +82,23 @@ class Attended:
 
 
 class Fold(Protocol):
-    """Takes n (a multiple of 16) attended queries into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16]."""
+    """Takes n queries (a multiple of 16) into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16]."""
 
-    def __call__(self, spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor) -> None: ...
+    def __call__(
+        self, spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor
+    ) -> None: ...
 
 
 def fold_tiles(
-    spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor, tile: int | None = None
+    spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor, tile: int | None = None
 ) -> None:
     """The second pass in plain torch, a tile of slots at a time. In place; the same numbers as one fold.
 
     Args:
         tile: slots at once; by default as many as SCRATCH_BYTES holds, at least 16.
     """
-    a_slot = attended.query.shape[0] * attended.query.shape[1] * attended.queries * 4
+    a_slot = source.query.shape[0] * source.query.shape[1] * source.queries * 4
     size = tile or max(16, SCRATCH_BYTES // a_slot)
-    for begin in range(0, attended.seen, size):
-        end = min(begin + size, attended.seen)
-        spectrogram.fold(attended.columns(begin, end), ema[:, :, begin:end], carry[:, :, begin:end])
+    for begin in range(0, source.seen, size):
+        end = min(begin + size, source.seen)
+        spectrogram.fold(source.columns(begin, end), ema[:, :, begin:end], carry[:, :, begin:end])

@@ -9,8 +9,6 @@ from namm_runtime.attention.backends import Backend
 from namm_runtime.attention.rope import Rotation
 from namm_runtime.cache import BoundedCache, BoundedLayer
 
-HOP = 16  # policies see queries in multiples of this
-
 
 class Observer(Protocol):
     """What attention needs of a policy."""
@@ -34,7 +32,7 @@ class Context:
     scratch_bytes: int = 0  # of the largest temporaries so far
     watch_seconds: float = 0.0  # spent by the policy on columns
 
-    def first_watched(self, layer: BoundedLayer, tokens: int, before: int = 0) -> int:
+    def first_observed(self, layer: BoundedLayer, tokens: int, before: int = 0) -> int:
         """Which of a layer's newest `tokens` queries is the first that its policy sees, at most `tokens`.
 
         Args:

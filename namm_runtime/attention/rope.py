@@ -8,7 +8,7 @@ keys are stored unrotated, and this module rotates them by whatever position the
 import torch
 from torch import Tensor, nn
 
-from namm_runtime.device_constants import Placed
+from namm_runtime.device_constants import DeviceConstants
 from namm_runtime.errors import Refusal
 
 # Static ones, whose frequencies are the same for every token. Static NTK is `default` with a larger base.
@@ -25,7 +25,7 @@ class Rotation:
 
     def __init__(self, inv_freq: Tensor, angles: torch.dtype = torch.float64) -> None:
         self.inv_freq = inv_freq.detach().to(angles)
-        self._frequencies = Placed(self.inv_freq)
+        self._frequencies = DeviceConstants(self.inv_freq)
         # By device, since the layers of a large model lie on several.
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from namm_runtime.attention.backends import Backend
-from namm_runtime.attention.columns import Attended
+from namm_runtime.attention.columns import ColumnSource
 from namm_runtime.attention.flash import Kernel
 from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.cache import BoundedLayer
@@ -30,19 +30,19 @@ def two_pass_attention(
         query: rotated, of the newest T tokens.
         key: [B, Hkv, C, D] rotated, all of the layer's capacity.
     """
-    output, attended = attend(backend.kernel, query, key, layer, scaling, layer.used)
-    scratch = key.nbytes + 3 * query.nbytes + 8 * output.numel() + 2 * attended.lse.nbytes
+    output, source = attend(backend.kernel, query, key, layer, scaling, layer.used)
+    scratch = key.nbytes + 3 * query.nbytes + 8 * output.numel() + 2 * source.lse.nbytes
     context.scratch_bytes = max(context.scratch_bytes, scratch)
     if context.policy.observes:
         begun = time.perf_counter()
-        _watch(attended, layer, context, backend)
+        _watch(source, layer, context, backend)
         context.watch_seconds += time.perf_counter() - begun
     return output
 
 
 def attend(
     kernel: Kernel, query: Tensor, key: Tensor, layer: BoundedLayer, scaling: float, seen: int
-) -> tuple[Tensor, Attended]:
+) -> tuple[Tensor, ColumnSource]:
     """Both calls for the T queries up to slot `seen` → output [B, T, Hq, D] and what a policy can watch."""
     batch, q_heads, tokens, width = query.shape
     heads = key.shape[1]
@@ -58,10 +58,10 @@ def attend(
         past_lse = past_lse.masked_fill((lengths == 0).view(rows, 1, 1), -torch.inf)
         output, lse = merge(output, lse, past, past_lse)
     output = output.to(query.dtype).view(batch, heads, tokens, group, width)
-    attended = Attended(
+    source = ColumnSource(
         query, key, lse.reshape(batch, q_heads, tokens), scaling, layer.lengths, layer.start, seen
     )
-    return output.transpose(1, 2).reshape(batch, tokens, q_heads, width), attended
+    return output.transpose(1, 2).reshape(batch, tokens, q_heads, width), source
 
 
 def merge(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,23 +74,23 @@ def merge(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> tup
     return torch.where(rest > 0, one * weight + other * rest, one * weight), lse
 
 
-def _watch(attended: Attended, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
+def _watch(source: ColumnSource, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
     """Show the policy 16 queries or a multiple; hold the rest back, and attend them again when due.
 
     Between two evictions no slot moves, so a held query meets exactly the keys it met when it came.
     """
-    query = attended.query
+    query = source.query
     if layer.queries is None and query.shape[2] % HOP == 0:
-        _show(attended, layer, context, backend)
+        _show(source, layer, context, backend)
         return
     held = query if layer.queries is None else torch.cat((layer.queries, query), dim=2)
     ready = held.shape[2] // HOP * HOP
     rest = held.shape[2] - ready
     if ready:
-        seen = attended.seen - rest
+        seen = source.seen - rest
         due = held[:, :, :ready].contiguous()
         _show(
-            attend(backend.kernel, due, attended.key, layer, attended.scaling, seen)[1],
+            attend(backend.kernel, due, source.key, layer, source.scaling, seen)[1],
             layer,
             context,
             backend,
@@ -98,17 +98,17 @@ def _watch(attended: Attended, layer: BoundedLayer, context: "Context", backend:
     layer.queries = held[:, :, ready:].clone() if rest else None
 
 
-def _show(attended: Attended, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
+def _show(source: ColumnSource, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
     """One fused call where the policy offers it, else columns block by block."""
-    first = context.first_watched(layer, attended.queries, before=layer.used - attended.seen)
-    if first == attended.queries:
+    first = context.first_observed(layer, source.queries, before=layer.used - source.seen)
+    if first == source.queries:
         return
     if first:
-        query, lse = attended.query[:, :, first:].contiguous(), attended.lse[:, :, first:].contiguous()
-        attended = replace(attended, query=query, lse=lse)
+        query, lse = source.query[:, :, first:].contiguous(), source.lse[:, :, first:].contiguous()
+        source = replace(source, query=query, lse=lse)
     fused = getattr(context.policy, "observe_qk", None)
     if fused is not None:
-        fused(layer, attended, backend.fold)
+        fused(layer, source, backend.fold)
         return
-    for columns in attended.blocks():
+    for columns in source.blocks():
         context.policy.observe(layer, columns)

@@ -1,7 +1,7 @@
 """Temporaries that are used again and again instead of being allocated for every block, one set a thread.
 
 The allocator returns large blocks to the system, and a fresh page costs a fault when it is first touched:
-on a CPU that took longer than the arithmetic (`python -m benchmarks shares`).
+on a CPU that took longer than the arithmetic (`python -m benchmarks time-breakdown`).
 """
 
 import threading

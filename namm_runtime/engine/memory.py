@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from copy import copy
@@ -15,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from namm_runtime.attention.backends import Backend, choose
+from namm_runtime.atomic_file import replacing
+from namm_runtime.attention.backends import Backend, select_backend
 from namm_runtime.attention.context import Context
+from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.cache import BoundedCache
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
@@ -53,12 +54,15 @@ class Memory:
         backend: Backend | None = None,
         watch_last: int | None = None,
     ) -> None:
-        if interval < 16 or interval % 16:
+        if interval < HOP or interval % HOP:
             raise Refusal(
-                "bad_interval", f"the eviction interval must be a multiple of 16 above 0: {interval}"
+                "bad_interval", f"the eviction interval must be a positive multiple of {HOP}, not {interval}"
             )
-        if watch_last is not None and (watch_last % 16 or not 0 < watch_last <= interval):
-            raise Refusal("bad_interval", f"a policy sees 16, 32, … {interval} queries, not {watch_last}")
+        if watch_last is not None and (watch_last % HOP or not 0 < watch_last <= interval):
+            raise Refusal(
+                "bad_interval",
+                f"watch_last must be a multiple of {HOP} from {HOP} to {interval}, not {watch_last}",
+            )
         if policy.mode == "parity" and model.shard[1] > 1:
             raise Refusal(
                 "regime_mismatch",
@@ -73,7 +77,9 @@ class Memory:
         self.interval, self.by_slot = interval, by_slot
         self.cache = self._empty_cache()
         rotation = model.rotation.in_fp32() if policy.mode == "parity" else model.rotation
-        backend = backend or choose(model.device, model.model.dtype, model.head_width, model.head_group)
+        backend = backend or select_backend(
+            model.device, model.model.dtype, model.head_width, model.head_group
+        )
         self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
         self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
 
@@ -188,14 +194,11 @@ class Memory:
             "extra": json.dumps(extra or {}),
             "digest": _digest(tensors),
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, partial, metadata)
-        except SafetensorError as error:  # what safetensors makes of a full disk or a closed directory
-            raise OSError(f"cannot write {partial}: {error}") from error
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial:
+            try:
+                save_file(tensors, partial, metadata)
+            except SafetensorError as error:  # safetensors raises it for a full disk or a read-only directory
+                raise OSError(f"cannot write {partial}: {error}") from error
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that was kept and seen, `LAYER.NAME` → the slots in use."""

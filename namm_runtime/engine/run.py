@@ -21,7 +21,7 @@ from namm_runtime.scorer.regime import Regime
 
 DEFAULT_BUDGET = 512
 ANSWER_STEP = 16  # tokens of an answer in one step
-POSITIONS = ("auto", "absolute", "cache-relative")
+POSITIONS = ("auto", *regime.POSITIONS)
 
 
 @dataclass(frozen=True)

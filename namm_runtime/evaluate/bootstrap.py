@@ -27,11 +27,11 @@ def _divide(above: Array, below: NDArray[Any]) -> Array:
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Marks of one policy at one budget.
+class ScoreTable:
+    """ScoreTable of one policy at one budget.
 
     Attributes:
-        sums: [D, T] sum of the marks of a document's questions, by task.
+        sums: [D, T] sum of the scores of a document's questions, by task.
         counts: [D, T] how many questions that was; all zero for documents it could not do.
     """
 
@@ -40,15 +40,15 @@ class Marks:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """[D] documents with marks."""
+        """[D] documents with scores."""
         return np.asarray(self.counts.sum(1) > 0)
 
-    def only(self, documents: NDArray[np.bool_]) -> "Marks":
+    def only(self, documents: NDArray[np.bool_]) -> "ScoreTable":
         """The same without the other documents."""
-        return Marks(self.sums * documents[:, None], self.counts * documents[:, None])
+        return ScoreTable(self.sums * documents[:, None], self.counts * documents[:, None])
 
-    def task(self, number: int) -> "Marks":
-        return Marks(self.sums[:, number : number + 1], self.counts[:, number : number + 1])
+    def task(self, number: int) -> "ScoreTable":
+        return ScoreTable(self.sums[:, number : number + 1], self.counts[:, number : number + 1])
 
     @property
     def questions(self) -> int:
@@ -67,7 +67,7 @@ class Marks:
         return _divide(np.nansum(means, 1), present)
 
 
-def draws(strata: Sequence[Hashable], documents: NDArray[np.bool_]) -> Array | None:
+def resample_weights(strata: Sequence[Hashable], documents: NDArray[np.bool_]) -> Array | None:
     """Weights [R, D] of resampled documents, always the same draws; None where there are too few.
 
     Args:
@@ -113,22 +113,22 @@ class Estimate:
     questions: int
 
 
-def score(marks: Marks, strata: Sequence[Hashable]) -> Estimate | None:
-    """Mean mark; None without documents."""
-    return _estimate(strata, marks.done, marks, marks.score)
+def score(scores: ScoreTable, strata: Sequence[Hashable]) -> Estimate | None:
+    """Mean score; None without documents."""
+    return _estimate(strata, scores.done, scores, scores.score)
 
 
-def difference(marks: Marks, other: Marks, strata: Sequence[Hashable]) -> Estimate | None:
-    """Mean mark less the other's, over the documents that both did."""
-    both = marks.done & other.done
-    mine, theirs = marks.only(both), other.only(both)
+def difference(scores: ScoreTable, other: ScoreTable, strata: Sequence[Hashable]) -> Estimate | None:
+    """Mean score less the other's, over the documents that both did."""
+    both = scores.done & other.done
+    mine, theirs = scores.only(both), other.only(both)
     return _estimate(strata, both, mine, lambda weights: mine.score(weights) - theirs.score(weights))
 
 
-def ratio(marks: Marks, other: Marks, strata: Sequence[Hashable]) -> Estimate | None:
-    """Mean mark as a share of the other's on the same documents; None where that is nothing."""
-    both = marks.done & other.done
-    mine, theirs = marks.only(both), other.only(both)
+def ratio(scores: ScoreTable, other: ScoreTable, strata: Sequence[Hashable]) -> Estimate | None:
+    """Mean score as a share of the other's on the same documents; None where that is nothing."""
+    both = scores.done & other.done
+    mine, theirs = scores.only(both), other.only(both)
 
     def share(weights: Array | None) -> Array:
         return _divide(mine.score(weights), theirs.score(weights))
@@ -139,7 +139,7 @@ def ratio(marks: Marks, other: Marks, strata: Sequence[Hashable]) -> Estimate | 
 def _estimate(
     strata: Sequence[Hashable],
     documents: NDArray[np.bool_],
-    marks: Marks,
+    scores: ScoreTable,
     figure: Callable[[Array | None], Array],
 ) -> Estimate | None:
     if not documents.any():
@@ -147,6 +147,6 @@ def _estimate(
     value = float(figure(None)[0])
     if not np.isfinite(value):
         return None
-    weights = draws(strata, documents)
+    weights = resample_weights(strata, documents)
     spread = interval(None if weights is None else figure(weights))
-    return Estimate(value, spread, int(documents.sum()), marks.questions)
+    return Estimate(value, spread, int(documents.sum()), scores.questions)

@@ -1,11 +1,7 @@
 """The whole grid: every document under every policy and budget, in one process or several."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +18,7 @@ from namm_runtime.evaluate.unit import PolicySpec, Unit
 from namm_runtime.machine import machine
 from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.model.token_stream import counted
+from namm_runtime.process_pool import ProcessPool
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,8 @@ class Evaluation:
                 self.journal.add(key, unit.work(self.model))
                 yield unit
             return
-        with _pool(self.settings) as pool:
+        settings = self.settings
+        with ProcessPool(settings.processes, _load, settings.model, settings.device) as pool:
             futures = {pool.submit(_work, unit): (key, unit) for key, unit in waiting.items()}
             for future in as_completed(futures):
                 key, unit = futures[future]
@@ -190,31 +188,9 @@ class Evaluation:
 _model: LoadedModel | None = None
 
 
-@contextmanager
-def _pool(settings: Settings) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with this one, however it ends; what waits is dropped when the caller stops."""
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        settings.processes, spawn, initializer=_begin, initargs=(settings.model, settings.device)
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(model: str, device: str) -> None:
+def _load(model: str, device: str) -> None:
     global _model
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
     _model = load_model(model, device=device)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(unit: Unit) -> dict[str, Any]:

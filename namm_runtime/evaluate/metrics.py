@@ -41,7 +41,7 @@ _rouge_l_units = RougeScorer(["rougeL"], tokenizer=_Units())
 _rouge_lsum = RougeScorer(["rougeLsum"])
 
 
-def mark(answer: str, item: Item) -> float:
+def score_answer(answer: str, item: Item) -> float:
     """Mark `answer` by the item's metric → 0 to 1.
 
     Raises:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from namm_runtime.errors import Refusal
+from namm_runtime.plotting import save_figure
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -13,7 +14,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         Refusal: `extra_missing` without matplotlib.
     """
     try:
-        import matplotlib
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise Refusal(
@@ -58,6 +58,4 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with matplotlib.rc_context({"svg.hashsalt": "palimpsest"}):  # the same report gives the same file
-        figure.savefig(path, metadata=metadata, dpi=150)
+    save_figure(figure, path)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from namm_runtime.evaluate import bootstrap
-from namm_runtime.evaluate.bootstrap import Estimate, Marks
-from namm_runtime.evaluate.metrics import mark
+from namm_runtime.evaluate.bootstrap import Estimate, ScoreTable
+from namm_runtime.evaluate.metrics import score_answer
 from namm_runtime.evaluate.suite import Document
 from namm_runtime.evaluate.unit import PolicySpec
 
@@ -34,13 +34,13 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
     """One row a cell. Differences are taken to the full cache and to the heuristics at the same budget."""
     tasks = sorted({item.task for document in documents for item in document.items})
     strata: list[Hashable] = [(document.tasks, document.length) for document in documents]
-    marks = [_marks(cell, documents, tasks) for cell in cells]
-    full = next((m for cell, m in zip(cells, marks, strict=True) if cell.spec.policy == "full"), None)
+    scores = [_score_table(cell, documents, tasks) for cell in cells]
+    full = next((m for cell, m in zip(cells, scores, strict=True) if cell.spec.policy == "full"), None)
     found = []
-    for cell, mine in zip(cells, marks, strict=True):
+    for cell, mine in zip(cells, scores, strict=True):
         others = {
             other.spec.label: theirs
-            for other, theirs in zip(cells, marks, strict=True)
+            for other, theirs in zip(cells, scores, strict=True)
             if other is not cell and not other.spec.learned and other.budget in (None, cell.budget)
         }
         identity = cell.spec.identity()
@@ -70,14 +70,14 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
     return found
 
 
-def _marks(cell: Cell, documents: list[Document], tasks: list[str]) -> Marks:
+def _score_table(cell: Cell, documents: list[Document], tasks: list[str]) -> ScoreTable:
     sums, counts = np.zeros((2, len(documents), len(tasks)))
     for number, (document, outcome) in enumerate(zip(documents, cell.outcomes, strict=True)):
         for item, answer in zip(document.items, outcome.get("answers", ()), strict=False):
             task = tasks.index(item.task)
-            sums[number, task] += mark(answer, item)
+            sums[number, task] += score_answer(answer, item)
             counts[number, task] += 1
-    return Marks(sums, counts)
+    return ScoreTable(sums, counts)
 
 
 def _lengths(documents: list[Document]) -> list[tuple[int, np.ndarray]]:
@@ -85,7 +85,7 @@ def _lengths(documents: list[Document]) -> list[tuple[int, np.ndarray]]:
     return [(length, np.array([document.length == length for document in documents])) for length in lengths]
 
 
-def _part(mine: Marks, full: Marks | None, strata: Sequence[Hashable]) -> Row:
+def _part(mine: ScoreTable, full: ScoreTable | None, strata: Sequence[Hashable]) -> Row:
     share = bootstrap.ratio(mine, full, strata) if full else None
     return {
         **_estimated("score", bootstrap.score(mine, strata)),

@@ -1,4 +1,4 @@
-"""What candidates are examined with: documents of one length with questions, as tokens."""
+"""The tokenised documents and questions that candidates are evaluated on, all of one length."""
 
 import random
 from dataclasses import dataclass
@@ -22,34 +22,37 @@ _TOKENS_A_QUESTION = 48
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Which documents: the same draw gives the same documents in every process.
+class DocumentSample:
+    """Which documents to generate. The same sample gives the same documents in every process.
 
     Attributes:
-        families: one a document.
+        families: the family of each document.
     """
 
     split: Split
     seed: int
     families: tuple[str, ...]
 
-    def parts(self, size: int) -> list["Draw"]:
-        """The same documents in draws of at most `size`."""
+    def chunks(self, size: int) -> list["DocumentSample"]:
+        """The same documents in samples of at most `size`."""
         ends = range(0, len(self.families), size)
-        return [Draw(self.split, self.seed + begin, self.families[begin : begin + size]) for begin in ends]
+        return [
+            DocumentSample(self.split, self.seed + begin, self.families[begin : begin + size])
+            for begin in ends
+        ]
 
 
 @dataclass(frozen=True)
-class Exam:
-    """Documents with questions, tokenised. A document ends at an eviction, as most of a long one does.
+class DocumentBatch:
+    """Tokenised documents with questions. A document ends at an eviction, as most of a long one does.
 
     Attributes:
-        documents: [D, T] ids.
-        until: [D, T] int64, the place in the text up to which each token is needed; 0 for never. A value that
-            is stated anew is needed until then.
-        questions: [D, Q] ids of questions and answers behind each other, padded on the right.
+        documents: [D, T] token ids.
+        until: [D, T] int64, position up to which each token is needed; 0 if it never is. A value that is
+            overwritten later in the document is needed until then.
+        questions: [D, Q] token ids of all questions and answers, concatenated and padded on the right.
         answers: [D, Q] bool, which of them are answer tokens.
-        numbers: [D, Q] number of the question each answer token belongs to.
+        numbers: [D, Q] index of the question that each token belongs to.
     """
 
     documents: Tensor
@@ -59,18 +62,18 @@ class Exam:
     numbers: Tensor
 
 
-def make_exam(model: LoadedModel, config: EvolutionConfig, draw: Draw) -> Exam:
-    """Write the documents of a draw, of exactly `config.tokens` tokens.
+def make_document_batch(model: LoadedModel, config: EvolutionConfig, sample: DocumentSample) -> DocumentBatch:
+    """Generate the documents of a sample, each of exactly `config.tokens` tokens.
 
     Raises:
-        Refusal: `bad_config` where a family's smallest document does not fit or needs more slots than it may,
-            or a question is longer than an interval.
+        Refusal: `bad_config` if a family's smallest document does not fit or needs more slots than allowed,
+            or if a question is longer than an interval.
     """
     encode = encoder(model.tokenizer)
     documents, until, tails = [], [], []
-    for number, family in enumerate(draw.families):
-        rng = random.Random(f"evolution:{draw.split}:{draw.seed + number}:{family}")
-        pieces, story = _document(model, config, family, draw.split, rng, encode)
+    for number, family in enumerate(sample.families):
+        rng = random.Random(f"evolution:{sample.split}:{sample.seed + number}:{family}")
+        pieces, story = _document(model, config, family, sample.split, rng, encode)
         pieces.insert(0, Piece(Role.HEADER, "", tuple(model.frame.prefix)))
         documents.append([i for piece in pieces for i in piece.ids])
         until.append(_needed_until(pieces))
@@ -81,7 +84,7 @@ def make_exam(model: LoadedModel, config: EvolutionConfig, draw: Draw) -> Exam:
         [part + [pad] * (longest - len(part)) for part in parts]
         for parts, pad in zip(zip(*tails, strict=True), padding, strict=True)
     )
-    return Exam(*(torch.tensor(x, device=model.device) for x in (documents, until, *padded)))
+    return DocumentBatch(*(torch.tensor(x, device=model.device) for x in (documents, until, *padded)))
 
 
 def _document(
@@ -92,7 +95,7 @@ def _document(
     rng: random.Random,
     encode: Encode,
 ) -> tuple[list[Piece], Story]:
-    """A story with as many statements as the cache can answer for, in filler that makes up the length."""
+    """A story with as many statements as the cache can hold, padded with filler to the full length."""
     filler = FLAVOURS[rng.randrange(len(FLAVOURS))]
     room, most = config.tokens - len(model.frame.prefix), config.relevant * config.budget
     share = FAMILIES[family].share
@@ -105,13 +108,15 @@ def _document(
     raise Refusal(
         "bad_config",
         f"no document of the family {family} fits {config.tokens} tokens and {most:.0f} slots; "
-        "give more tokens, a larger budget or a larger relevant",
+        "increase tokens, budget or relevant (a larger budget leaves more slots)",
     )
 
 
 def _needed_until(pieces: list[Piece]) -> list[int]:
     until: list[int] = []
-    standing: dict[tuple[str, ...], tuple[int, int]] = {}  # record → where its value stands that will pass
+    standing: dict[
+        tuple[str, ...], tuple[int, int]
+    ] = {}  # record → span of its latest value, overwritten later
     record: tuple[str, ...] = ()
     for piece in pieces:
         begin, end = len(until), len(until) + len(piece.ids)
@@ -130,7 +135,7 @@ def _needed_until(pieces: list[Piece]) -> list[int]:
 def _tail(
     questions: tuple[Question, ...], config: EvolutionConfig, eos: int, encode: Encode
 ) -> tuple[list[int], list[bool], list[int]]:
-    """Questions with their answers, no more than fit before the next eviction."""
+    """Questions with their answers, as many as fit before the next eviction."""
     ids: list[int] = []
     answers: list[bool] = []
     numbers: list[int] = []
@@ -140,7 +145,7 @@ def _tail(
         tokens = len(prompt) + len(completion) + 1
         if tokens > config.interval:
             raise Refusal(
-                "bad_config", f"a question with its answer takes {tokens} tokens; give a larger interval"
+                "bad_config", f"a question with its answer takes {tokens} tokens; use a larger interval"
             )
         if number and len(ids) + tokens > room:
             break

@@ -21,29 +21,30 @@ def evolve(
     config: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="TOML; see namm_runtime/bundled/evolution.")
     ],
-    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
+    out: Annotated[Path, typer.Option(help="Directory to write the scorer to.")],
     work: Annotated[
-        Path | None, typer.Option(help="Where the run's state goes; resumed if there. OUT/run if left out.")
+        Path | None,
+        typer.Option(help="Directory of the run's state, resumed if it exists. Default: OUT/run."),
     ] = None,
     processes: Annotated[
-        int, typer.Option(help="Examine so many candidates at a time, each with one thread.", min=1)
+        int, typer.Option(help="Number of processes that evaluate candidates, one thread each.", min=1)
     ] = 1,
 ) -> None:
-    """Evolve a scorer; interrupted runs go on where they stopped."""
+    """Evolve a scorer. An interrupted run resumes where it stopped."""
     try:
         require_extra()
         import torch
 
         from namm_runtime.evolve.config import EvolutionConfig
-        from namm_runtime.evolve.evaluators import Processes
+        from namm_runtime.evolve.evaluators import ProcessPoolEvaluator
         from namm_runtime.evolve.search import Search
         from namm_runtime.model.loading import load_model
 
-        torch.set_num_threads(1)  # as in the processes: a second core is for a second process
+        torch.set_num_threads(1)  # as in the pool: further cores are for further processes
         settings = EvolutionConfig.read(config)
         model = load_model(settings.model)
-        with Processes(settings, processes) if processes > 1 else nullcontext() as pool:
-            with console.status(f"start point ({settings.start}) and normaliser"):
+        with ProcessPoolEvaluator(settings, processes) if processes > 1 else nullcontext() as pool:
+            with console.status(f"initial scorer ({settings.start}) and normaliser"):
                 search = Search(model, settings, work or out / "run", pool)
             follow(search, out)
     except Refusal as refusal:
@@ -51,7 +52,11 @@ def evolve(
 
 
 def require_extra() -> None:
-    """Raises Refusal `extra_missing` before hours of searching, not after."""
+    """Check for the optional dependencies before hours of searching, not after.
+
+    Raises:
+        Refusal: `extra_missing`.
+    """
     try:
         import cma  # noqa: F401
         import matplotlib  # noqa: F401
@@ -62,10 +67,10 @@ def require_extra() -> None:
 
 
 def follow(search: "Search", out: Path) -> None:
-    """Run a search to its end, showing how it goes; the best scorer so far is always in `out`."""
+    """Run a search to its end and show its progress; `out` always holds the best scorer so far."""
     full = float(search.full.score.mean())
     console.print(f"validation, full cache: score {full:.4f}", highlight=False)
-    console.print(_checked(search), highlight=False)
+    console.print(_summary(search), highlight=False)
     save(search, out)
     with progress_bar() as progress:
         task = progress.add_task("", total=search.config.generations, completed=search.generation)
@@ -73,13 +78,13 @@ def follow(search: "Search", out: Path) -> None:
             progress.update(task, completed=report.number, description=_line(report))
             if report.validation is not None:
                 save(search, out)
-                console.print(f"generation {report.number}: {_checked(search)}", highlight=False)
+                console.print(f"generation {report.number}: {_summary(search)}", highlight=False)
     save(search, out)
     console.print(f"{out}: the mean of generation {search.best.generation}", highlight=False)
 
 
 def save(search: "Search", out: Path) -> None:
-    """Write the best scorer so far, the log and its curves."""
+    """Write the best scorer so far, the log and the plot."""
     from namm_runtime.evolve.plot import plot
 
     search.result().save(out)
@@ -91,7 +96,7 @@ def _line(report: "Generation") -> str:
     return f"stage {report.stage}, fitness {report.best:.3f}, kept {report.kept:.1%}"
 
 
-def _checked(search: "Search") -> str:
+def _summary(search: "Search") -> str:
     best = search.best
     return (
         f"best validation fitness so far {best.fitness:.4f} (generation {best.generation}; "

@@ -1,59 +1,58 @@
-"""Who examines the candidates: this process, or several."""
+"""Evaluate candidates in this process, or in a pool of processes."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from namm_runtime.evolve.batches import Draw, make_exam
+from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.fitness import Marks, mark_population
+from namm_runtime.evolve.fitness import Scores, evaluate_population
 from namm_runtime.model.loading import LoadedModel, load_model
+from namm_runtime.process_pool import ProcessPool
 from namm_runtime.scorer.checkpoint import Scorer
 
-Task = tuple[Tensor, Draw]
-"""Candidates [P, size], at most a group, and the documents that they read."""
+Task = tuple[Tensor, DocumentSample]
+"""Candidates [P, size], at most `config.group` of them, and the documents that they read."""
 
 
-class Examiners(Protocol):
-    """Marks tasks in any order and place; every task's marks depend on the task alone."""
+class Evaluator(Protocol):
+    """Evaluates tasks in any order and on any machine; a task's scores depend on the task alone."""
 
-    def mark(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Marks]:
+    def evaluate(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Scores]:
         """[P, D] each, in the order of the tasks."""
 
 
-class Here:
-    """Examines in this process."""
+class LocalEvaluator:
+    """Evaluates in this process."""
 
     def __init__(self, model: LoadedModel, config: EvolutionConfig) -> None:
         self.model, self.config = model, config
 
-    def mark(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Marks]:
+    def evaluate(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Scores]:
         return [
-            mark_population(
-                self.model, self.config, scorer, population, make_exam(self.model, self.config, draw)
+            evaluate_population(
+                self.model,
+                self.config,
+                scorer,
+                population,
+                make_document_batch(self.model, self.config, sample),
             )
-            for population, draw in tasks
+            for population, sample in tasks
         ]
 
 
-class Processes:
-    """Examines in processes of one thread each. They end with this one, however it ends."""
+class ProcessPoolEvaluator:
+    """Evaluates in a pool of single-threaded processes, which exit when this process does."""
 
     def __init__(self, config: EvolutionConfig, count: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(config,))
+        self._pool = ProcessPool(count, _initialise, config)
 
-    def mark(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Marks]:
-        return list(self._pool.map(_mark, [scorer] * len(tasks), tasks))
+    def evaluate(self, scorer: Scorer, tasks: Sequence[Task]) -> list[Scores]:
+        return list(self._pool.map(_evaluate, [scorer] * len(tasks), tasks))
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self) -> "ProcessPoolEvaluator":
         return self
 
     def __exit__(
@@ -64,24 +63,15 @@ class Processes:
 
 # -- in a process of the pool ------------------------------------------------------------------------------
 
-_here: Here | None = None
+_evaluator: LocalEvaluator | None = None
 
 
-def _begin(config: EvolutionConfig) -> None:
-    global _here
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _here = Here(load_model(config.model), config)
+def _initialise(config: EvolutionConfig) -> None:
+    global _evaluator
+    _evaluator = LocalEvaluator(load_model(config.model), config)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _mark(scorer: Scorer, task: Task) -> Marks:
-    if _here is None:
+def _evaluate(scorer: Scorer, task: Task) -> Scores:
+    if _evaluator is None:
         raise RuntimeError("the process has no model")
-    return _here.mark(scorer, [task])[0]
+    return _evaluator.evaluate(scorer, [task])[0]

@@ -1,7 +1,7 @@
-"""How well candidates remember: the probability of the right answers after reading in a small cache.
+"""Fitness of candidates: the probability of the right answers after reading a document in a small cache.
 
-Several candidates read the same documents in one batch: rows are candidate × document, each row scored with
-its own candidate's parameters, the model shared.
+Several candidates read the same documents in one batch: rows are candidate × document, and each row is scored
+with its own candidate's parameters by the shared model.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from namm_runtime.engine.memory import Memory
-from namm_runtime.evolve.batches import Exam
+from namm_runtime.evolve.batches import DocumentBatch
 from namm_runtime.evolve.config import EvolutionConfig
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.base import Policy
@@ -19,13 +19,13 @@ from namm_runtime.policies.full import Full
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer.checkpoint import Scorer
 
-WORST = -6.0  # log-probability floor of one answer token, so that a hopeless one does not drown the rest
-LEAST_FULL = 0.05  # a full cache that scores below this says nothing about a task
+WORST = -6.0  # log-probability floor of an answer token, so that one outlier does not dominate the mean
+LEAST_FULL = 0.05  # floor of the full cache's score, below which a ratio to it is meaningless
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Per row.
+class Scores:
+    """Scores of each row.
 
     Attributes:
         score: mean over questions of the probability of the answer's tokens (geometric mean, clipped).
@@ -38,29 +38,29 @@ class Marks:
     kept: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence["Marks"], dim: int = 0) -> "Marks":
+    def cat(cls, parts: Sequence["Scores"], dim: int = 0) -> "Scores":
         return cls(
             *(torch.cat(list(same), dim) for same in zip(*(vars(p).values() for p in parts), strict=True))
         )
 
-    def view(self, *shape: int) -> "Marks":
-        return Marks(*(part.view(*shape) for part in vars(self).values()))
+    def view(self, *shape: int) -> "Scores":
+        return Scores(*(part.view(*shape) for part in vars(self).values()))
 
 
-def sit(
-    model: LoadedModel, config: EvolutionConfig, policy: Policy, exam: Exam, candidates: int = 1
-) -> Marks:
-    """Read the documents under a policy and mark the answers. Rows: candidate × document."""
+def evaluate_policy(
+    model: LoadedModel, config: EvolutionConfig, policy: Policy, batch: DocumentBatch, candidates: int = 1
+) -> Scores:
+    """Read the documents under a policy and score the answers. Rows: candidate × document."""
     memory = Memory(model, policy, config.budget, config.interval, by_slot=True)
-    memory.feed(exam.documents.repeat(candidates, 1))
+    memory.feed(batch.documents.repeat(candidates, 1))
     kept = torch.stack([layer.lengths.amax(-1) for layer in memory.cache.layers]).float().mean(0)
     if memory.evicting:
         kept /= memory.clock
     else:
         kept = torch.ones_like(kept)
-    logits = memory.logits(exam.questions.repeat(candidates, 1))[:, :-1]
+    logits = memory.logits(batch.questions.repeat(candidates, 1))[:, :-1]
     wanted, target, number = (
-        part.repeat(candidates, 1)[:, 1:] for part in (exam.answers, exam.questions, exam.numbers)
+        part.repeat(candidates, 1)[:, 1:] for part in (batch.answers, batch.questions, batch.numbers)
     )
     chosen = torch.log_softmax(logits, dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1).clamp(min=WORST)
     wrong = (logits.argmax(-1) != target) & wanted
@@ -74,36 +74,36 @@ def sit(
     probability = (by_question(chosen) / tokens.clamp(min=1)).exp() * asked
     exact = asked & (by_question(wrong.float()) == 0)
     count = asked.sum(1)
-    return Marks(probability.sum(1) / count, exact.sum(1) / count, kept)
+    return Scores(probability.sum(1) / count, exact.sum(1) / count, kept)
 
 
-def mark_population(
-    model: LoadedModel, config: EvolutionConfig, scorer: Scorer, population: Tensor, exam: Exam
-) -> Marks:
-    """Mark population [P, size] → [P, D] each, `config.group` candidates in one forward pass."""
-    documents = len(exam.documents)
+def evaluate_population(
+    model: LoadedModel, config: EvolutionConfig, scorer: Scorer, population: Tensor, batch: DocumentBatch
+) -> Scores:
+    """Score a population [P, size] → [P, D] each, `config.group` candidates per forward pass."""
+    documents = len(batch.documents)
     parts = []
     for group in torch.split(population, config.group):
         policy = Namm(scorer, group.repeat_interleave(documents, dim=0))
-        parts.append(sit(model, config, policy, exam, len(group)).view(len(group), documents))
-    return Marks.joined(parts)
+        parts.append(evaluate_policy(model, config, policy, batch, len(group)).view(len(group), documents))
+    return Scores.cat(parts)
 
 
-def mark_full(model: LoadedModel, config: EvolutionConfig, exam: Exam) -> Marks:
-    """What the full cache scores on the same prompts → [D] each."""
-    return sit(model, config, Full(), exam)
+def evaluate_full_cache(model: LoadedModel, config: EvolutionConfig, batch: DocumentBatch) -> Scores:
+    """Scores of the full cache on the same documents → [D] each."""
+    return evaluate_policy(model, config, Full(), batch)
 
 
-def fitness(marks: Marks, full: Tensor, families: Sequence[str], size_weight: float) -> Tensor:
+def fitness(scores: Scores, full: Tensor, families: Sequence[str], size_weight: float) -> Tensor:
     """Mean over families of the score as a share of the full cache's, less `size_weight` · kept → [P].
 
     Args:
-        marks: [P, D] each.
+        scores: [P, D] each.
         full: [D] score of the full cache on the same documents.
         families: D names.
     """
     shares = []
     for name in dict.fromkeys(families):
         own = torch.tensor([family == name for family in families], device=full.device)
-        shares.append(marks.score[:, own].mean(1) / full[own].mean().clamp(min=LEAST_FULL))
-    return torch.stack(shares).mean(0) - size_weight * marks.kept.mean(1)
+        shares.append(scores.score[:, own].mean(1) / full[own].mean().clamp(min=LEAST_FULL))
+    return torch.stack(shares).mean(0) - size_weight * scores.kept.mean(1)

@@ -1,4 +1,4 @@
-"""Where a search starts: the scorer's shape, its normaliser and its first parameters."""
+"""The scorer that a search starts from: its shape, its normaliser and its initial parameters."""
 
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 from namm_runtime.scorer.regime import Regime, Serving
 
 
-def starting_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
-    """Gather the normaliser, then set or distil the parameters; `provenance` says how."""
+def build_initial_scorer(model: LoadedModel, config: EvolutionConfig) -> Scorer:
+    """Gather the normaliser, then set or distil the parameters; `provenance` records how."""
     mean, variance = input_statistics.gather(model, config)
     settings = ScorerConfig(
         recency_clip=config.recency_clip,

@@ -1,4 +1,4 @@
-"""The teacher of a fit: which slots the questions will need."""
+"""The oracle that knows which slots the questions will need."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,13 @@ from namm_runtime.policies.keydiff import key_similarity
 
 
 class Teacher(Policy):
-    """Keeps what the document's author knows to be needed, and a random choice of the rest.
+    """Keeps the slots that are needed, and a random choice of the rest.
 
-    Pools every slot's spectrum and key similarity, once an eviction, over layers, heads and documents.
+    At every eviction it accumulates moments of each slot's spectrum and key similarity, over all layers,
+    heads and documents.
 
     Args:
-        until: [B, T], as in `Exam`.
+        until: [B, T], as in `DocumentBatch`.
     """
 
     name = "teacher"
@@ -51,7 +52,7 @@ class Teacher(Policy):
 
 
 def needed_in(layer: BoundedLayer, until: Tensor) -> Tensor:
-    """1 for each slot [B, Hkv, used] whose token is needed by now (until [B, T]), else 0."""
+    """1 for each slot [B, Hkv, used] whose token is still needed (until [B, T]), else 0."""
     positions = layer.positions[:, :, : layer.used]
     rows = torch.arange(len(until), device=until.device)[:, None, None]
     return (until[rows, positions] >= layer.clock).float()

@@ -1,15 +1,16 @@
-"""The course of a search as a picture."""
+"""Plot the progress of a search."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from namm_runtime.plotting import save_figure
 
 if TYPE_CHECKING:
     from namm_runtime.evolve.search import Search
 
 
 def plot(search: "Search", path: Path) -> None:
-    """Draw fitness and share kept by generation, SVG or PNG by suffix."""
-    import matplotlib
+    """Draw fitness and the share kept against the generation; SVG or PNG by suffix."""
     from matplotlib.figure import Figure
 
     log = search.log
@@ -34,6 +35,4 @@ def plot(search: "Search", path: Path) -> None:
     below.set_xlabel("generation")
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with matplotlib.rc_context({"svg.hashsalt": "palimpsest"}):  # the same run gives the same file
-        figure.savefig(path, metadata=metadata, dpi=150)
+    save_figure(figure, path)

@@ -1,11 +1,11 @@
-"""The search itself: CMA-ES over the scorer's flat parameters, ask and tell, the mean deployed.
+"""The search: CMA-ES (ask and tell) over the scorer's flat parameters. The distribution's mean is deployed.
 
-At four thousand dimensions a few hundred generations cannot shape a full covariance matrix, so the separable
-variant loses nothing (Ros & Hansen 2008).
+With four thousand dimensions, a few hundred generations cannot adapt a full covariance matrix, so the
+separable variant loses nothing (Ros & Hansen 2008).
 
-A run's directory holds its start and a line a generation with every candidate's fitness. The strategy draws
-the same candidates from the same seed and is told the same fitness, so reading the lines again brings it to
-where it was, to the last bit.
+A run's directory holds the initial scorer and one log line per generation with every candidate's fitness. The
+strategy samples the same candidates from the same seed, so replaying the logged fitness restores its state
+bit for bit.
 """
 
 import fcntl
@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from namm_runtime.atomic_file import write_text
 from namm_runtime.errors import Refusal
-from namm_runtime.evolve.batches import Draw, make_exam
+from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.config import SEEDS_A_GENERATION, EvolutionConfig
-from namm_runtime.evolve.evaluators import Examiners, Here
-from namm_runtime.evolve.fitness import Marks, fitness, mark_full
-from namm_runtime.evolve.initial_scorer import starting_scorer
+from namm_runtime.evolve.evaluators import Evaluator, LocalEvaluator
+from namm_runtime.evolve.fitness import Scores, evaluate_full_cache, fitness
+from namm_runtime.evolve.initial_scorer import build_initial_scorer
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.checkpoint import Scorer
@@ -35,12 +36,12 @@ _DOCUMENTS_AT_ONCE = 11
 
 
 @dataclass(frozen=True)
-class Checked:
-    """The mean on the validation documents.
+class ValidationResult:
+    """How the distribution's mean does on the validation documents.
 
     Attributes:
-        fitness: what is searched for: score as a share of the full cache's, less the price of its size.
-        score, exact, kept: means of `Marks` over the documents.
+        fitness: the search objective: score as a share of the full cache's, less the penalty for cache size.
+        score, exact, kept: means of `Scores` over the documents.
     """
 
     generation: int
@@ -52,11 +53,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class Generation:
-    """What one generation brought; fitness, exact and kept are of training documents.
+    """The report of one generation; fitness, exact and kept are measured on training documents.
 
     Attributes:
         values: fitness of every candidate.
-        documents: candidate-documents read so far by candidates.
+        documents: documents read so far, counted once for each candidate.
         full: score of the full cache on the same documents.
     """
 
@@ -71,11 +72,11 @@ class Generation:
     sigma: float
     documents: int
     seconds: float
-    validation: Checked | None = None
+    validation: ValidationResult | None = None
 
 
 class _Normal:
-    """Standard normal numbers of the search's own, unlike numpy's global ones."""
+    """Standard normal numbers from the search's own generator instead of numpy's global one."""
 
     def __init__(self, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
@@ -85,45 +86,51 @@ class _Normal:
 
 
 class Search:
-    """One evolution run in a directory that it can be resumed from.
+    """One evolution run in a directory from which it can be resumed.
 
-    Files: `start/` (the scorer it starts from), `run.json` (config, model and how the start did), `log.jsonl`
-    (a line a generation).
+    Files: `start/` (the initial scorer), `run.json` (config, model and the initial scorer's validation
+    result), `log.jsonl` (one line per generation).
 
     Raises (on construction):
-        Refusal: `bad_config` where the directory holds the run of another config or model, cannot be read, or
-            is in use.
+        Refusal: `bad_config` if the directory holds a run of another config or model, cannot be read, or is
+            in use.
     """
 
     def __init__(
-        self, model: LoadedModel, config: EvolutionConfig, directory: Path, examiners: Examiners | None = None
+        self, model: LoadedModel, config: EvolutionConfig, directory: Path, evaluator: Evaluator | None = None
     ) -> None:
         self.model, self.config, self.directory = model, config, directory
-        self.examiners = examiners or Here(model, config)
-        _read_run(directory, config, model)  # a wrong directory is refused whoever works in it
+        self.evaluator = evaluator or LocalEvaluator(model, config)
+        _read_run(directory, config, model)  # refuse a wrong directory before waiting for its lock
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = (directory / "lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refusal("bad_config", f"another process works in {directory}") from None
-        began = _read_run(directory, config, model)
+            raise Refusal("bad_config", f"another process is using {directory}") from None
+        record = _read_run(directory, config, model)
         families = config.families(len(config.stages))
         count = config.validation_documents
-        self.validation = Draw("validation", 0, tuple(families[i % len(families)] for i in range(count)))
-        self.full = self._full(self.validation)
-        self.generation = self.stage = self.began = 0  # `began`: the generation at which the stage did
-        self.documents = 0  # read by candidates, counted once for each
+        self.validation_sample = DocumentSample(
+            "validation", 0, tuple(families[i % len(families)] for i in range(count))
+        )
+        self.full = self._full(self.validation_sample)
+        self.generation = self.stage = 0
+        self.stage_start = 0  # generation at which the current stage started
+        self.documents = 0  # read so far, counted once for each candidate
         self.log: list[dict[str, Any]] = []
-        if began is None:
-            self.scorer = starting_scorer(model, config)
-            self.start = self._check(self.scorer.parameters)
+        if record is None:
+            self.scorer = build_initial_scorer(model, config)
+            self.start = self._validate(self.scorer.parameters)
             self.scorer.save(directory / "start")
-            _write(directory / "log.jsonl", "")
+            write_text(directory / "log.jsonl", "")
             record = {"config": config.to_dict(), "revision": model.revision, "start": asdict(self.start)}
-            _write(directory / "run.json", json.dumps(record, indent=1) + "\n")
+            write_text(directory / "run.json", json.dumps(record, indent=1) + "\n")
         else:
-            self.scorer, self.start = checkpoint.load(directory / "start"), Checked(**began["start"])
+            self.scorer, self.start = (
+                checkpoint.load(directory / "start"),
+                ValidationResult(**record["start"]),
+            )
         self.best, self.best_mean = self.start, self.scorer.parameters
         self.strategy = cma.CMAEvolutionStrategy(
             self.scorer.parameters.double().numpy(), config.stages[0].sigma or config.sigma, _options(config)
@@ -135,21 +142,21 @@ class Search:
             raise Refusal("bad_config", f"{directory / 'log.jsonl'} cannot be read: {error!r}") from None
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return self.stage == len(self.config.stages)
 
     def run(self) -> Iterator[Generation]:
-        """Yield generations until the stages are through."""
-        self._move_on()
-        while not self.over:
+        """Yield generations until the last stage has ended."""
+        self._advance_stage()
+        while not self.finished:
             report = self._generation()
             self.log.append(asdict(report))
-            _write(self.directory / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
-            self._move_on()
+            write_text(self.directory / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
+            self._advance_stage()
             yield report
 
     def result(self) -> Scorer:
-        """The mean that did best on the validation documents, with how it came to be."""
+        """The mean with the best validation fitness, with its provenance."""
         provenance: dict[str, Any] = {
             "method": f"CMA-ES ({self.config.covariance}), mean of the best validated generation",
             "evolution": self.config.to_dict(),
@@ -177,37 +184,39 @@ class Search:
         number = self.generation + 1
         documents = config.documents_of(self.stage)
         places = range(number * documents, (number + 1) * documents)
-        draw = Draw("train", number * SEEDS_A_GENERATION, tuple(families[i % len(families)] for i in places))
+        sample = DocumentSample(
+            "train", number * SEEDS_A_GENERATION, tuple(families[i % len(families)] for i in places)
+        )
         groups = torch.split(population, config.group)
-        marks = Marks.joined(self.examiners.mark(self.scorer, [(group, draw) for group in groups]))
-        full = self._full(draw)
-        values = fitness(marks, full.score, draw.families, config.size_weight)
+        scores = Scores.cat(self.evaluator.evaluate(self.scorer, [(group, sample) for group in groups]))
+        full = self._full(sample)
+        values = fitness(scores, full.score, sample.families, config.size_weight)
         self._tell(candidates, values.tolist())
-        checked = None
-        if number % config.validate_every == 0 or number == self._ends():
-            checked = self._check(self._mean())
-            self._note(checked)
+        validation = None
+        if number % config.validate_every == 0 or number == self._stage_end():
+            validation = self._validate(self._mean())
+            self._keep_best(validation)
         return Generation(
             number=number,
             stage=self.stage + 1,
             values=values.tolist(),
             best=float(values.max()),
             mean=float(values.mean()),
-            exact=float(marks.exact.mean()),
-            kept=float(marks.kept.mean()),
+            exact=float(scores.exact.mean()),
+            kept=float(scores.kept.mean()),
             full=float(full.score.mean()),
             sigma=float(self.strategy.sigma),
             documents=self.documents,
             seconds=time.perf_counter() - begun,
-            validation=checked,
+            validation=validation,
         )
 
     def _replay(self, entry: dict[str, Any]) -> None:
-        """A generation that was through before the process stopped."""
-        self._move_on()
+        """Restore a generation that finished before the process stopped."""
+        self._advance_stage()
         self._tell(self.strategy.ask(), entry["values"])
         if entry["validation"]:
-            self._note(Checked(**entry["validation"]))
+            self._keep_best(ValidationResult(**entry["validation"]))
         self.log.append(entry)
 
     def _tell(self, candidates: list[np.ndarray], values: list[float]) -> None:
@@ -215,62 +224,63 @@ class Search:
         self.generation += 1
         self.documents += self.config.population * self.config.documents_of(self.stage)
 
-    def _note(self, checked: Checked) -> None:
-        if checked.fitness > self.best.fitness:
-            self.best, self.best_mean = checked, self._mean()
+    def _keep_best(self, validation: ValidationResult) -> None:
+        if validation.fitness > self.best.fitness:
+            self.best, self.best_mean = validation, self._mean()
 
     def _mean(self) -> Tensor:
         return torch.from_numpy(self.strategy.mean).float()
 
-    def _ends(self) -> int:
-        """The generation at which the stage ends if nothing ends it before."""
-        return self.began + self.config.stages[self.stage].generations
+    def _stage_end(self) -> int:
+        """The last generation of the current stage, unless its patience runs out first."""
+        return self.stage_start + self.config.stages[self.stage].generations
 
-    def _move_on(self) -> None:
-        """To the next stage where this one has had its generations or its patience is spent."""
+    def _advance_stage(self) -> None:
+        """Enter the next stage if this one has run all its generations or its patience has run out."""
         patience = self.config.patience * self.config.validate_every
-        while not self.over:
-            stale = patience and self.generation - max(self.best.generation, self.began) >= patience
-            if self.generation < self._ends() and not stale:
+        while not self.finished:
+            stale = patience and self.generation - max(self.best.generation, self.stage_start) >= patience
+            if self.generation < self._stage_end() and not stale:
                 return
-            self.stage, self.began = self.stage + 1, self.generation
-            if not self.over:
+            self.stage, self.stage_start = self.stage + 1, self.generation
+            if not self.finished:
                 self.strategy.sigma = self.config.stages[self.stage].sigma or self.strategy.sigma
 
-    def _check(self, parameters: Tensor) -> Checked:
-        tasks = [(parameters.unsqueeze(0), part) for part in self.validation.parts(_DOCUMENTS_AT_ONCE)]
-        marks = Marks.joined(self.examiners.mark(self.scorer, tasks), dim=1)
-        value = fitness(marks, self.full.score, self.validation.families, self.config.size_weight)
-        means = {name: float(part.mean()) for name, part in vars(marks).items()}
-        return Checked(self.generation, float(value), **means)
+    def _validate(self, parameters: Tensor) -> ValidationResult:
+        tasks = [
+            (parameters.unsqueeze(0), part) for part in self.validation_sample.chunks(_DOCUMENTS_AT_ONCE)
+        ]
+        scores = Scores.cat(self.evaluator.evaluate(self.scorer, tasks), dim=1)
+        value = fitness(scores, self.full.score, self.validation_sample.families, self.config.size_weight)
+        means = {name: float(part.mean()) for name, part in vars(scores).items()}
+        return ValidationResult(self.generation, float(value), **means)
 
-    def _full(self, draw: Draw) -> Marks:
-        parts = draw.parts(_DOCUMENTS_AT_ONCE)
-        return Marks.joined(
-            [mark_full(self.model, self.config, make_exam(self.model, self.config, part)) for part in parts]
+    def _full(self, sample: DocumentSample) -> Scores:
+        parts = sample.chunks(_DOCUMENTS_AT_ONCE)
+        return Scores.cat(
+            [
+                evaluate_full_cache(
+                    self.model, self.config, make_document_batch(self.model, self.config, part)
+                )
+                for part in parts
+            ]
         )
 
 
 def _read_run(directory: Path, config: EvolutionConfig, model: LoadedModel) -> dict[str, Any] | None:
-    """How the run in a directory began, None where there is none."""
+    """`run.json` of the run in a directory, None if there is none."""
     try:
         record: dict[str, Any] = json.loads((directory / "run.json").read_text())
         same = EvolutionConfig.from_dict(record["config"]) == config and record["revision"] == model.revision
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refusal("bad_config", f"{directory} holds no run that can be read: {error}") from None
+        raise Refusal("bad_config", f"the run in {directory} cannot be read: {error}") from None
     if not same:
         raise Refusal(
             "bad_config", f"{directory} holds a run of another config or model; choose another directory"
         )
     return record
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(content)
-    partial.replace(path)
 
 
 def _options(config: EvolutionConfig) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""A task of the search as a file, so that any process with the same model can do it, wherever it runs.
+"""Evaluation tasks of a search as files, so that any process with the same model can run them on any machine.
 
-Both files are safetensors. The task's holds the candidates, the scorer's normaliser and, as JSON, the config,
-the scorer's hyper-parameters and the documents to draw; the other one holds the marks, or why there are none.
+Both files are safetensors. The task file holds the candidates, the scorer's normaliser and, as JSON, the
+config, the scorer's hyper-parameters and the sample of documents; the result file holds the scores, or an
+error.
 """
 
 import json
@@ -13,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from namm_runtime.errors import Refusal
-from namm_runtime.evolve.batches import Draw
+from namm_runtime.evolve.batches import DocumentSample
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.evaluators import Here, Task
-from namm_runtime.evolve.fitness import Marks
+from namm_runtime.evolve.evaluators import LocalEvaluator, Task
+from namm_runtime.evolve.fitness import Scores
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 
@@ -24,40 +25,44 @@ FORMAT = "1"
 
 
 def write_task(path: Path, config: EvolutionConfig, model: LoadedModel, scorer: Scorer, task: Task) -> None:
-    """Args: model: the one that the task is for; only that one will do it."""
-    population, draw = task
+    """Write one task. Only a process that has loaded the same `model` will run it."""
+    population, sample = task
     tensors = {"population": population.contiguous(), "mean": scorer.mean, "variance": scorer.variance}
     metadata = {
         "format": FORMAT,
         "model": _identity(model),
         "config": json.dumps(config.to_dict()),
         "scorer": json.dumps(asdict(scorer.config)),
-        "draw": json.dumps(asdict(draw)),
+        "draw": json.dumps(asdict(sample)),
     }
     save_file(tensors, path, metadata)
 
 
-def carry_out(model: LoadedModel, task: Path, marks: Path) -> None:
-    """Do a task and write the marks, or the reason why it cannot be done here."""
+def run_task(model: LoadedModel, task: Path, result: Path) -> None:
+    """Run a task file and write its scores to `result`, or the reason why it could not be run."""
     try:
-        found = _marks(model, task)
-    except Exception as error:  # whoever waits for the marks has to hear of it, and would ask again for ever
+        scores = _evaluate(model, task)
+    except Exception as error:  # the search has to be told, or it would resend the task for ever
         said = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-        save_file({"none": torch.zeros(1)}, marks, {"error": said})
+        save_file({"none": torch.zeros(1)}, result, {"error": said})
         return
-    save_file({name: tensor.contiguous() for name, tensor in vars(found).items()}, marks)
+    save_file({name: tensor.contiguous() for name, tensor in vars(scores).items()}, result)
 
 
-def read_marks(path: Path) -> Marks:
-    """Raises Refusal `evolution_failed` where the worker gave a reason instead."""
+def read_scores(path: Path) -> Scores:
+    """Read a result file.
+
+    Raises:
+        Refusal: `evolution_failed` if the worker reported an error instead.
+    """
     with safe_open(path, framework="pt") as file:
         error = (file.metadata() or {}).get("error")
         if error is not None:
-            raise Refusal("evolution_failed", f"a worker could not examine the candidates: {error}")
-        return Marks(*(file.get_tensor(name) for name in ("score", "exact", "kept")))
+            raise Refusal("evolution_failed", f"a worker could not evaluate the candidates: {error}")
+        return Scores(*(file.get_tensor(name) for name in ("score", "exact", "kept")))
 
 
-def _marks(model: LoadedModel, task: Path) -> Marks:
+def _evaluate(model: LoadedModel, task: Path) -> Scores:
     try:
         with safe_open(task, framework="pt") as file:
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -78,9 +83,9 @@ def _marks(model: LoadedModel, task: Path) -> Marks:
         mean=tensors["mean"],
         variance=tensors["variance"],
     )
-    draw = json.loads(metadata["draw"])
-    wanted = Draw(draw["split"], draw["seed"], tuple(draw["families"]))
-    return Here(model, config).mark(scorer, [(tensors["population"], wanted)])[0]
+    fields = json.loads(metadata["draw"])
+    sample = DocumentSample(fields["split"], fields["seed"], tuple(fields["families"]))
+    return LocalEvaluator(model, config).evaluate(scorer, [(tensors["population"], sample)])[0]
 
 
 def _identity(model: LoadedModel) -> str:

@@ -35,15 +35,15 @@ def map_(
     from namm_runtime.evaluate.budget import Budget
     from namm_runtime.evaluate.unit import PolicySpec
     from namm_runtime.memory_map.page import page
-    from namm_runtime.memory_map.retention import Tokenised, remember
-    from namm_runtime.memory_map.token_kinds import kinds
+    from namm_runtime.memory_map.retention import TokenisedDocument, measure_retention
+    from namm_runtime.memory_map.token_kinds import classify_tokens
     from namm_runtime.model.loading import load_model
 
     try:
         specs = [PolicySpec.parse(text) for text in policy]
         wanted = Budget.parse(budget)
         loaded = load_model(model, device=device)
-        document = Tokenised.read(file, loaded.tokenizer)
+        document = TokenisedDocument.read(file, loaded.tokenizer)
         if not document.tokens:
             raise Refusal("document_empty", "the document has no text")
         before = len(loaded.frame.prefix)
@@ -53,10 +53,10 @@ def map_(
                 slots = None if spec.policy == "full" else wanted.slots_for(document.tokens, before, interval)
                 bar = progress.add_task(spec.label, total=document.tokens)
                 advance = partial(_advance, progress, bar)
-                readings.append(remember(loaded, file, spec, slots, interval, positions, advance))
+                readings.append(measure_retention(loaded, file, spec, slots, interval, positions, advance))
     except Refusal as refusal:
         fail(refusal)
-    of_tokens, decided = kinds(document, file.name)
+    of_tokens, decided = classify_tokens(document, file.name)
     target = out or Path(f"{file.name}.map.html")
     # A line break of the text is as it stands in the file, on every system.
     target.write_bytes(page(file.name, loaded, document, readings, of_tokens, decided, interval).encode())

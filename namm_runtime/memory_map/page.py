@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from namm_runtime.memory_map.retention import Remembered, Tokenised
-from namm_runtime.memory_map.token_kinds import KINDS
+from namm_runtime.memory_map.retention import Retention, TokenisedDocument
+from namm_runtime.memory_map.token_kinds import TOKEN_KINDS
 from namm_runtime.model.loading import LoadedModel
 
 LEVELS = 8  # shades
@@ -24,8 +24,8 @@ _SECURITY = "default-src 'none'; style-src 'unsafe-inline'"
 def page(
     title: str,
     model: LoadedModel,
-    document: Tokenised,
-    readings: Sequence[Remembered],
+    document: TokenisedDocument,
+    readings: Sequence[Retention],
     kinds: NDArray[np.int64],
     decided: str,
     interval: int,
@@ -34,7 +34,7 @@ def page(
     """HTML of the map; several readings stand side by side.
 
     Args:
-        kinds: [T] index into KINDS of each token; `decided` says how.
+        kinds: [T] index into TOKEN_KINDS of each token; `decided` says how.
         longest: characters of text shown.
     """
     shown = _Shown(document, readings, longest)
@@ -65,7 +65,7 @@ def page(
     )
 
 
-def _summary(model: LoadedModel, reading: Remembered, interval: int) -> str:
+def _summary(model: LoadedModel, reading: Retention, interval: int) -> str:
     usage, identity = reading.usage, reading.spec.identity()
     entries = [
         ("policy", reading.spec.label),
@@ -85,7 +85,7 @@ def _mib(number: int) -> str:
     return f"{number / 2**20:.1f} MiB"
 
 
-def _overview(reading: Remembered) -> str:
+def _overview(reading: Retention) -> str:
     """Bars: share of heads that hold the tokens of each part of the document."""
     tokens = len(reading.counts)
     bins = min(_BINS, tokens)
@@ -105,9 +105,9 @@ def _overview(reading: Remembered) -> str:
     )
 
 
-def _kinds(reading: Remembered, kinds: NDArray[np.int64]) -> str:
+def _kinds(reading: Retention, kinds: NDArray[np.int64]) -> str:
     rows = []
-    for number, name in enumerate(KINDS):
+    for number, name in enumerate(TOKEN_KINDS):
         counts = reading.counts[kinds == number]
         if len(counts):
             held, gone = counts.mean() / reading.heads, (counts == 0).mean()
@@ -121,7 +121,7 @@ def _kinds(reading: Remembered, kinds: NDArray[np.int64]) -> str:
     )
 
 
-def _heads(reading: Remembered) -> str:
+def _heads(reading: Retention) -> str:
     tokens = len(reading.counts)
     numbers = "".join(f"<th>head {head}</th>" for head in range(reading.kept.shape[1]))
     rows = []
@@ -136,7 +136,7 @@ def _heat(share: float) -> str:
     return f' style="--heat: {100 * share:.0f}%"'
 
 
-def _legend(readings: Sequence[Remembered]) -> str:
+def _legend(readings: Sequence[Retention]) -> str:
     heads = readings[0].heads
     levels = min(LEVELS, heads)
     names = ["none"]
@@ -156,7 +156,7 @@ def _shade(level: int, levels: int) -> str:
 class _Shown:
     """The text as sections of shaded runs."""
 
-    def __init__(self, document: Tokenised, readings: Sequence[Remembered], longest: int) -> None:
+    def __init__(self, document: TokenisedDocument, readings: Sequence[Retention], longest: int) -> None:
         self.document, self.readings = document, readings
         self.heads = readings[0].heads
         self.levels = min(LEVELS, self.heads)
@@ -203,7 +203,7 @@ class _Shown:
                 yield f'<p class="gap">{gap_end - gap_begin:,} characters that no head holds</p>'
             begin = gap_end
 
-    def _shades(self, reading: Remembered) -> NDArray[np.uint8]:
+    def _shades(self, reading: Retention) -> NDArray[np.uint8]:
         """[characters] level of each: that of the best remembered of the tokens that share it."""
         starts = self.document.starts
         best = np.zeros(len(self.document.text) + 1, dtype=np.int64)

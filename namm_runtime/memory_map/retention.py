@@ -16,7 +16,7 @@ from namm_runtime.model.token_stream import TokenStream
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class TokenisedDocument:
     """A document with the place of every token in it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Tokenised:
         return len(self.starts) - 1
 
     @classmethod
-    def read(cls, path: Path, tokenizer: Any) -> "Tokenised":
+    def read(cls, path: Path, tokenizer: Any) -> "TokenisedDocument":
         """Raises Refusal `document_not_text`, `tokenizer_unsupported`."""
         data = path.read_bytes()
         starts: list[int] = []
@@ -46,7 +46,7 @@ class Tokenised:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Retention:
     """What one policy kept.
 
     Attributes:
@@ -68,7 +68,7 @@ class Remembered:
         return int(self.kept.size)
 
 
-def remember(
+def measure_retention(
     model: LoadedModel,
     file: Path,
     spec: PolicySpec,
@@ -76,7 +76,7 @@ def remember(
     interval: int,
     positions: str | None,
     watch: Callable[[Run], None] = lambda run: None,
-) -> Remembered:
+) -> Retention:
     """Read `file` under a policy and look at what is left.
 
     Args:
@@ -106,4 +106,4 @@ def remember(
         kept[number] = there.sum(1)
         counts += np.bincount(held[there], minlength=run.tokens_total)
     waiting = min(layers[0].pending, run.tokens_total) if spec.policy != "full" else 0
-    return Remembered(spec, slots, counts, kept, waiting, run.usage)
+    return Retention(spec, slots, counts, kept, waiting, run.usage)

@@ -11,10 +11,10 @@ from pygments.lexers import get_lexer_for_filename
 from pygments.token import Comment, Keyword, Literal, Name, Number, Operator, Punctuation, String
 from pygments.util import ClassNotFound
 
-from namm_runtime.memory_map.retention import Tokenised
+from namm_runtime.memory_map.retention import TokenisedDocument
 
-KINDS = ("whitespace", "comments", "punctuation", "function words", "names", "numbers", "other words")
-_WHITESPACE, _COMMENT, _PUNCTUATION, _FUNCTION, _NAME, _NUMBER, _OTHER = range(len(KINDS))
+TOKEN_KINDS = ("whitespace", "comments", "punctuation", "function words", "names", "numbers", "other words")
+_WHITESPACE, _COMMENT, _PUNCTUATION, _FUNCTION, _NAME, _NUMBER, _OTHER = range(len(TOKEN_KINDS))
 
 PROSE = (
     "Prose, by spelling: a word with a digit is a number; a word of a list of English articles, pronouns, "
@@ -35,8 +35,8 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-def kinds(document: Tokenised, filename: str) -> tuple[NDArray[np.int64], str]:
-    """Index into KINDS of every token [T], and a sentence that says how it was decided."""
+def classify_tokens(document: TokenisedDocument, filename: str) -> tuple[NDArray[np.int64], str]:
+    """Index into TOKEN_KINDS of every token [T], and a sentence that says how it was decided."""
     lexer = _lexer(filename)
     runs = _prose(document.text) if lexer is None else _code(document.text, lexer)
     characters = np.full(len(document.text) + 1, _WHITESPACE, dtype=np.int64)

@@ -17,7 +17,7 @@ class Policy(ABC):
     `state` and kept by the cache layer, which moves them with the slots.
 
     A policy that observes gets columns from `observe`. One that can do without them may also have
-    `observe_qk(layer, attended, fold)`, which attention in two passes calls instead
+    `observe_qk(layer, source, fold)`, which attention in two passes calls instead
     (`namm_runtime.attention.two_pass`).
     """
 

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from namm_runtime.attention.columns import Attended, Fold
+from namm_runtime.attention.columns import ColumnSource, Fold
 from namm_runtime.attention.spectrogram import BINS, Spectrogram
 from namm_runtime.cache import BoundedLayer
-from namm_runtime.device_constants import Placed
+from namm_runtime.device_constants import DeviceConstants
 from namm_runtime.errors import Refusal
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.keydiff import key_similarity
@@ -49,7 +49,7 @@ class Namm(Policy):
         self.scorer, self.mode = scorer, mode
         if mode == "parity":
             _refuse_extras(scorer)
-        self._parameters = Placed(scorer.parameters if parameters is None else parameters)
+        self._parameters = DeviceConstants(scorer.parameters if parameters is None else parameters)
         self.threshold = scorer.config.threshold
         # How many spectra a scorer's statistics were gathered from no longer matters once they are frozen.
         self.normaliser = normaliser or Normaliser(Moments(scorer.mean, scorer.variance, 1))
@@ -57,7 +57,9 @@ class Namm(Policy):
         self.observes = not scorer.config.spectrum_zeroed
         self.state = Spectrogram.state if self.observes else {}
         half = scorer.config.recency_floats // 2
-        self._frequencies = Placed(scorer.config.recency_base ** (-torch.arange(half).double() / half))
+        self._frequencies = DeviceConstants(
+            scorer.config.recency_base ** (-torch.arange(half).double() / half)
+        )
 
     def room(self, budget: int | None, interval: int, by_slot: bool) -> int | None:
         if self.mode != "parity":
@@ -79,9 +81,9 @@ class Namm(Policy):
         self.spectrogram.fold_into(layer.state, columns)
         self.watch_scratch = self.spectrogram.scratch_bytes
 
-    def observe_qk(self, layer: BoundedLayer, attended: Attended, fold: Fold) -> None:
+    def observe_qk(self, layer: BoundedLayer, source: ColumnSource, fold: Fold) -> None:
         """The same without columns: `fold` rebuilds them from queries and keys."""
-        fold(self.spectrogram, attended, layer.state["ema"], layer.state["carry"])
+        fold(self.spectrogram, source, layer.state["ema"], layer.state["carry"])
         self.watch_scratch = self.spectrogram.scratch_bytes
 
     def features(self, layer: BoundedLayer) -> Tensor:
@@ -138,10 +140,10 @@ def _place(layer: BoundedLayer, like: Tensor) -> Tensor:
 
     The same for models of any depth and number of heads, so that a scorer can serve another one.
     """
-    seat, (batch, heads, slots, _) = layer.seat, like.shape
-    head = torch.arange(heads, device=like.device) + seat.shard * heads
-    in_layers = torch.full((heads,), (seat.layer + 0.5) / seat.layers, device=like.device)
-    in_heads = (head + 0.5) / (heads * seat.shards)
+    placement, (batch, heads, slots, _) = layer.placement, like.shape
+    head = torch.arange(heads, device=like.device) + placement.shard * heads
+    in_layers = torch.full((heads,), (placement.layer + 0.5) / placement.layers, device=like.device)
+    in_heads = (head + 0.5) / (heads * placement.shards)
     waves = [math.pi * k * in_layers for k in range(1, 5)] + [math.pi * k * in_heads for k in (1, 2)]
     return torch.stack(waves, dim=-1).cos()[None, :, None].expand(batch, heads, slots, PLACE_FLOATS)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from namm_runtime.errors import Refusal
 from namm_runtime.policies.base import Policy
 from namm_runtime.scorer.checkpoint import Scorer
+from namm_runtime.scorer.regime import MODES
 
 # The zeroed one is a control: the same scorer, blind to attention.
 LEARNED = {
@@ -19,10 +20,6 @@ LEARNED = {
 
 # What requests of earlier versions say.
 FORMER = {"window": "streaming"}
-
-
-# `budget` keeps what fits into a given number of slots; `parity` is the reference implementation's own rule.
-MODES = ("budget", "parity")
 
 
 def names() -> list[str]:

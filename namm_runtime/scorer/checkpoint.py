@@ -18,9 +18,10 @@ from torch import Tensor
 
 from namm_runtime.attention.spectrogram import BINS, FRAME, HOP
 from namm_runtime.errors import Refusal
-from namm_runtime.scorer import manifest as manifests
 from namm_runtime.scorer.bam import Bam
+from namm_runtime.scorer.manifest import FORMAT, MANIFEST_FILE, TENSORS_FILE, checked_section, read_manifest
 from namm_runtime.scorer.mlp import Mlp
+from namm_runtime.scorer.normaliser import LEAST_DEVIATION
 from namm_runtime.scorer.regime import Regime, Serving
 
 MAX_BYTES = 16 << 20
@@ -99,7 +100,7 @@ class Scorer:
 
     @property
     def deviation(self) -> Tensor:
-        return self.variance.sqrt().clamp(min=1e-7)
+        return self.variance.sqrt().clamp(min=LEAST_DEVIATION)
 
     @property
     def identity(self) -> str:
@@ -115,7 +116,7 @@ class Scorer:
         payload = save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(payload).hexdigest()
         manifest = {
-            "format": manifests.FORMAT,
+            "format": FORMAT,
             "name": self.name,
             "version": self.version,
             "sha256": digest,
@@ -125,8 +126,8 @@ class Scorer:
             "provenance": self.provenance,
         }
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "scorer.safetensors").write_bytes(payload)
-        (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (directory / TENSORS_FILE).write_bytes(payload)
+        (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
         return digest
 
 
@@ -147,8 +148,8 @@ def load(directory: Path) -> Scorer:
         Refusal: `scorer_unreadable` (missing, truncated or oversized file, bad manifest),
             `scorer_hash_mismatch`, `scorer_wrong_shape`, `scorer_not_finite`.
     """
-    manifest = manifests.read(directory)
-    file = directory / "scorer.safetensors"
+    manifest = read_manifest(directory)
+    file = directory / TENSORS_FILE
     try:
         if file.stat().st_size > MAX_BYTES:
             raise Refusal("scorer_unreadable", f"{file.name} is larger than {MAX_BYTES} bytes")
@@ -159,11 +160,11 @@ def load(directory: Path) -> Scorer:
     if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
         raise Refusal("scorer_hash_mismatch", f"{file} is not the file its manifest was written for")
     try:
-        config = ScorerConfig(**manifests.entries(ScorerConfig, manifest["config"]))
+        config = ScorerConfig(**checked_section(ScorerConfig, manifest["config"]))
         # A manifest without the clip it was evolved with means the one it has.
-        evolved = {"recency_clip": config.recency_clip} | manifests.entries(Regime, manifest["regime"])
+        evolved = {"recency_clip": config.recency_clip} | checked_section(Regime, manifest["regime"])
         regime = Regime(**evolved)
-        serving = Serving(**manifests.entries(Serving, manifest.get("serving", {})))
+        serving = Serving(**checked_section(Serving, manifest.get("serving", {})))
         shapes = {"parameters": (config.network.size,), "mean": (BINS,), "variance": (BINS,)}
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
@@ -214,7 +215,7 @@ def resolve(name: str) -> ScorerRef:
 def bundled() -> list[ScorerRef]:
     """The scorers that come with the package."""
     found = []
-    for file in sorted(BUNDLED.glob("*/manifest.json")):
-        manifest = manifests.read(file.parent)
+    for file in sorted(BUNDLED.glob(f"*/{MANIFEST_FILE}")):
+        manifest = read_manifest(file.parent)
         found.append(ScorerRef(manifest["name"], manifest["version"], manifest["sha256"], file.parent))
     return found

@@ -10,7 +10,9 @@ from typing import Any, get_args, get_type_hints
 
 from namm_runtime.attention.spectrogram import FRAME, HOP
 from namm_runtime.errors import Refusal
+from namm_runtime.scorer.regime import MODES, POSITIONS
 
+MANIFEST_FILE, TENSORS_FILE = "manifest.json", "scorer.safetensors"
 FORMAT = 1
 REQUIRED = {"name": str, "version": str, "sha256": str, "config": dict, "regime": dict}
 OPTIONAL = {"serving": dict, "provenance": dict}
@@ -35,24 +37,24 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "frame": (lambda x: x == FRAME, f"{FRAME}, the only length of a frame here"),
     "hop": (lambda x: x == HOP, f"{HOP}, the only distance of frames here"),
     "window": (lambda x: x == "hann", "'hann', the only window here"),
-    "mode": (lambda x: x in ("budget", "parity"), "'budget' or 'parity'"),
-    "positions": (lambda x: x in ("absolute", "cache-relative"), "'absolute' or 'cache-relative'"),
+    "mode": (lambda x: x in MODES, "'budget' or 'parity'"),
+    "positions": (lambda x: x in POSITIONS, "'absolute' or 'cache-relative'"),
     "budget": (lambda x: x >= 1, "at least 1"),
     "interval": (lambda x: x >= HOP and x % HOP == 0, f"a multiple of {HOP}"),
     "watch_last": (lambda x: x >= HOP and x % HOP == 0, f"a multiple of {HOP}"),
 }
 
 
-def read(directory: Path) -> dict[str, Any]:
-    """The manifest of a scorer, whose sections `entries` checks.
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a scorer, whose sections `checked_section` checks.
 
     Raises:
         Refusal: `scorer_unreadable`: none, not JSON, another format, or entries missing or of a wrong type.
     """
     try:
-        manifest = json.loads((directory / "manifest.json").read_text())
+        manifest = json.loads((directory / MANIFEST_FILE).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise Refusal("scorer_unreadable", f"{directory} has no readable manifest.json: {error}") from None
+        raise Refusal("scorer_unreadable", f"{directory} has no readable {MANIFEST_FILE}: {error}") from None
     if not isinstance(manifest, dict) or not REQUIRED.keys() <= manifest.keys():
         raise Refusal("scorer_unreadable", f"the manifest in {directory} lacks required entries")
     if manifest.get("format") != FORMAT:
@@ -67,7 +69,7 @@ def read(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def entries(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+def checked_section(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of the dataclass `kind`, as one section of a manifest gives them.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from namm_runtime.attention.spectrogram import BINS
-from namm_runtime.device_constants import Placed
+from namm_runtime.device_constants import DeviceConstants
 
 LEAST_DEVIATION = 1e-7  # the reference's guard against bins that never vary
 
@@ -25,9 +25,9 @@ class Moments:
     count: int
 
     @cached_property
-    def placed(self) -> Placed:
+    def constants(self) -> DeviceConstants:
         """Mean and guarded deviation, where they are needed."""
-        return Placed(self.mean, self.variance.sqrt().clamp(min=LEAST_DEVIATION))
+        return DeviceConstants(self.mean, self.variance.sqrt().clamp(min=LEAST_DEVIATION))
 
     @classmethod
     def empty(cls) -> "Moments":
@@ -83,7 +83,7 @@ class Normaliser:
         moments = self.gathered if self.in_use is None else self.in_use
         if not moments.count:
             return ema
-        mean, deviation = moments.placed.on(ema.device)
+        mean, deviation = moments.constants.on(ema.device)
         return (ema - mean) / deviation
 
     def adopt(self) -> None:

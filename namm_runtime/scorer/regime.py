@@ -2,6 +2,10 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 
+# `budget` fills a given number of slots; `parity` is the reference implementation's own keep rule.
+MODES = ("budget", "parity")
+POSITIONS = ("absolute", "cache-relative")
+
 
 @dataclass(frozen=True)
 class Regime:

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from namm_runtime.plotting import save_figure
+
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """Draw each family's running accuracy, and the loss of the answers, against tokens trained on."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     log = record["log"]
@@ -26,8 +27,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     below.set_xlabel("million tokens of training")
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    with matplotlib.rc_context({"svg.hashsalt": "palimpsest"}):  # the same log gives the same file
-        figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ GPU (`--device cuda`), which takes minutes instead of hours, they differ from ru
 
 import argparse
 import json
-import os
 import platform
 import random
 import sys
@@ -22,6 +21,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from namm_runtime.atomic_file import replacing
 from namm_runtime.tasks.families import FAMILIES
 from namm_runtime.tasks.suite import encoder
 from namm_runtime.training.circuit_init import constants, hold_constants, initialise
@@ -254,9 +254,8 @@ class Run:
             "text": self.text,
             "log": self.log,
         }
-        part = self.out / "state.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.out / "state.pt")
+        with replacing(self.out / "state.pt") as partial:
+            torch.save(state, partial)
         save(self.model, self.tokenizer, self.out)
 
     def restore(self) -> None:

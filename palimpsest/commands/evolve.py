@@ -24,7 +24,7 @@ from worker.names import EXAMINE
 if TYPE_CHECKING:
     from namm_runtime.evolve.config import EvolutionConfig
     from namm_runtime.evolve.evaluators import Task
-    from namm_runtime.evolve.fitness import Marks
+    from namm_runtime.evolve.fitness import Scores
     from namm_runtime.model.loading import LoadedModel
     from namm_runtime.scorer.checkpoint import Scorer
 
@@ -54,7 +54,7 @@ class Fleet:
         self._celery, self._store, self._queue = celery, store, queue
         self._config, self._model, self._patience = config, model, patience
 
-    def mark(self, scorer: "Scorer", tasks: Sequence["Task"]) -> list["Marks"]:
+    def evaluate(self, scorer: "Scorer", tasks: Sequence["Task"]) -> list["Scores"]:
         """[P, D] each, in the order of the tasks. Raises Refusal `evolution_failed` as a worker says."""
         from namm_runtime.evolve import task_files
 
@@ -68,7 +68,7 @@ class Fleet:
             found = []
             for _, name in names:
                 with self._store.local(name) as path:
-                    found.append(task_files.read_marks(path))
+                    found.append(task_files.read_scores(path))
             return found
         finally:
             with suppress(OSError):  # a worker may be writing marks that came twice; the reaper has the rest

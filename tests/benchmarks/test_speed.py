@@ -197,11 +197,11 @@ def test_flops_are_those_of_the_shapes():
 def test_the_table_of_shares_sums_groups_and_the_scorer():
     seconds = dict(zip(time_breakdown.PARTS, (4.0, 2.0, 1.0, 1.0, 0.5, 1.0, 0.25, 0.15, 0.1), strict=True))
     work = dict(zip(time_breakdown.PARTS, (50.0, 20.0, 5.0, 10.0, 5.0, 9.0, 1.0, 0.0, 0.0), strict=True))
-    parts = time_breakdown.shares(seconds, work)
+    parts = time_breakdown.breakdown(seconds, work)
     assert sum(part["share"] for part in parts.values()) == pytest.approx(1, abs=1e-3)
     assert parts[time_breakdown.MEAN]["ratio"] == 2.0
     row = {"policy": "namm", "budget": 512, "tokens": 1000, "seconds": 10.0, "tokens_per_second": 100.0}
-    text = speed_tables.shares([row | {"parts": parts, "machine": MACHINE}])
+    text = speed_tables.time_breakdown([row | {"parts": parts, "machine": MACHINE}])
     assert "| **features** | 2.00 | 20.0% | 15.0% | 1.33 |" in text
     assert "| **scorer: features, BAM and compaction** | 3.90 | 39.0% | 30.0% | 1.30 |" in text
     assert "| compaction: gather | 0.15 | 1.5% | – | – |" in text

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from namm_runtime.evolve.batches import Draw
+from namm_runtime.evolve.batches import DocumentSample
 from namm_runtime.evolve.config import EvolutionConfig, Stage
-from namm_runtime.evolve.evaluators import Here, Task
-from namm_runtime.evolve.initial_scorer import starting_scorer
+from namm_runtime.evolve.evaluators import LocalEvaluator, Task
+from namm_runtime.evolve.initial_scorer import build_initial_scorer
 from namm_runtime.model.loading import load_model
 from palimpsest.commands.evolve import Fleet
 from store.outbox import queue_of
@@ -33,9 +33,9 @@ REAL = {
 def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) -> None:
     model = load_model("bundled")
     settings = Settings.model_validate({"data_dir": tmp_path, "REDIS_URL": service.environment["REDIS_URL"]})
-    scorer = starting_scorer(model, CONFIG)
+    scorer = build_initial_scorer(model, CONFIG)
     noise = torch.randn(6, 2, len(scorer.parameters), generator=torch.Generator().manual_seed(0))
-    draw = Draw("train", 1, ("kv", "kv"))
+    draw = DocumentSample("train", 1, ("kv", "kv"))
     tasks: Sequence[Task] = [(scorer.parameters + 0.1 * part, draw) for part in noise]
     worker = service.worker("gpu0", **REAL)
     fleet = Fleet(make_app(settings), service.files, queue_of("bundled"), CONFIG, model, patience=5)
@@ -43,22 +43,22 @@ def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) ->
     killed_after: list[int] = []
 
     def kill_after_the_first() -> None:
-        def marks() -> list[str]:
+        def scores() -> list[str]:
             return [name for name in service.files.names("evolution") if name.endswith(".marks")]
 
-        wait_for("some marks", marks)
+        wait_for("some scores", scores)
         child_of(worker).kill()
-        killed_after.append(len(marks()))
+        killed_after.append(len(scores()))
 
     killer = threading.Thread(target=kill_after_the_first)
     killer.start()
-    found = fleet.mark(scorer, tasks)
+    found = fleet.evaluate(scorer, tasks)
     killer.join()
     assert killed_after
     assert 1 <= killed_after[0] < len(tasks)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the worker has
-    expected = Here(model, CONFIG).mark(scorer, tasks)
+    expected = LocalEvaluator(model, CONFIG).evaluate(scorer, tasks)
     torch.set_num_threads(threads)
     assert all(torch.equal(one.score, other.score) for one, other in zip(found, expected, strict=True))
     assert service.files.names("evolution") == []

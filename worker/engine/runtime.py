@@ -59,9 +59,9 @@ def load(config: Settings) -> Served:
         )
 
     def examine(task: Path, marks: Path) -> None:
-        from namm_runtime.evolve.task_files import carry_out
+        from namm_runtime.evolve.task_files import run_task
 
-        carry_out(model, task, marks)
+        run_task(model, task, marks)
 
     model = load_model(config.model, device=config.device, dtype=config.dtype)
     card = ModelCard(

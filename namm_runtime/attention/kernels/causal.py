@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LOG2_E = 1.4426950408889634
+from namm_runtime.attention.kernels import LOG2_E
+
 BLOCK = 64  # queries of a program, and keys of one step
 WARPS = 4
 WIDTHS = (16, 32)  # 64 floats take 98 KB of shared memory on sm_80, and 128 more than there is

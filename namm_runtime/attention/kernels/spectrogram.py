@@ -19,17 +19,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from namm_runtime.attention.columns import Attended
+from namm_runtime.attention.columns import ColumnSource
+from namm_runtime.attention.kernels import LOG2_E
 from namm_runtime.attention.spectrogram import BINS, HOP, Spectrogram, dft_basis
 
-LOG2_E = 1.4426950408889634
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 
 
 def fold(
-    spectrogram: Spectrogram, attended: Attended, ema: Tensor, carry: Tensor, precision: str | None = None
+    spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor, precision: str | None = None
 ) -> None:
-    """Take n (a multiple of 16) attended queries into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16], fp32.
+    """Take n queries (a multiple of 16) into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16], fp32.
 
     In place, and the same numbers as `Spectrogram.fold` over the columns, for every slot in use; tiles of
     slots that hold no token are left alone.
@@ -41,37 +41,37 @@ def fold(
     Raises:
         ValueError: a shape or layout the kernel was not made for.
     """
-    batch, heads, _, width = attended.key.shape
-    queries, group = attended.queries, attended.group
+    batch, heads, _, width = source.key.shape
+    queries, group = source.queries, source.group
     if queries % HOP or not queries:
         raise ValueError(f"{queries} queries are not a multiple of {HOP}")
     if width < 16 or width & (width - 1):
         raise ValueError(f"heads of {width} floats are not a power of two from 16 on")
-    if attended.query.stride(-1) != 1 or attended.key.stride(-1) != 1:
+    if source.query.stride(-1) != 1 or source.key.stride(-1) != 1:
         raise ValueError("the floats of a head must lie side by side")
     if ema.stride(-1) != 1 or carry.stride(-1) != 1 or ema.shape[-1] != BINS or carry.shape[-1] != HOP:
         raise ValueError(f"ema {tuple(ema.shape)} or carry {tuple(carry.shape)} is not a spectrogram's state")
-    shape = constants(attended.key.dtype, width, group, precision)
+    shape = constants(source.key.dtype, width, group, precision)
     fade = spectrogram.gamma**HOP
-    lse = attended.lse.contiguous()
-    _fold[(triton.cdiv(attended.seen, shape["TILE"]), batch * heads)](
-        attended.query,
-        attended.key,
+    lse = source.lse.contiguous()
+    _fold[(triton.cdiv(source.seen, shape["TILE"]), batch * heads)](
+        source.query,
+        source.key,
         lse,
         ema,
         carry,
-        attended.lengths.contiguous(),
+        source.lengths.contiguous(),
         _basis(str(ema.device)),
-        *attended.query.stride()[:3],
-        *attended.key.stride()[:3],
+        *source.query.stride()[:3],
+        *source.key.stride()[:3],
         *lse.stride()[:2],
         *ema.stride()[:3],
         *carry.stride()[:3],
         heads,
-        attended.start,
-        attended.seen,
+        source.start,
+        source.seen,
         queries,
-        attended.scaling * LOG2_E,
+        source.scaling * LOG2_E,
         fade,
         1 - fade,
         **shape,

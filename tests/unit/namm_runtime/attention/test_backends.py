@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from namm_runtime.attention import backends, flash
-from namm_runtime.attention.backends import choose
+from namm_runtime.attention.backends import select_backend
 from namm_runtime.attention.columns import fold_tiles
 from namm_runtime.attention.flash import plain
 from tests.support import standin_kernels as standin
@@ -43,7 +43,7 @@ def install_varlen(monkeypatch, call):
 
 
 def test_a_cpu_reads_in_one_pass():
-    assert choose(CPU, torch.float32, 64, 4) is None
+    assert select_backend(CPU, torch.float32, 64, 4) is None
 
 
 def test_with_nothing_installed_plain_torch_does_both_and_says_why():

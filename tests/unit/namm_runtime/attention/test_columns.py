@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.checks import fold_error, make_case, relative
-from namm_runtime.attention import columns as attended
+from namm_runtime.attention import columns
 from namm_runtime.attention.columns import fold_tiles
 
 LAYOUTS = [(0, 16, 16), (0, 208, 208), (300, 32, 16), (37, 99, 80)]
@@ -14,9 +14,9 @@ LAYOUTS = [(0, 16, 16), (0, 208, 208), (300, 32, 16), (37, 99, 80)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_columns_equal_the_softmax(start, pending, queries, dtype):
     case = make_case(dtype=dtype, start=start, pending=pending, queries=queries)
-    seen = case.attended.seen
-    assert relative(case.attended.columns(0, seen), case.columns) < 1e-5
-    middle = case.attended.columns(seen // 3, seen // 2)
+    seen = case.source.seen
+    assert relative(case.source.columns(0, seen), case.columns) < 1e-5
+    middle = case.source.columns(seen // 3, seen // 2)
     assert relative(middle, case.columns[..., seen // 3 : seen // 2]) < 1e-5
 
 
@@ -27,9 +27,9 @@ def test_tiles_of_slots_make_the_spectrum(tile, group):
 
 
 def test_blocks_of_queries_make_all_columns(monkeypatch):
-    monkeypatch.setattr(attended, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(columns, "SCRATCH_BYTES", 1)
     case = make_case(queries=64)
-    blocks = list(case.attended.blocks())
+    blocks = list(case.source.blocks())
     assert [block.shape[2] for block in blocks] == [16] * 4
     for index, block in enumerate(blocks):
         exact = case.columns[:, :, index * 16 : index * 16 + 16]

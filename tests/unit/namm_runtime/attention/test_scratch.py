@@ -14,8 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
 from namm_runtime import policies
-from namm_runtime.attention import bounded as attention
-from namm_runtime.attention import workspace
+from namm_runtime.attention import bounded, workspace
 from namm_runtime.attention.bounded import TILE_BYTES, bounded_attention
 from namm_runtime.attention.context import Context
 from namm_runtime.cache import BoundedCache
@@ -93,11 +92,11 @@ def test_scores_take_the_same_for_any_number_of_documents(model, make_scorer):
 def test_it_is_the_parts_that_bound_it(model, make_scorer, monkeypatch):
     """With a limit that nothing exceeds, temporaries grow with the batch: the tests above can fail."""
     attend, score, _ = a_layer(model, make_scorer, 48)
-    bounded = peak(attend), peak(score)
+    limited = peak(attend), peak(score)
     monkeypatch.setattr(namm, "SCORE_BYTES", 1 << 40)
-    assert peak(score) > 3 * bounded[1]
-    monkeypatch.setattr(attention, "TILE_BYTES", 1 << 40)
-    assert peak(attend) > 3 * bounded[0]
+    assert peak(score) > 3 * limited[1]
+    monkeypatch.setattr(bounded, "TILE_BYTES", 1 << 40)
+    assert peak(attend) > 3 * limited[0]
 
 
 @pytest.mark.parametrize("tokens", [512, 37])
@@ -105,7 +104,7 @@ def test_parts_compute_what_the_whole_does(model, make_scorer, monkeypatch, toke
     """Output, what the policy saw, queries held back, and scores."""
     results = []
     for limit in (1 << 40, 1 << 20):
-        monkeypatch.setattr(attention, "TILE_BYTES", limit)
+        monkeypatch.setattr(bounded, "TILE_BYTES", limit)
         monkeypatch.setattr(namm, "SCORE_BYTES", limit)
         attend, score, cache = a_layer(model, make_scorer, 5, tokens)
         layer = cache.layers[0]

@@ -24,20 +24,20 @@ TWO_PASSES = Backend("two passes in plain torch", plain, fold_tiles)
 )
 def test_two_calls_equal_one_softmax_on_ragged_heads(dtype, start, pending, queries):
     case = make_case(dtype=dtype, start=start, pending=pending, queries=queries)
-    given = case.attended
+    given = case.source
     layer = layer_of(case)
-    output, attended = attend(plain, given.query, given.key, layer, given.scaling, given.seen)
+    output, source = attend(plain, given.query, given.key, layer, given.scaling, given.seen)
     assert output.dtype == dtype
     assert relative(output, case.output) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
-    assert torch.allclose(attended.lse.double(), dense(given, case.value)[2], atol=1e-5)
-    assert relative(attended.columns(0, given.seen), case.columns) < 1e-5
+    assert torch.allclose(source.lse.double(), dense(given, case.value)[2], atol=1e-5)
+    assert relative(source.columns(0, given.seen), case.columns) < 1e-5
 
 
 def test_heads_that_kept_nothing_see_the_pending_tokens_only():
     case = make_case()
-    case.attended.lengths[0] = 0
-    _, exact, _ = dense(case.attended, case.value)
-    given, layer = case.attended, layer_of(case)
+    case.source.lengths[0] = 0
+    _, exact, _ = dense(case.source, case.value)
+    given, layer = case.source, layer_of(case)
 
     def kernel(query, keys, values, lengths, causal, scaling):
         """Flash kernels say +inf and leave anything in rows without a key."""
@@ -45,9 +45,9 @@ def test_heads_that_kept_nothing_see_the_pending_tokens_only():
         empty = (lengths == 0).view(-1, 1, 1)
         return output.masked_fill(empty.unsqueeze(-1), torch.nan), lse.masked_fill(empty, torch.inf)
 
-    output, attended = attend(kernel, given.query, given.key, layer, given.scaling, given.seen)
+    output, source = attend(kernel, given.query, given.key, layer, given.scaling, given.seen)
     assert relative(output, exact) < 1e-6
-    assert attended.lse.isfinite().all()
+    assert source.lse.isfinite().all()
 
 
 def test_merging_is_exact_when_one_side_has_all_the_weight():

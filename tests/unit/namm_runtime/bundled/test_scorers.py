@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from namm_runtime import policies
-from namm_runtime.evolve.batches import Draw, make_exam
+from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.fitness import Marks, mark_full, sit
+from namm_runtime.evolve.fitness import Scores, evaluate_full_cache, evaluate_policy
 from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer import checkpoint
@@ -47,10 +47,10 @@ def test_they_remember_what_a_window_forgets(bundled: LoadedModel, name: str) ->
     """Test split, in the regime of the search."""
     scorer = checkpoint.load(checkpoint.resolve(name).path)
     config = replace(EvolutionConfig.from_dict(scorer.provenance["evolution"]), model="bundled")
-    exam = make_exam(bundled, config, Draw("test", 8, FAMILIES))
-    marks: dict[str, Marks] = {"full": mark_full(bundled, config, exam)}
-    marks["own"] = sit(bundled, config, Namm(scorer), exam)
-    marks["streaming"] = sit(bundled, config, policies.make("streaming", config.budget), exam)
-    score = {policy: float(found.score.mean()) for policy, found in marks.items()}
+    batch = make_document_batch(bundled, config, DocumentSample("test", 8, FAMILIES))
+    scores: dict[str, Scores] = {"full": evaluate_full_cache(bundled, config, batch)}
+    scores["own"] = evaluate_policy(bundled, config, Namm(scorer), batch)
+    scores["streaming"] = evaluate_policy(bundled, config, policies.make("streaming", config.budget), batch)
+    score = {policy: float(found.score.mean()) for policy, found in scores.items()}
     assert score["own"] > 0.8 * score["full"]
     assert score["own"] > score["streaming"] + 0.4

@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 
 from namm_runtime.evaluate import bootstrap
-from namm_runtime.evaluate.bootstrap import Marks
+from namm_runtime.evaluate.bootstrap import ScoreTable
 
 
-def one_task(sums: list[float], counts: list[float] | None = None) -> Marks:
+def one_task(sums: list[float], counts: list[float] | None = None) -> ScoreTable:
     column = np.array(sums, dtype=float)[:, None]
-    return Marks(column, np.ones_like(column) if counts is None else np.array(counts, dtype=float)[:, None])
+    return ScoreTable(
+        column, np.ones_like(column) if counts is None else np.array(counts, dtype=float)[:, None]
+    )
 
 
 def test_the_score_is_the_mean_over_tasks_of_the_mean_over_questions():
-    marks = Marks(
+    scores = ScoreTable(
         np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 1.0]])
     )
-    estimate = bootstrap.score(marks, [0, 0, 1])
+    estimate = bootstrap.score(scores, [0, 0, 1])
     assert estimate is not None
     assert estimate.value == pytest.approx((4 / 8 + 1) / 2)
     assert (estimate.documents, estimate.questions) == (3, 9)
@@ -27,7 +29,7 @@ def test_the_interval_is_that_of_the_documents_not_of_the_questions():
     generator = np.random.default_rng(5)
     scores = generator.random(60)
     once, often = one_task(list(scores)), one_task(list(scores * 50), [50.0] * 60)
-    alike = [bootstrap.score(marks, [0] * 60) for marks in (once, often)]
+    alike = [bootstrap.score(scores, [0] * 60) for scores in (once, often)]
     assert alike[0].interval == pytest.approx(alike[1].interval)
     low, high = alike[0].interval
     error = scores.std(ddof=1) / np.sqrt(60)
@@ -74,5 +76,5 @@ def test_only_documents_that_both_did_are_compared():
 
 
 def test_the_same_marks_give_the_same_interval():
-    marks = one_task([0, 1, 1, 0, 1, 1])
-    assert bootstrap.score(marks, [0] * 6) == bootstrap.score(marks, [0] * 6)
+    scores = one_task([0, 1, 1, 0, 1, 1])
+    assert bootstrap.score(scores, [0] * 6) == bootstrap.score(scores, [0] * 6)

@@ -1,31 +1,21 @@
 """The grid: same path for all, resumed after a kill, nothing mixed in that belongs to something else."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from namm_runtime.cli import app
 from namm_runtime.engine import Engine, Request
-from namm_runtime.errors import Refusal
 from namm_runtime.evaluate import unit
 from namm_runtime.evaluate.budget import Budget
 from namm_runtime.evaluate.evaluation import Evaluation, Settings
 from namm_runtime.evaluate.journal import Journal
 from namm_runtime.evaluate.markdown import markdown
-from namm_runtime.evaluate.metrics import mark
-from namm_runtime.evaluate.suite import SUITES, Suite, load
+from namm_runtime.evaluate.metrics import score_answer
 from namm_runtime.evaluate.unit import PolicySpec
 from namm_runtime.model.loading import load_model
 from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
-from tests.support.tiny import byte_tokenizer
 
 
 def settings_for(
@@ -69,7 +59,7 @@ def test_rows_say_what_the_engine_gave(tiny_model, questions, tmp_path):
     ]  # fmt: skip
     model = load_model(tiny_model)
     evaluation = Evaluation(settings_for(tiny_model, tasks), Journal(tmp_path / "other.jsonl"))
-    marks = {"letters": [], "words": []}
+    scores = {"letters": [], "words": []}
     kept = []
     for document in evaluation.documents:
         path = tmp_path / "document.txt"
@@ -81,9 +71,9 @@ def test_rows_say_what_the_engine_gave(tiny_model, questions, tmp_path):
         run = Engine(model).complete(request)
         kept.append(run.usage.kept_fraction)
         for item, answer in zip(document.items, run.answers, strict=True):
-            marks[item.task].append(mark(answer.text, item))
+            scores[item.task].append(score_answer(answer.text, item))
     row = row_of(report, "h2o", "64")
-    by_task = {task: sum(found) / len(found) for task, found in marks.items()}
+    by_task = {task: sum(found) / len(found) for task, found in scores.items()}
     assert row["score"] == pytest.approx(sum(by_task.values()) / 2, abs=1e-6)
     assert row["tasks"]["words"]["score"] == pytest.approx(by_task["words"], abs=1e-6)
     assert row["kept_fraction"] == pytest.approx(sum(kept) / 4, abs=1e-6)
@@ -103,17 +93,6 @@ def test_a_share_bounds_what_is_kept_with_what_waits_at_the_end(tiny_model, ques
     assert row["kept_fraction_most"] <= 0.25
     assert row["kept_fraction"] > 0.25 - 16 / 400
     assert row["slots"][0] < row["slots"][1]
-
-
-def test_budgets():
-    assert Budget.parse(" 12.5% ").slots_for(4096, 1, 512) == (512 - 1) // 16 * 16
-    assert Budget.parse("25%").slots_for(4096 + 511, 0, 512) == int(4607 / 4 - 511) // 16 * 16
-    assert Budget.parse("512").slots_for(10, 0, 512) == 512
-    for wrong in ("", "0", "15", "-4", "0%", "101%", "a%", "1.5"):
-        with pytest.raises(Refusal):
-            Budget.parse(wrong)
-    with pytest.raises(Refusal, match="smaller --interval"):
-        Budget.parse("25%").slots_for(1000, 0, 512)
 
 
 def test_finished_work_is_not_done_again_and_a_torn_line_is(tiny_model, questions, tmp_path):
@@ -211,131 +190,3 @@ def test_what_cannot_be_read_is_said_and_left_out(tiny_model, tmp_path, question
     assert row_of(report, "streaming", "64")["documents"] == 5
     assert row_of(report, "streaming", "64")["minus"]["full"]["documents"] == 4
     assert "full, all: 1 documents (document_too_long)" in markdown(report)
-
-
-KILLED = """
-import sys
-from namm_runtime.cli import app
-app(sys.argv[1:])
-"""
-
-
-def test_kill_9_and_run_again_goes_on(tiny_model, questions, tmp_path):
-    tasks, out = questions(documents=40), tmp_path / "out" / "report.json"
-    arguments = [
-        "evaluate", "--json", str(out), "--tasks", str(tasks), "--model", str(tiny_model), "--policies",
-        "full,window", "--budgets", "64", "--interval", "32", "--processes", "2", "--plot", "none",
-    ]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL)
-    journal = out.with_suffix(".jsonl")
-    while process.poll() is None and (not journal.exists() or len(journal.read_bytes().splitlines()) < 5):
-        time.sleep(0.005)
-    assert process.poll() is None, "it was done before it could be killed"
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.wait()
-    before = journal.read_bytes().splitlines()
-    arguments[arguments.index("--processes") + 1] = "1"
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    after = journal.read_bytes().splitlines()
-    assert len(after) == 80
-    assert after[: len(before) - 1] == before[:-1]
-    report = json.loads(out.read_text())
-    assert [row["policy"] for row in report["rows"]] == ["full", "streaming"]
-    assert out.with_suffix(".md").read_text() == markdown(report)
-    for child in children:  # they end with their parent, even one that had no time to say so
-        assert _gone(int(child)), f"process {child} is left over"
-
-
-def _gone(pid: int) -> bool:
-    for _ in range(400):
-        try:
-            os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.025)
-    os.kill(pid, signal.SIGKILL)
-    return False
-
-
-def test_the_command_writes_report_table_and_plot(tiny_model, questions, tmp_path):
-    out = tmp_path / "report.json"
-    arguments = [
-        "evaluate", "--json", str(out), "--tasks", str(questions(documents=6)), "--model", str(tiny_model),
-        "--policies", "full,streaming,l2", "--budgets", "32,64", "--interval", "32",
-        "--max-output-tokens", "2",
-    ]  # fmt: skip
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    report = json.loads(out.read_text())
-    assert report["machine"]["torch"]
-    assert report["settings"]["tasks"] == ["questions.jsonl"]
-    picture = out.with_suffix(".svg").read_bytes()
-    assert picture.startswith(b"<?xml")
-    table = out.with_suffix(".md").read_text()
-    for row in report["rows"]:
-        assert f"| {row['policy']} | {row['budget'] or 'all'} | {row['score']:.1%}" in table
-    assert CliRunner().invoke(app, [*arguments, "--plot", "png"]).exit_code == 0
-    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert out.with_suffix(".svg").read_bytes() == picture
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"--policies": "best"}, "unknown_policy"),
-        ({"--policies": "mine=nowhere"}, "scorer_unreadable"),
-        ({"--budgets": "lots"}, "bad_budget"),
-        ({"--tasks": "nowhere.jsonl"}, "bad_tasks"),
-        ({"--model": str(SUITES)}, "model_not_found"),
-        ({"--plot": "gif"}, "bad_request"),
-        ({"--policies": "l2,l2"}, "bad_request"),
-    ],
-)
-def test_wrong_requests_are_refused(tiny_model, questions, tmp_path, changes, code):
-    options = {"--json": str(tmp_path / "r.json"), "--tasks": str(questions()), "--model": str(tiny_model)}
-    arguments = [part for option in (options | changes).items() for part in option]
-    result = CliRunner().invoke(app, ["evaluate", *arguments])
-    assert result.exit_code == 2
-    assert f"{code}:" in result.output
-
-
-def test_suites_that_come_with_the_package_can_be_read():
-    names = {path.stem: Suite.read(path) for path in SUITES.glob("*.toml")}
-    assert {"bundled", "long", "million"} <= names.keys()
-    assert {suite.split for suite in names.values()} == {"test"}
-
-
-def test_a_suite_makes_documents_of_families_lengths_and_questions(tmp_path):
-    path = tmp_path / "s.toml"
-    path.write_text(
-        'name = "s"\nfamilies = ["multi", "listing"]\nlengths = [600, 900]\ndocuments = 2\nquestions = 2\n'
-    )
-    found = load([str(path)], byte_tokenizer())
-    assert [(document.tasks, document.length) for document in found[::2]] == [
-        (("multi",), 600), (("multi",), 900), (("listing",), 600), (("listing",), 900),
-    ]  # fmt: skip
-    assert all(len(document.items) <= 2 and len(document.text) <= document.length for document in found)
-    assert len({document.sha256 for document in found}) == 8
-    assert load([str(path)], byte_tokenizer()) == found
-    assert len(load([str(path)], byte_tokenizer(), limit=1)) == 4
-    path.write_text(path.read_text().replace("listing", "guessing"))
-    with pytest.raises(Refusal, match="guessing"):
-        load([str(path)], byte_tokenizer())
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["name =", 'name = "x"', 'name = "x"\ncolour = 1\nlengths=[1]\ndocuments=1\nquestions=1',
-     'name = "x"\nlengths = [0]\ndocuments = 1\nquestions = 1',
-     'name = "x"\nlengths = [9]\ndocuments = 1\nquestions = 1\nsplit = "secret"'],
-)  # fmt: skip
-def test_bad_suites_are_refused(tmp_path, text):
-    (tmp_path / "s.toml").write_text(text)
-    with pytest.raises(Refusal) as refusal:
-        Suite.read(tmp_path / "s.toml")
-    assert refusal.value.code == "bad_suite"

@@ -1,8 +1,8 @@
-"""Marks worked out by hand."""
+"""Scores worked out by hand."""
 
 import pytest
 
-from namm_runtime.evaluate.metrics import METRICS, mark
+from namm_runtime.evaluate.metrics import METRICS, score_answer
 from namm_runtime.tasks.item import Item
 from namm_runtime.tasks.public import question
 from namm_runtime.tasks.public.question import Question
@@ -58,21 +58,21 @@ def test_readers_know_the_metrics_there_are():
     ],
 )
 def test_marks(metric, answers, answer, expected):
-    assert mark(answer, item(metric, *answers)) == pytest.approx(expected)
+    assert score_answer(answer, item(metric, *answers)) == pytest.approx(expected)
 
 
 def test_classification_shares_the_mark_among_the_classes_named():
     classes = ("City", "City name", "Human")
-    assert mark("City name", item("classification", "City name", classes=classes)) == 1
-    assert mark("Human or City name", item("classification", "City name", classes=classes)) == 0.5
-    assert mark("Other\nHuman", item("classification", "Human", classes=classes)) == 0
-    assert mark("City", item("classification", "City name", classes=classes)) == 0
+    assert score_answer("City name", item("classification", "City name", classes=classes)) == 1
+    assert score_answer("Human or City name", item("classification", "City name", classes=classes)) == 0.5
+    assert score_answer("Other\nHuman", item("classification", "Human", classes=classes)) == 0
+    assert score_answer("City", item("classification", "City name", classes=classes)) == 0
 
 
 def test_only_the_first_line_counts_where_the_benchmark_says_so():
-    assert mark("\nred\nPassage: more", item("f1", "red", first_line=True)) == 1
-    assert mark("\nred\nPassage: more", item("f1", "red")) == 0.5
+    assert score_answer("\nred\nPassage: more", item("f1", "red", first_line=True)) == 1
+    assert score_answer("\nred\nPassage: more", item("f1", "red")) == 0.5
 
 
 def test_plain_items_of_the_generators_are_marked_too():
-    assert mark("9310.", Item("single", "c", "q", ("9310",))) == 1
+    assert score_answer("9310.", Item("single", "c", "q", ("9310",))) == 1

@@ -5,18 +5,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 from namm_runtime.cli import app
 from namm_runtime.evaluate.unit import PolicySpec
 from namm_runtime.memory_map.page import page
-from namm_runtime.memory_map.retention import Remembered, Tokenised, remember
-from namm_runtime.memory_map.token_kinds import KINDS, kinds
-from namm_runtime.model.loading import LoadedModel, load_model
+from namm_runtime.memory_map.retention import Retention, TokenisedDocument, measure_retention
+from namm_runtime.memory_map.token_kinds import classify_tokens
+from namm_runtime.model.loading import LoadedModel
 from tests.support.tiny import save_tiny_llama
 
 VOID = {"meta", "rect"}
+
+
 NASTY = (
     "\n\n  <script>alert(1)</script> &amp; <b onclick=\"x\">'quoted'</b>\r\nend\tof line \r \u2028 ü 漢字 🙂"
     " --> ]]>\n"
@@ -62,20 +63,15 @@ def parsed(html: str) -> Page:
     return reader
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_model(save_tiny_llama(tmp_path_factory.mktemp("tiny")))
-
-
 def mapped(
     model: LoadedModel, path: Path, *policies: str, slots: int = 64, interval: int = 32, **more: int
-) -> tuple[str, list[Remembered], Tokenised]:
-    document = Tokenised.read(path, model.tokenizer)
+) -> tuple[str, list[Retention], TokenisedDocument]:
+    document = TokenisedDocument.read(path, model.tokenizer)
     readings = [
-        remember(model, path, spec, None if spec.policy == "full" else slots, interval, "auto")
+        measure_retention(model, path, spec, None if spec.policy == "full" else slots, interval, "auto")
         for spec in map(PolicySpec.parse, policies)
     ]
-    of_tokens, decided = kinds(document, path.name)
+    of_tokens, decided = classify_tokens(document, path.name)
     return (
         page(path.name, model, document, readings, of_tokens, decided, interval, **more),
         readings,
@@ -164,38 +160,6 @@ def test_very_long_documents_leave_out_what_nobody_holds_and_say_so(model, tmp_p
     html, _, document = mapped(model, path, "full", longest=1000)
     assert "".join(parsed(html).blocks) == document.text[:1000]
     assert "shown up to character 1,000" in html
-
-
-def kind_of(text: str, name: str, model: LoadedModel, tmp_path: Path) -> dict[str, str]:
-    path = tmp_path / name
-    path.write_text(text)
-    document = Tokenised.read(path, model.tokenizer)
-    of_tokens, _ = kinds(document, name)
-    found: dict[str, str] = dict.fromkeys(KINDS, "")
-    for start, kind in dict(zip(document.starts.tolist(), of_tokens.tolist(), strict=False)).items():
-        found[KINDS[kind]] += text[start]
-    return found
-
-
-def test_kinds_in_prose(model, tmp_path):
-    found = kind_of("The invoice of Ada, 12.5 kg.\nTotal isn’t B2! É", "a.txt", model, tmp_path)
-    assert found["function words"] == "Theof"
-    assert found["names"] == "Ada"
-    assert found["numbers"] == "125B2"
-    assert found["punctuation"] == ",..!"
-    assert found["other words"] == "invoicekgTotalisn’tÉ"
-    assert found["whitespace"] == "     \n   "
-    assert found["comments"] == ""
-
-
-def test_kinds_in_code(model, tmp_path):
-    found = kind_of('def area(r):  # of a disc\n    return 3.14 * "x" * r\n', "a.py", model, tmp_path)
-    assert found["comments"] == "#ofadisc"
-    assert found["function words"] == "defreturn"
-    assert found["names"] == "arearr"
-    assert found["numbers"] == "3.14"
-    assert found["punctuation"] == "():**"
-    assert found["other words"] == '"x"'
 
 
 def test_the_command_writes_a_page(model, tmp_path):

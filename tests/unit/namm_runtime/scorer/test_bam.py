@@ -10,8 +10,8 @@ def dense(bam: Bam, flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     q, k, v = (x @ p["attn.qkv.weight"] + p["attn.qkv.bias"]).chunk(3, dim=-1)
     scores = q @ k.transpose(-1, -2) / bam.width**0.5
     newer_or_same = torch.ones(x.shape[-2], x.shape[-2]).triu()
-    attended = scores.masked_fill(newer_or_same == 0, -torch.inf).softmax(-1) @ v
-    residual, multiplier = (attended @ p["attn.out.weight"] + p["attn.out.bias"]).chunk(2, dim=-1)
+    source = scores.masked_fill(newer_or_same == 0, -torch.inf).softmax(-1) @ v
+    residual, multiplier = (source @ p["attn.out.weight"] + p["attn.out.bias"]).chunk(2, dim=-1)
     return ((x * (1 + multiplier) + residual) @ p["head.weight"] + p["head.bias"]).squeeze(-1)
 
 

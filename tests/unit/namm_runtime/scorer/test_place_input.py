@@ -3,14 +3,14 @@
 import torch
 
 from namm_runtime import policies
-from namm_runtime.cache import BoundedLayer, Seat
+from namm_runtime.cache import BoundedLayer, Placement
 from namm_runtime.engine.memory import Memory
 from namm_runtime.policies.namm import Namm
 
 
-def place_of(policy: Namm, heads: int, seat: Seat) -> torch.Tensor:
+def place_of(policy: Namm, heads: int, placement: Placement) -> torch.Tensor:
     """[heads, 6] of a layer with five tokens."""
-    layer = BoundedLayer(16, 16, policy.state, seat)
+    layer = BoundedLayer(16, 16, policy.state, placement)
     keys = torch.ones(1, heads, 5, 8)
     layer.update(keys, keys)
     return policy.features(layer)[0, :, 0, -6:]
@@ -18,22 +18,24 @@ def place_of(policy: Namm, heads: int, seat: Seat) -> torch.Tensor:
 
 def test_layers_and_heads_have_places_of_their_own(make_scorer):
     policy = policies.make("namm", 64, make_scorer(place_input=True))
-    places = torch.cat([place_of(policy, 4, Seat(layer, 6)) for layer in range(6)])
+    places = torch.cat([place_of(policy, 4, Placement(layer, 6)) for layer in range(6)])
     distances = torch.cdist(places, places) + torch.eye(24)
     assert distances.min() > 0.05
-    assert torch.allclose(place_of(policy, 1, Seat(0, 1)), torch.tensor([0.0, -1, 0, 1, 0, -1]), atol=1e-6)
+    assert torch.allclose(
+        place_of(policy, 1, Placement(0, 1)), torch.tensor([0.0, -1, 0, 1, 0, -1]), atol=1e-6
+    )
 
 
 def test_the_middle_of_any_model_is_the_same_place(make_scorer):
     policy = policies.make("namm", 64, make_scorer(place_input=True))
-    three, nine = (place_of(policy, 1, Seat(n // 2, n)) for n in (3, 9))
+    three, nine = (place_of(policy, 1, Placement(n // 2, n)) for n in (3, 9))
     assert torch.allclose(three, nine, atol=1e-6)
 
 
 def test_a_divided_layer_has_the_heads_of_the_whole_one(make_scorer):
     policy = policies.make("namm", 64, make_scorer(place_input=True))
-    parts = [place_of(policy, 2, Seat(1, 3, shard, 2)) for shard in range(2)]
-    assert torch.allclose(torch.cat(parts), place_of(policy, 4, Seat(1, 3)), atol=1e-6)
+    parts = [place_of(policy, 2, Placement(1, 3, shard, 2)) for shard in range(2)]
+    assert torch.allclose(torch.cat(parts), place_of(policy, 4, Placement(1, 3)), atol=1e-6)
 
 
 def test_the_place_decides_what_a_layer_keeps(model, ids, make_scorer):

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from namm_runtime.tasks import FillerKind, make_document, sample_facts
+from namm_runtime.tasks import FillerKind, make_document
 from namm_runtime.tasks.documents import filler_pieces
 
 FILLERS: tuple[FillerKind, ...] = ("business", "stdlib", "mixed")
@@ -76,15 +76,3 @@ def test_filler_pieces_join_at_line_breaks(filler: FillerKind) -> None:
         assert piece.startswith("\n")
         assert piece[-1].isprintable()
         assert not piece[-1].isspace()
-
-
-def test_questions_are_distinct_and_share_ids() -> None:
-    facts = sample_facts(300, random.Random(1), "test")
-    assert len({fact.question for fact in facts}) == 300
-    assert len({fact.number for fact in facts}) < 200
-
-
-def test_a_fact_spells_itself() -> None:
-    fact = sample_facts(1, random.Random(1), "train")[0]
-    assert fact.sentence == f"\n{fact.question} {fact.answer}."
-    assert fact.prompt + fact.completion == fact.sentence

@@ -53,14 +53,14 @@ def test_every_layout_of_slots(start, pending, queries, dtype):
 
 
 def test_the_comparison_can_fail():
-    def wrong(spectrogram, attended, ema, carry):
-        kernel.fold(spectrogram, replace(attended, seen=attended.seen - 1), ema, carry)
+    def wrong(spectrogram, source, ema, carry):
+        kernel.fold(spectrogram, replace(source, seen=source.seen - 1), ema, carry)
 
     assert fold_error(wrong, make_case()) > 1e-3
 
 
 def state(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = case.attended.key.shape[:3]
+    shape = case.source.key.shape[:3]
     return torch.zeros(*shape, BINS), torch.zeros(*shape, HOP)
 
 
@@ -69,46 +69,46 @@ def state(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
 def test_grouping_of_queries_does_not_matter(fold, sizes):
     case = make_case(pending=64, queries=64)
     whole, pieces = state(case), state(case)
-    kernel.fold(Spectrogram(), case.attended, *whole)
-    attended, end = case.attended, 0
+    kernel.fold(Spectrogram(), case.source, *whole)
+    source, end = case.source, 0
     for size in sizes:
         begin, end = end, end + size
         piece = replace(
-            attended,
-            query=attended.query[:, :, begin:end],
-            lse=attended.lse[:, :, begin:end],
-            seen=attended.seen - 64 + end,
+            source,
+            query=source.query[:, :, begin:end],
+            lse=source.lse[:, :, begin:end],
+            seen=source.seen - 64 + end,
         )
         fold(Spectrogram(), piece, *pieces)
     for one, other in zip(whole, pieces, strict=True):
         # Kernel and tiles round their exponentials differently: a few units in the last place of fp32 add up.
-        assert relative(one[:, :, : attended.seen], other[:, :, : attended.seen].double(), case.used) < 5e-6
+        assert relative(one[:, :, : source.seen], other[:, :, : source.seen].double(), case.used) < 5e-6
 
 
 def test_slots_beyond_the_newest_are_left_alone():
     case = make_case()
     ema, carry = (tensor.fill_(7) for tensor in state(case))
-    kernel.fold(Spectrogram(), case.attended, ema, carry)
-    assert (ema[:, :, case.attended.seen :] == 7).all()
-    assert (carry[:, :, case.attended.seen :] == 7).all()
+    kernel.fold(Spectrogram(), case.source, ema, carry)
+    assert (ema[:, :, case.source.seen :] == 7).all()
+    assert (carry[:, :, case.source.seen :] == 7).all()
 
 
 def test_state_may_be_a_view_of_a_larger_cache():
     case = make_case()
     ema, carry = state(case)
     wide = torch.zeros(*ema.shape[:2], ema.shape[2] + 50, BINS)
-    kernel.fold(Spectrogram(), case.attended, ema, carry)
-    kernel.fold(Spectrogram(), case.attended, wide[:, :, : ema.shape[2]], torch.zeros_like(carry))
+    kernel.fold(Spectrogram(), case.source, ema, carry)
+    kernel.fold(Spectrogram(), case.source, wide[:, :, : ema.shape[2]], torch.zeros_like(carry))
     assert torch.equal(wide[:, :, : ema.shape[2]], ema)
 
 
 def test_what_the_kernel_was_not_made_for_is_refused():
     case = make_case(width=48)
     with pytest.raises(ValueError, match="power of two"):
-        kernel.fold(Spectrogram(), case.attended, *state(case))
+        kernel.fold(Spectrogram(), case.source, *state(case))
     case = make_case(queries=40)
     with pytest.raises(ValueError, match="multiple of 16"):
-        kernel.fold(Spectrogram(), case.attended, *state(case))
+        kernel.fold(Spectrogram(), case.source, *state(case))
 
 
 def test_evictions_between_updates():
