@@ -1,7 +1,5 @@
 """Schedules: work that begins by itself at the times of a cron expression."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -14,7 +12,7 @@ from api.bulk import submission as bulk_submission
 from api.context import Caller, CallerDep, Context, ContextDep
 from api.http import cursors
 from api.jobs.submission import owner_of
-from api.problems import Problem, documented
+from api.problems import documented
 from api.schedules.schemas import (
     PreviewOut,
     RunCostOut,
@@ -27,10 +25,8 @@ from api.schedules.schemas import (
 )
 from api.schemas import ErrorOut
 from store import schedules
-from store.schedules import NewSchedule, Overlap, RunState, ScheduleExists, Template
-from store.schedules.cron import CronInvalid
+from store.schedules import NewSchedule, Overlap, RunState, Template
 from store.tables.schedules import Schedule, ScheduleRun
-from store.timezones import UnknownZone
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
@@ -99,18 +95,6 @@ def run_out(run: ScheduleRun, cost: dict[str, Decimal]) -> RunOut:
     )
 
 
-@contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except ScheduleExists as error:
-        raise Problem(409, "schedule_exists", str(error), field="name") from None
-    except CronInvalid as error:
-        raise Problem(422, "cron_invalid", str(error), field="cron") from None
-    except UnknownZone as error:
-        raise Problem(422, "unknown_timezone", str(error), field="timezone") from None
-
-
 def _new(context: Context, caller: Caller, session: Session, body: ScheduleCreate) -> NewSchedule:
     if body.bulk is None:
         return body.new()
@@ -128,7 +112,7 @@ def create(
     dry_run: Annotated[bool, Query(description="Check it and answer alike, but keep nothing.")] = False,
 ) -> ScheduleOut:
     """Make a schedule. Its jobs are billed as those of the key it is made with."""
-    with context.database.session() as session, _refusing():
+    with context.database.session() as session:
         new = _new(context, caller, session, body)
         row = schedules.create(session, context.settings, owner_of(caller), new)
         shown = schedule_out(row)
@@ -169,7 +153,7 @@ def show(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOu
 @router.put("/{schedule_id}", responses=documented(400, 401, 404, 409, 422))
 def replace(schedule_id: str, body: ScheduleCreate, context: ContextDep, caller: CallerDep) -> ScheduleOut:
     """Put other times or other work in its place. A paused one stays paused; runs that have begun go on."""
-    with context.database.session() as session, _refusing():
+    with context.database.session() as session:
         owner, new = owner_of(caller), _new(context, caller, session, body)
         return schedule_out(schedules.change(session, context.settings, owner, schedule_id, new))
 

@@ -18,7 +18,7 @@ from api.scorers import presenters
 from api.scorers.schemas import DiffOut, EvaluationIn, Name, ScorerPage, Version, VersionOut, VersionPage
 from api.scorers.uploads import ScorerUpload, receive_scorer
 from store import workers
-from store.errors import NotFound
+from store.errors import NotFound, NoWorker
 from store.scorers import activations, registry
 from store.scorers.activations import NotUsable
 from store.scorers.registry import USABLE, VersionExists
@@ -87,7 +87,7 @@ async def upload(
 
 
 def _refuse_blindly(context: Context, name: str) -> None:
-    """Before anything is stored. Raises Problem."""
+    """Before anything is stored. Raises NoWorker."""
     with context.database.session() as session:
         _bundled(context, session, name)
 
@@ -120,7 +120,7 @@ def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> 
 def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
     """sha256 by version of the scorers of this name that workers brought along.
 
-    Raises Problem while no worker has said which those are: a clash would go unseen.
+    Raises NoWorker while no worker has said which those are: a clash would go unseen.
     """
     cards = [model.card for model in workers.models(session, context.settings.worker_live_seconds)]
     loaded = [card.scorers for card in cards if card.scorers is not None]
@@ -129,7 +129,7 @@ def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
             "No worker has loaded its model yet, so nobody knows which versions workers have of their own. "
             "Try again in a moment, or start a worker."
         )
-        raise Problem(503, "no_worker", detail, headers={"retry-after": "5"})
+        raise NoWorker(detail)
     found = [scorer for own in loaded for scorer in own]
     return {scorer["version"]: scorer["sha256"] for scorer in found if scorer["name"] == name}
 

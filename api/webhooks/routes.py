@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.context import CallerDep, ContextDep
 from api.http import cursors
-from api.problems import Problem, documented
+from api.problems import documented
 from api.webhooks.schemas import (
     AttemptOut,
     DeliveryOut,
@@ -19,7 +19,6 @@ from api.webhooks.schemas import (
 )
 from store import webhooks
 from store.tables.webhooks import Delivery, Webhook
-from store.webhooks.egress import UrlRefused
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -53,21 +52,14 @@ def create(
 ) -> WebhookWithSecret:
     """Have an address told of events. The answer shows its secret; no other one does."""
     with context.database.session() as session:
-        try:
-            row = webhooks.create(
-                session,
-                caller.tenant_id,
-                body.url,
-                description=body.description,
-                chosen=body.events,
-                allow_loopback=context.settings.webhook_allow_loopback,
-            )
-        except UrlRefused as error:
-            raise Problem(422, "webhook_url_refused", str(error), field="url") from None
-        except webhooks.UnknownEvent as error:
-            raise Problem(422, "unknown_event", str(error), field="events") from None
-        except webhooks.TooManyWebhooks as error:
-            raise Problem(409, "too_many_webhooks", str(error)) from None
+        row = webhooks.create(
+            session,
+            caller.tenant_id,
+            body.url,
+            description=body.description,
+            chosen=body.events,
+            allow_loopback=context.settings.webhook_allow_loopback,
+        )
         response.headers["location"] = request.url_for("show_webhook", webhook_id=row.id).path
         return _with_secret(row, context.settings.pepper)
 
@@ -113,10 +105,7 @@ def enable(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookOu
 def send_test(webhook_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
     """Send the event `webhook.test`; look at the deliveries to see what came of it."""
     with context.database.session() as session:
-        try:
-            return _delivery_out(webhooks.send_test(session, caller.tenant_id, webhook_id))
-        except webhooks.WebhookDisabled as error:
-            raise Problem(409, "webhook_disabled", str(error)) from None
+        return _delivery_out(webhooks.send_test(session, caller.tenant_id, webhook_id))
 
 
 @router.get("/{webhook_id}/deliveries", responses=documented(401, 404, 422))
@@ -157,7 +146,4 @@ def deliveries(
 def redeliver(webhook_id: str, delivery_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
     """Send a message again now, under the same message id."""
     with context.database.session() as session:
-        try:
-            return _delivery_out(webhooks.redeliver(session, caller.tenant_id, webhook_id, delivery_id))
-        except webhooks.WebhookDisabled as error:
-            raise Problem(409, "webhook_disabled", str(error)) from None
+        return _delivery_out(webhooks.redeliver(session, caller.tenant_id, webhook_id, delivery_id))

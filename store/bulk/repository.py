@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from store import documents, outbox
 from store.billing.budgets import BudgetState
-from store.errors import StoreError
+from store.errors import Conflict
 from store.ids import new_id
 from store.jobs.admission import Ask, Owner, heed
 from store.tables.bulk import Bulk, BulkItem, BulkPart
@@ -30,7 +30,7 @@ CHANNEL = "palimpsest_bulks"
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class NotRetryable(StoreError):
+class NotRetryable(Conflict):
     """Nothing of the bulk job can be tried again now."""
 
     code = "not_retryable"

@@ -17,7 +17,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import audit
-from store.errors import NotFound, StoreError
+from store.errors import Conflict, NotFound
 from store.ids import new_id
 from store.scorers import registry
 from store.scorers.registry import USABLE, VersionState
@@ -33,13 +33,13 @@ class Alias(StrEnum):
     CANARY = "canary"
 
 
-class NotUsable(StoreError):
+class NotUsable(Conflict):
     """The version is not verified, or was rejected."""
 
     code = "scorer_not_verified"
 
 
-class NoWayBack(StoreError):
+class NoWayBack(Conflict):
     """The scope has no earlier version to go back to."""
 
     code = "no_earlier_version"

@@ -21,8 +21,7 @@ from store.blobs import Blobs
 from store.bulk import lifecycle, results, submission
 from store.collections import files as collection_files
 from store.database import Database, connect, lost
-from store.errors import Refused
-from store.jobs.admission import NO_WORKER
+from store.errors import NoWorker, Refused
 from store.settings import Settings, settings
 from store.sources import folders
 from store.sources.folders import Sources
@@ -182,7 +181,7 @@ class Conductor:
             try:
                 self._reduce_one(bulk_id, found, spent)
             except Refused as refused:
-                if refused.code == NO_WORKER:
+                if isinstance(refused, NoWorker):
                     return self._refused(bulk_id, refused)
                 with self._database.session() as session:
                     item = lifecycle.item(session, bulk_id, found.seq, "mapped")
@@ -210,7 +209,7 @@ class Conductor:
     def _refused(self, bulk_id: str, refused: Refused) -> bool:
         """No job can be made: for want of a worker it waits, else what waits for a job has failed."""
         with self._database.session() as session:
-            if refused.code == NO_WORKER:
+            if isinstance(refused, NoWorker):
                 lifecycle.wait_for(session, bulk_id, refused)
                 return False
             lifecycle.refuse_pending(session, bulk_id, refused)
@@ -236,7 +235,7 @@ class Conductor:
                     bulk.state = "bundling"
         except Refused as refused:
             with self._database.session() as session:
-                if refused.code == NO_WORKER:
+                if isinstance(refused, NoWorker):
                     lifecycle.wait_for(session, bulk_id, refused)
                     return False
                 lifecycle.lock(session, bulk_id).digest_error = refused.message

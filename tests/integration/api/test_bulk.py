@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from tests.unit.store.test_store_budgets import bill, events
 
 from store import workers
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import problem
 from tests.support.bulk_bench import PROMPT, SECRET, SUMMARIZE, BulkBench, bulk_bench
 from tests.support.standin import right_answer
+from tests.unit.store.billing.test_budgets import bill, events
 
 TEXTS = {"a.txt": "First. " * 20, "b.txt": "Second. " * 20, "c.md": "Third. " * 20}
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from click.testing import Result
 from sqlalchemy import text
-from tests.unit.store.test_store_budgets import bill
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api
+from tests.unit.store.billing.test_budgets import bill
 
 
 @pytest.fixture

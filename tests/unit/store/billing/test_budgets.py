@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
-from tests.unit.store.test_store_jobs import Submit, take, token_of
 
 from store import outbox, tenants, timezones
 from store.billing import budgets
@@ -22,6 +21,7 @@ from store.tables.job_states import State
 from store.tables.jobs import Job
 from store.tables.outbox import OutboxRow
 from store.tenants import api_keys
+from tests.unit.store.jobs.test_repository import Submit, take, token_of
 
 NOON = datetime(2027, 3, 17, 12, tzinfo=UTC)  # a Wednesday
 

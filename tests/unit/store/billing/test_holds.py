@@ -2,8 +2,6 @@
 
 import pytest
 from sqlalchemy import text
-from tests.unit.store.test_store_budgets import bill, new_budget
-from tests.unit.store.test_store_jobs import USAGE, Submit, hints, look, sweep, take, token_of
 
 from store import jobs
 from store.billing import budgets
@@ -12,6 +10,8 @@ from store.database import Database
 from store.jobs import leases
 from store.tables.billing import Budget
 from store.tables.job_states import State
+from tests.unit.store.billing.test_budgets import bill, new_budget
+from tests.unit.store.jobs.test_repository import USAGE, Submit, hints, look, sweep, take, token_of
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
-from tests.unit.store.test_store_budgets import bill
 
 from store import jobs, schedules
 from store.billing import budgets
@@ -25,6 +24,7 @@ from store.tables.schedules import ScheduleRun
 from store.tenants import ensure
 from store.timezones import UnknownZone
 from tests.support.schedules import ASK, Schedules
+from tests.unit.store.billing.test_budgets import bill
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 MINUTELY = "* * * * *"

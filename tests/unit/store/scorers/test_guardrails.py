@@ -11,8 +11,6 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
-from tests.unit.store.test_store_activations import make
-from tests.unit.store.test_store_jobs import Submit, sweep, take
 
 from store import audit, tenants
 from store.database import Database
@@ -26,6 +24,8 @@ from store.tables.outbox import OutboxRow
 from store.tables.scorers import Activation, ScorerVersion, ShadowRun
 from store.tenants import api_keys as keys
 from tests.support.bills import bill
+from tests.unit.store.jobs.test_repository import Submit, sweep, take
+from tests.unit.store.scorers.test_activations import make
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
 NUMBERS = count()

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
-from tests.unit.store.test_store_activations import make
-from tests.unit.store.test_store_jobs import Submit, sweep, take
 
 from store import tenants
 from store.database import Database
@@ -18,6 +16,8 @@ from store.scorers.outcomes import Ends, Money, Outcome, wilson
 from store.tables.billing import Bill
 from store.tables.scorers import ShadowRun
 from tests.support.bills import bill
+from tests.unit.store.jobs.test_repository import Submit, sweep, take
+from tests.unit.store.scorers.test_activations import make
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
