@@ -14,7 +14,6 @@ from api.bulk.schemas import (
     BulkOut,
     BulkPage,
     BulkProgress,
-    BulkState,
     SpentOut,
 )
 from api.bulk.submission import begin
@@ -28,7 +27,7 @@ from api.jobs.submission import stopping
 from api.problems import Problem, documented
 from api.schemas import ErrorOut
 from store import bulk, idempotency
-from store.bulk import results
+from store.bulk import BulkState, results
 from store.bulk import submission as bulk_terms
 from store.bulk.results import Line, Spent
 from store.errors import NotFound
@@ -52,7 +51,7 @@ def bulk_out(session: Session, row: Bulk) -> BulkOut:
     asked = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
     return BulkOut(
         id=row.id,
-        state=row.state,  # type: ignore[arg-type]
+        state=BulkState(row.state),
         collection_id=row.collection_id,
         collection=row.collection_name,
         job=asked,

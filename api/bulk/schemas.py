@@ -17,13 +17,11 @@ from api.schemas import (
     Metadata,
     Number,
 )
+from store.bulk import BulkState
 
 MAX_DOCUMENTS = 10_000  # that one request names one by one
 
 Strategy = Literal["whole", "map_reduce"]
-BulkState = Literal[
-    "listing", "running", "digesting", "bundling", "cancelling", "succeeded", "failed", "cancelled"
-]
 
 
 class BulkWork(Asked):

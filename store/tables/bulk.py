@@ -9,6 +9,10 @@ from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, TenantRow
+from store.tables.bulk_states import ENDED, BulkState
+
+_STATES = ", ".join(f"'{state}'" for state in BulkState)
+_ENDED = ", ".join(f"'{state}'" for state in BulkState if state in ENDED)
 
 
 class Bulk(TenantRow, Base):
@@ -16,17 +20,13 @@ class Bulk(TenantRow, Base):
 
     __tablename__ = "bulks"
     __table_args__ = (
-        CheckConstraint(
-            "state IN ('listing', 'running', 'digesting', 'bundling', 'cancelling', 'succeeded', 'failed', "
-            "'cancelled')",
-            name="state",
-        ),
+        CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("strategy IN ('whole', 'map_reduce')", name="strategy"),
         Index(None, "tenant_id", "id"),
         Index(
             "ix_bulks_active",
             "id",
-            postgresql_where=text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+            postgresql_where=text(f"state NOT IN ({_ENDED})"),
         ),
     )
 
@@ -46,7 +46,7 @@ class Bulk(TenantRow, Base):
     template: Mapped[str | None]  # name@version
     tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
-    state: Mapped[str] = mapped_column(server_default="listing")
+    state: Mapped[str] = mapped_column(server_default=BulkState.LISTING.value)
     round: Mapped[int] = mapped_column(server_default="1")  # how often it was begun, retries included
     digest_document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
     digest_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
