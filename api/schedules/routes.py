@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.bulk import submission as bulk_submission
 from api.context import Caller, CallerDep, Context, ContextDep
-from api.http import cursors
+from api.http.cursors import Cursor, Limit, Pager
 from api.jobs.submission import owner_of
 from api.problems import documented
 from api.schedules.schemas import (
@@ -29,9 +29,6 @@ from store.schedules import NewSchedule, Overlap, RunState, Template
 from store.tables.schedules import Schedule, ScheduleRun
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
-
-Cursor = Annotated[str | None, Query(max_length=400, description="`next_cursor` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 def schedule_out(row: Schedule) -> ScheduleOut:
@@ -127,20 +124,13 @@ def create(
 @router.get("", responses=documented(401, 422))
 def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20) -> SchedulePage:
     """Your schedules, newest first."""
-    query = f"schedules {caller.tenant_id}"
+    pager = Pager(context.settings.pepper, f"schedules {caller.tenant_id}")
     with context.database.session() as session:
-        before = _unsealed(context, query, cursor)
-        rows = schedules.list_schedules(session, caller.tenant_id, before=before, limit=limit + 1)
-        page, more = rows[:limit], len(rows) > limit
-        return SchedulePage(
-            data=[schedule_out(row) for row in page],
-            has_more=more,
-            next_cursor=cursors.seal(context.settings.pepper, query, [page[-1].id]) if more else None,
-        )
-
-
-def _unsealed(context: Context, query: str, cursor: str | None) -> str | None:
-    return None if cursor is None else cursors.unseal(context.settings.pepper, query, cursor, "cursor")[0]
+        rows = schedules.list_schedules(session, caller.tenant_id, before=pager.key(cursor), limit=limit + 1)
+    page, after = pager.cut(rows, limit, lambda row: [row.id])
+    return SchedulePage(
+        data=[schedule_out(row) for row in page], has_more=after is not None, next_cursor=after
+    )
 
 
 @router.get("/{schedule_id}", name="show_schedule", responses=documented(401, 404))
@@ -211,16 +201,12 @@ def runs(
     schedule_id: str, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20
 ) -> RunPage:
     """Its runs, the latest time first: how each ended, why, and what it cost."""
-    query = f"runs {caller.tenant_id} {schedule_id}"
+    pager = Pager(context.settings.pepper, f"runs {caller.tenant_id} {schedule_id}")
+    last = pager.key(cursor)
+    before = None if last is None else datetime.fromisoformat(last)
     with context.database.session() as session:
-        last = _unsealed(context, query, cursor)
-        before = None if last is None else datetime.fromisoformat(last)
         found = schedules.history(session, caller.tenant_id, schedule_id, before=before, limit=limit + 1)
-        page, more = found[:limit], len(found) > limit
+        page, after = pager.cut(found, limit, lambda run: [run.scheduled_for.isoformat()])
         cost = schedules.costs(session, caller.tenant_id, page)
-        last_time = page[-1].scheduled_for.isoformat() if more else ""
-        return RunPage(
-            data=[run_out(one, cost[one.id]) for one in page],
-            has_more=more,
-            next_cursor=cursors.seal(context.settings.pepper, query, [last_time]) if more else None,
-        )
+    data = [run_out(one, cost[one.id]) for one in page]
+    return RunPage(data=data, has_more=after is not None, next_cursor=after)

@@ -9,9 +9,8 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
-from api.http import cursors
 from api.http.blob_writer import pieces
-from api.http.cursors import Cursor, Limit
+from api.http.cursors import Cursor, Limit, Pager
 from api.http.idempotency import RawBody
 from api.problems import Problem, documented
 from api.scorers import presenters
@@ -156,14 +155,12 @@ def versions(
 def _page(
     context: Context, name: str | None, cursor: str | None, limit: int
 ) -> tuple[list[ScorerVersion], str | None]:
-    query, pepper = f"versions {name}", context.settings.pepper
-    after = None
-    if cursor is not None:
-        last_name, last_id = cursors.unseal(pepper, query, cursor, "cursor")
-        after = (last_name, last_id)
+    pager = Pager(context.settings.pepper, f"versions {name}")
+    last = pager.place(cursor)
+    after = None if last is None else (last[0], last[1])
     with context.database.session() as session:
         rows = registry.versions(session, name=name, after=after, limit=limit + 1)
-    return cursors.cut(pepper, query, rows, limit, lambda row: [row.name, row.id])
+    return pager.cut(rows, limit, lambda row: [row.name, row.id])
 
 
 @router.get("/{name}/versions/{version}", name="show_scorer_version", responses=documented(401, 404, 422))

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from api.context import CallerDep, ContextDep
-from api.http import cursors
+from api.http.cursors import Cursor, Limit, Pager
 from api.problems import documented
 from api.webhooks.schemas import (
     AttemptOut,
@@ -116,27 +116,24 @@ def deliveries(
     state: Annotated[
         list[DeliveryState] | None, Query(description="May be given more than once.", max_length=3)
     ] = None,
-    cursor: Annotated[
-        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Cursor = None,
+    limit: Limit = 20,
 ) -> DeliveryPage:
     """What was and is to be sent to a webhook, newest first; it is kept for 30 days."""
-    pepper, query = context.settings.pepper, f"deliveries {caller.tenant_id} {webhook_id}"
+    states = sorted(set(state or ()))
+    pager = Pager(context.settings.pepper, f"deliveries {caller.tenant_id} {webhook_id} {states}")
     with context.database.session() as session:
         rows = webhooks.list_deliveries(
             session,
             caller.tenant_id,
             webhook_id,
-            states=state or (),
-            before=cursors.unseal(pepper, query, cursor, "cursor")[0] if cursor is not None else None,
+            states=states,
+            before=pager.key(cursor),
             limit=limit + 1,
         )
-    page, more = rows[:limit], len(rows) > limit
+    page, after = pager.cut(rows, limit, lambda row: [row.id])
     return DeliveryPage(
-        data=[_delivery_out(row) for row in page],
-        has_more=more,
-        next_cursor=cursors.seal(pepper, query, [page[-1].id]) if more else None,
+        data=[_delivery_out(row) for row in page], has_more=after is not None, next_cursor=after
     )
 
 
