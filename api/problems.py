@@ -9,8 +9,15 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from store import log
+from store.errors import BudgetExceeded, Conflict, Invalid, NotFound, StoreError, Unavailable
+
+_log = log.get("api")
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -111,6 +118,34 @@ _HTTP_CODES = {
 }
 
 
+# The status of an error of the store is that of the first of its classes listed here.
+STATUSES: Mapping[type[StoreError], int] = {
+    NotFound: 404,
+    Conflict: 409,
+    Invalid: 422,
+    BudgetExceeded: 402,
+    Unavailable: 503,
+}
+
+
+def status_of(error: type[StoreError]) -> int | None:
+    """The HTTP status of an error of the store; None for one that no request should meet."""
+    return next((STATUSES[base] for base in error.__mro__ if base in STATUSES), None)
+
+
+def of_store(error: StoreError) -> Problem:
+    """An error of the store as a problem."""
+    headers = {"retry-after": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else None
+    return Problem(
+        status_of(type(error)) or 500,
+        error.code,
+        str(error),
+        field=error.field,
+        headers=headers,
+        **error.extra,
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every error, foreseen or not, as a problem."""
 
@@ -126,6 +161,22 @@ def install(app: FastAPI) -> None:
     def _http(request: Request, error: HTTPException) -> Response:
         code, detail = _HTTP_CODES.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
         return answer(request, Problem(error.status_code, code, detail, headers=error.headers))
+
+    def _store(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StoreError)
+        return answer(request, of_store(error))
+
+    for base in STATUSES:
+        app.add_exception_handler(base, _store)
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeout)
+    def _no_database(request: Request, error: Exception) -> Response:
+        _log.error("database unavailable", path=request.url.path, error=str(error))
+        detail = "The database does not answer; nothing was changed. Try again in a moment."
+        headers = {"retry-after": str(Unavailable.retry_after_seconds)}
+        return answer(request, Problem(503, "database_unavailable", detail, headers=headers))
 
 
 def unforeseen() -> Problem:

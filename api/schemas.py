@@ -117,6 +117,13 @@ class Answered(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+class Page(Answered):
+    """One page of a list."""
+
+    has_more: bool
+    next_cursor: str | None = Field(description="Pass it as `cursor` to get the next page.")
+
+
 class ErrorOut(Answered):
     """Why a job did not succeed."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.errors import IdempotencyMismatch
 from store.tables.idempotency import IdempotencyKey
+from store.tenancy import scoped
 
 
 class Answer(NamedTuple):
@@ -48,7 +49,7 @@ def begin(
     ).one_or_none()
     if taken is not None:
         return None
-    found = session.scalars(select(IdempotencyKey).filter_by(tenant_id=tenant_id, route=route, key=key)).one()
+    found = session.scalars(scoped(IdempotencyKey, tenant_id).filter_by(route=route, key=key)).one()
     if found.fingerprint != fingerprint:
         raise IdempotencyMismatch(
             "This Idempotency-Key was used for another request. Use a new key for this one."

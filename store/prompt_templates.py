@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from store.errors import StoreError
+from store.errors import Invalid
 from store.tables.templates import PromptTemplate
 from store.tenancy import scoped
 
@@ -52,10 +52,11 @@ BUILTIN = (
 )
 
 
-class BadTemplate(StoreError):
+class BadTemplate(Invalid):
     """A prompt that cannot be filled in."""
 
     code = "template_invalid"
+    field = "prompt"
 
 
 def default_for(model: str) -> str:

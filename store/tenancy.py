@@ -9,39 +9,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from store.errors import NotFound
-from store.tables.billing import Bill, Budget, UsageLine
-from store.tables.bulk import Bulk, BulkItem, BulkPart
-from store.tables.collections import Collection, CollectionItem
-from store.tables.documents import Document
-from store.tables.jobs import Attempt, Job, Result
-from store.tables.schedules import Schedule, ScheduleRun
-from store.tables.scorers import ShadowRun
-from store.tables.templates import PromptTemplate
-from store.tables.tenants import ApiKey
-from store.tables.webhooks import Delivery, Webhook
+from store.tables.base import TenantRow
 
-Row = TypeVar(
-    "Row",
-    ApiKey,
-    Attempt,
-    Bill,
-    Budget,
-    Bulk,
-    BulkItem,
-    BulkPart,
-    Collection,
-    CollectionItem,
-    Delivery,
-    Document,
-    Job,
-    PromptTemplate,
-    Result,
-    Schedule,
-    ScheduleRun,
-    ShadowRun,
-    UsageLine,
-    Webhook,
-)
+Row = TypeVar("Row", bound=TenantRow)
 
 
 def scoped(row: type[Row], tenant_id: str) -> Select[Row]:

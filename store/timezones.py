@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache
 from zoneinfo import available_timezones
 
-from store.errors import StoreError
+from store.errors import Invalid
 
 
-class UnknownZone(StoreError):
+class UnknownZone(Invalid):
     """Not the name of an IANA time zone."""
 
     code = "unknown_timezone"
+    field = "timezone"
 
 
 @cache
@@ -22,4 +23,4 @@ def _zones() -> frozenset[str]:
 def refuse_unknown_zone(name: str) -> None:
     """Raises UnknownZone."""
     if name not in _zones():
-        raise UnknownZone(f"There is no time zone '{name}'; an IANA name is meant, as Europe/Berlin.")
+        raise UnknownZone(f"There is no time zone '{name}'; use an IANA name such as Europe/Berlin.")

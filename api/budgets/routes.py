@@ -5,8 +5,7 @@ from sqlalchemy.orm import Session
 
 from api.budgets.schemas import BudgetCreate, BudgetList, BudgetOut
 from api.context import CallerDep, ContextDep
-from api.problems import Problem, documented
-from store import timezones
+from api.problems import documented
 from store.billing import budgets
 from store.tables.billing import Budget
 
@@ -40,14 +39,7 @@ def create(
 ) -> BudgetOut:
     """Set a budget. To change one, delete it and set another."""
     with context.database.session() as session:
-        try:
-            row = budgets.create(session, caller.tenant_id, budgets.NewBudget(**body.model_dump()))
-        except budgets.BudgetExists as error:
-            raise Problem(409, "budget_exists", str(error)) from None
-        except budgets.UnknownCurrency as error:
-            raise Problem(422, "unknown_currency", str(error), field="currency") from None
-        except timezones.UnknownZone as error:
-            raise Problem(422, "unknown_timezone", str(error), field="timezone") from None
+        row = budgets.create(session, caller.tenant_id, budgets.NewBudget(**body.model_dump()))
         response.headers["location"] = request.url_for("show_budget", budget_id=row.id).path
         return budget_out(session, row)
 

@@ -14,21 +14,19 @@ from api.bulk.schemas import (
     BulkOut,
     BulkPage,
     BulkProgress,
-    BulkState,
     SpentOut,
 )
 from api.bulk.submission import begin
-from api.collections.routes import Cursor, Limit
 from api.context import CallerDep, Context, ContextDep
-from api.http import cursors
 from api.http.blob_writer import pieces
+from api.http.cursors import Cursor, LargeLimit, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody, fingerprint
 from api.jobs.schemas import AnswerOut
 from api.jobs.submission import stopping
 from api.problems import Problem, documented
 from api.schemas import ErrorOut
 from store import bulk, idempotency
-from store.bulk import results
+from store.bulk import BulkState, results
 from store.bulk import submission as bulk_terms
 from store.bulk.results import Line, Spent
 from store.errors import NotFound
@@ -52,7 +50,7 @@ def bulk_out(session: Session, row: Bulk) -> BulkOut:
     asked = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
     return BulkOut(
         id=row.id,
-        state=row.state,  # type: ignore[arg-type]
+        state=BulkState(row.state),
         collection_id=row.collection_id,
         collection=row.collection_name,
         job=asked,
@@ -153,25 +151,22 @@ def index(
     state: Annotated[BulkState | None, Query()] = None,
     collection_id: Annotated[str | None, Query(max_length=50)] = None,
     cursor: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
 ) -> BulkPage:
     """Your bulk jobs, newest first."""
-    secret, query = context.settings.pepper, f"bulk/{caller.tenant_id}/{state}/{collection_id}"
-    before = cursors.unseal(secret, query, cursor, "cursor")[0] if cursor else None
+    pager = Pager(context.settings.pepper, f"bulk {caller.tenant_id} {state} {collection_id}")
     with context.database.session() as session:
         rows = bulk.page(
             session,
             caller.tenant_id,
             state=state,
             collection_id=collection_id,
-            before=before,
+            before=pager.key(cursor),
             limit=limit + 1,
         )
-        more = len(rows) > limit
-        data = [bulk_out(session, row) for row in rows[:limit]]
-    return BulkPage(
-        data=data, has_more=more, next_cursor=cursors.seal(secret, query, [data[-1].id]) if more else None
-    )
+        page, after = pager.cut(rows, limit, lambda row: [row.id])
+        data = [bulk_out(session, row) for row in page]
+    return BulkPage(data=data, has_more=after is not None, next_cursor=after)
 
 
 @router.get("/{bulk_id}", name="show_bulk", responses=documented(401, 404))
@@ -188,21 +183,17 @@ def documents(
     caller: CallerDep,
     state: Annotated[str | None, Query(max_length=20, pattern="^[a-z]+$")] = None,
     cursor: Cursor = None,
-    limit: Limit = 20,
+    limit: LargeLimit = 20,
 ) -> BulkItemPage:
     """Its documents in the order of their paths, with what there is of their answers."""
-    secret, query = context.settings.pepper, f"bulk-documents/{bulk_id}/{state}"
-    after = int(cursors.unseal(secret, query, cursor, "cursor")[0]) if cursor else -1
+    pager = Pager(context.settings.pepper, f"bulk documents {bulk_id} {state}")
+    last = int(pager.key(cursor) or -1)
     with context.database.session() as session:
         bulk.get(session, caller.tenant_id, bulk_id)
-        found = results.lines(session, caller.tenant_id, bulk_id, after=after, limit=limit + 1, state=state)
-    more = len(found) > limit
-    data = [_item_out(line) for line in found[:limit]]
-    return BulkItemPage(
-        data=data,
-        has_more=more,
-        next_cursor=cursors.seal(secret, query, [str(data[-1].seq)]) if more else None,
-    )
+        found = results.lines(session, caller.tenant_id, bulk_id, after=last, limit=limit + 1, state=state)
+    page, after = pager.cut(found, limit, lambda line: [str(line.seq)])
+    data = [_item_out(line) for line in page]
+    return BulkItemPage(data=data, has_more=after is not None, next_cursor=after)
 
 
 @router.get("/{bulk_id}/bundle/{name}", response_class=StreamingResponse, responses=documented(401, 404, 409))

@@ -16,14 +16,13 @@ from api.schemas import (
     ErrorOut,
     Metadata,
     Number,
+    Page,
 )
+from store.bulk import BulkState
 
 MAX_DOCUMENTS = 10_000  # that one request names one by one
 
 Strategy = Literal["whole", "map_reduce"]
-BulkState = Literal[
-    "listing", "running", "digesting", "bundling", "cancelling", "succeeded", "failed", "cancelled"
-]
 
 
 class BulkWork(Asked):
@@ -129,12 +128,10 @@ class BulkOut(Answered):
     ended_at: datetime | None
 
 
-class BulkPage(Answered):
+class BulkPage(Page):
     """A page of bulk jobs, newest first."""
 
     data: list[BulkOut]
-    has_more: bool
-    next_cursor: str | None
 
 
 class BulkItemOut(Answered):
@@ -153,9 +150,7 @@ class BulkItemOut(Answered):
     error: ErrorOut | None
 
 
-class BulkItemPage(Answered):
+class BulkItemPage(Page):
     """A page of a bulk job's documents, in the order of their paths."""
 
     data: list[BulkItemOut]
-    has_more: bool
-    next_cursor: str | None

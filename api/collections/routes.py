@@ -15,16 +15,13 @@ from api.collections.schemas import (
     MembersAdd,
 )
 from api.context import CallerDep, ContextDep
-from api.http import cursors
+from api.http.cursors import Cursor, LargeLimit, Pager
 from api.problems import documented
 from api.schemas import ErrorOut
 from store import collections
 from store.tables.collections import Collection, CollectionItem
 
 router = APIRouter(prefix="/v1/collections", tags=["bulk"])
-
-Cursor = Annotated[str | None, Query(max_length=3000, description="`next_cursor` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 def _out(session: Session, row: Collection) -> CollectionOut:
@@ -71,17 +68,16 @@ def create(
 
 
 @router.get("", responses=documented(401, 422))
-def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20) -> CollectionPage:
+def index(
+    context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: LargeLimit = 20
+) -> CollectionPage:
     """Your collections, by name."""
-    secret, query = context.settings.pepper, f"collections/{caller.tenant_id}"
-    after = cursors.unseal(secret, query, cursor, "cursor")[0] if cursor else None
+    pager = Pager(context.settings.pepper, f"collections {caller.tenant_id}")
     with context.database.session() as session:
-        rows = collections.page(session, caller.tenant_id, after=after, limit=limit + 1)
-        more = len(rows) > limit
-        data = [_out(session, row) for row in rows[:limit]]
-    return CollectionPage(
-        data=data, has_more=more, next_cursor=cursors.seal(secret, query, [data[-1].name]) if more else None
-    )
+        rows = collections.page(session, caller.tenant_id, after=pager.key(cursor), limit=limit + 1)
+        page, after = pager.cut(rows, limit, lambda row: [row.name])
+        data = [_out(session, row) for row in page]
+    return CollectionPage(data=data, has_more=after is not None, next_cursor=after)
 
 
 @router.post("/{collection:path}/refresh", status_code=202, responses=documented(401, 404))
@@ -101,22 +97,19 @@ def documents(
     caller: CallerDep,
     deleted: Annotated[bool, Query(description="What is no longer there, instead of what is.")] = False,
     cursor: Cursor = None,
-    limit: Limit = 20,
+    limit: LargeLimit = 20,
 ) -> CollectionItemPage:
     """The documents of a collection, by path, as of the last look at its source."""
-    secret = context.settings.pepper
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
-        query = f"documents/{found.id}/{deleted}"
-        after = cursors.unseal(secret, query, cursor, "cursor")[0] if cursor else None
+        pager = Pager(context.settings.pepper, f"collection documents {found.id} {deleted}")
+        last = pager.key(cursor)
         rows = collections.items(
-            session, caller.tenant_id, found.id, deleted=deleted, after=after, limit=limit + 1
+            session, caller.tenant_id, found.id, deleted=deleted, after=last, limit=limit + 1
         )
-    more = len(rows) > limit
-    data = [_item_out(row) for row in rows[:limit]]
-    return CollectionItemPage(
-        data=data, has_more=more, next_cursor=cursors.seal(secret, query, [data[-1].path]) if more else None
-    )
+    page, after = pager.cut(rows, limit, lambda row: [row.path])
+    data = [_item_out(row) for row in page]
+    return CollectionItemPage(data=data, has_more=after is not None, next_cursor=after)
 
 
 @router.post("/{collection:path}/documents", responses=documented(400, 401, 404, 409, 422))

@@ -11,6 +11,7 @@ from api.schemas import (
     Asked,
     DocumentId,
     ErrorOut,
+    Page,
     Text,
 )
 from store.sources import globs
@@ -77,12 +78,10 @@ class CollectionOut(Answered):
     refresh_error: str | None
 
 
-class CollectionPage(Answered):
+class CollectionPage(Page):
     """A page of collections, by name."""
 
     data: list[CollectionOut]
-    has_more: bool
-    next_cursor: str | None
 
 
 class Unreadable(Asked):
@@ -130,9 +129,7 @@ class CollectionItemOut(Answered):
     deleted_at: datetime | None
 
 
-class CollectionItemPage(Answered):
+class CollectionItemPage(Page):
     """A page of documents, by path."""
 
     data: list[CollectionItemOut]
-    has_more: bool
-    next_cursor: str | None

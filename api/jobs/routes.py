@@ -1,13 +1,12 @@
 """Jobs: submitted once, looked at often, cancelled at will."""
 
-import base64
-import binascii
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime
 
 from api.context import CallerDep, ContextDep
+from api.http.cursors import Cursor, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody
 from api.jobs.schemas import (
     AnswerOut,
@@ -116,45 +115,27 @@ def index(
     bulk_id: Annotated[str | None, Query(max_length=50, description="Only jobs of this bulk job.")] = None,
     created_from: Annotated[AwareDatetime | None, Query(description="Inclusive.")] = None,
     created_before: Annotated[AwareDatetime | None, Query(description="Exclusive.")] = None,
-    cursor: Annotated[
-        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Cursor = None,
+    limit: Limit = 20,
 ) -> JobPage:
     """List your jobs, newest first. Jobs that come in while you page do not shift later pages."""
+    states = sorted({one.value for one in state or ()})
+    query = f"jobs {caller.tenant_id} {states} {model} {bulk_id} {created_from} {created_before}"
+    pager = Pager(context.settings.pepper, query)
     with context.database.session() as session:
         rows = jobs.list_jobs(
             session,
             caller.tenant_id,
-            states=[one.value for one in state or ()],
+            states=states,
             model=model,
             bulk_id=bulk_id,
             created_from=created_from,
             created_before=created_before,
-            before=_decode(cursor) if cursor is not None else None,
+            before=pager.key(cursor),
             limit=limit + 1,
         )
-    page = rows[:limit]
-    more = len(rows) > limit
-    return JobPage(
-        data=[job_out(row) for row in page], has_more=more, next_cursor=_encode(page[-1].id) if more else None
-    )
-
-
-def _encode(job_id: str) -> str:
-    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str) -> str:
-    try:
-        job_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode(
-            "ascii"
-        )
-    except (binascii.Error, ValueError):
-        job_id = ""
-    if not job_id.startswith("job_") or (not job_id.isalnum() and not job_id[4:].isalnum()):
-        raise Problem(422, "invalid_cursor", "This cursor did not come from a page of jobs.", field="cursor")
-    return job_id
+    page, after = pager.cut(rows, limit, lambda row: [row.id])
+    return JobPage(data=[job_out(row) for row in page], has_more=after is not None, next_cursor=after)
 
 
 @router.get("/{job_id}", name="show_job", responses=documented(401, 404))

@@ -24,6 +24,7 @@ from api.schemas import (
     Metadata,
     Name,
     Number,
+    Page,
     Prompt,
     TemplateName,
     Text,
@@ -235,12 +236,10 @@ class JobOut(CacheBudgetOut):
     timestamps: dict[str, datetime] = Field(examples=[{"created": "2027-01-31T18:00:00Z"}])
 
 
-class JobPage(Answered):
+class JobPage(Page):
     """A page of jobs, newest first."""
 
     data: list[JobOut]
-    has_more: bool
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
 
 
 class PointOut(Answered):

@@ -14,6 +14,7 @@ from api.problems import Problem
 from api.schemas import Time
 from store.billing import reports
 from store.billing.time_buckets import Width
+from store.timezones import refuse_unknown_zone
 
 MAX_GROUPS = 16
 _ONCE = ("start_time", "end_time", "bucket_width", "timezone", "limit", "page", "as_of")
@@ -124,14 +125,12 @@ def _known(names: Iterable[str], field: Callable[[str], str]) -> None:
         try:
             reports.column_of(name)
         except reports.UnknownGroup as error:
-            raise Problem(422, "unknown_group", str(error), field=field(name)) from None
+            error.field = field(name)
+            raise
 
 
 def _zone(name: str) -> tzinfo:
     if name == "UTC":
         return UTC
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        detail = f"There is no time zone '{name}'; use an IANA name such as Europe/Berlin."
-        raise Problem(422, "unknown_timezone", detail, field="timezone") from None
+    refuse_unknown_zone(name)
+    return ZoneInfo(name)

@@ -1,7 +1,5 @@
 """Schedules: work that begins by itself at the times of a cron expression."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -12,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from api.bulk import submission as bulk_submission
 from api.context import Caller, CallerDep, Context, ContextDep
-from api.http import cursors
+from api.http.cursors import Cursor, Limit, Pager
 from api.jobs.submission import owner_of
-from api.problems import Problem, documented
+from api.problems import documented
 from api.schedules.schemas import (
     PreviewOut,
     RunCostOut,
@@ -27,15 +25,10 @@ from api.schedules.schemas import (
 )
 from api.schemas import ErrorOut
 from store import schedules
-from store.schedules import NewSchedule, Overlap, RunState, ScheduleExists, Template
-from store.schedules.cron import CronInvalid
+from store.schedules import NewSchedule, Overlap, RunState, Template
 from store.tables.schedules import Schedule, ScheduleRun
-from store.timezones import UnknownZone
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
-
-Cursor = Annotated[str | None, Query(max_length=400, description="`next_cursor` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 def schedule_out(row: Schedule) -> ScheduleOut:
@@ -99,18 +92,6 @@ def run_out(run: ScheduleRun, cost: dict[str, Decimal]) -> RunOut:
     )
 
 
-@contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except ScheduleExists as error:
-        raise Problem(409, "schedule_exists", str(error), field="name") from None
-    except CronInvalid as error:
-        raise Problem(422, "cron_invalid", str(error), field="cron") from None
-    except UnknownZone as error:
-        raise Problem(422, "unknown_timezone", str(error), field="timezone") from None
-
-
 def _new(context: Context, caller: Caller, session: Session, body: ScheduleCreate) -> NewSchedule:
     if body.bulk is None:
         return body.new()
@@ -128,7 +109,7 @@ def create(
     dry_run: Annotated[bool, Query(description="Check it and answer alike, but keep nothing.")] = False,
 ) -> ScheduleOut:
     """Make a schedule. Its jobs are billed as those of the key it is made with."""
-    with context.database.session() as session, _refusing():
+    with context.database.session() as session:
         new = _new(context, caller, session, body)
         row = schedules.create(session, context.settings, owner_of(caller), new)
         shown = schedule_out(row)
@@ -143,20 +124,13 @@ def create(
 @router.get("", responses=documented(401, 422))
 def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20) -> SchedulePage:
     """Your schedules, newest first."""
-    query = f"schedules {caller.tenant_id}"
+    pager = Pager(context.settings.pepper, f"schedules {caller.tenant_id}")
     with context.database.session() as session:
-        before = _unsealed(context, query, cursor)
-        rows = schedules.list_schedules(session, caller.tenant_id, before=before, limit=limit + 1)
-        page, more = rows[:limit], len(rows) > limit
-        return SchedulePage(
-            data=[schedule_out(row) for row in page],
-            has_more=more,
-            next_cursor=cursors.seal(context.settings.pepper, query, [page[-1].id]) if more else None,
-        )
-
-
-def _unsealed(context: Context, query: str, cursor: str | None) -> str | None:
-    return None if cursor is None else cursors.unseal(context.settings.pepper, query, cursor, "cursor")[0]
+        rows = schedules.list_schedules(session, caller.tenant_id, before=pager.key(cursor), limit=limit + 1)
+    page, after = pager.cut(rows, limit, lambda row: [row.id])
+    return SchedulePage(
+        data=[schedule_out(row) for row in page], has_more=after is not None, next_cursor=after
+    )
 
 
 @router.get("/{schedule_id}", name="show_schedule", responses=documented(401, 404))
@@ -169,7 +143,7 @@ def show(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOu
 @router.put("/{schedule_id}", responses=documented(400, 401, 404, 409, 422))
 def replace(schedule_id: str, body: ScheduleCreate, context: ContextDep, caller: CallerDep) -> ScheduleOut:
     """Put other times or other work in its place. A paused one stays paused; runs that have begun go on."""
-    with context.database.session() as session, _refusing():
+    with context.database.session() as session:
         owner, new = owner_of(caller), _new(context, caller, session, body)
         return schedule_out(schedules.change(session, context.settings, owner, schedule_id, new))
 
@@ -227,16 +201,12 @@ def runs(
     schedule_id: str, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20
 ) -> RunPage:
     """Its runs, the latest time first: how each ended, why, and what it cost."""
-    query = f"runs {caller.tenant_id} {schedule_id}"
+    pager = Pager(context.settings.pepper, f"runs {caller.tenant_id} {schedule_id}")
+    last = pager.key(cursor)
+    before = None if last is None else datetime.fromisoformat(last)
     with context.database.session() as session:
-        last = _unsealed(context, query, cursor)
-        before = None if last is None else datetime.fromisoformat(last)
         found = schedules.history(session, caller.tenant_id, schedule_id, before=before, limit=limit + 1)
-        page, more = found[:limit], len(found) > limit
+        page, after = pager.cut(found, limit, lambda run: [run.scheduled_for.isoformat()])
         cost = schedules.costs(session, caller.tenant_id, page)
-        last_time = page[-1].scheduled_for.isoformat() if more else ""
-        return RunPage(
-            data=[run_out(one, cost[one.id]) for one in page],
-            has_more=more,
-            next_cursor=cursors.seal(context.settings.pepper, query, [last_time]) if more else None,
-        )
+    data = [run_out(one, cost[one.id]) for one in page]
+    return RunPage(data=data, has_more=after is not None, next_cursor=after)

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from api.bulk.schemas import BulkWork
 from api.jobs.schemas import TaskKind, Work
-from api.schemas import MAX_DEADLINE, Answered, Asked, DocumentId, ErrorOut, Number, Text
+from api.schemas import MAX_DEADLINE, Answered, Asked, DocumentId, ErrorOut, Number, Page, Text
 from store.schedules import NewSchedule, Overlap, RunState, Template
 
 Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE.total_seconds())]
@@ -157,12 +157,10 @@ class ScheduleOut(Answered):
     updated_at: datetime
 
 
-class SchedulePage(Answered):
+class SchedulePage(Page):
     """A page of schedules, newest first."""
 
     data: list[ScheduleOut]
-    has_more: bool
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
 
 
 class RunCostOut(Answered):
@@ -190,9 +188,7 @@ class RunOut(Answered):
     ended_at: datetime | None
 
 
-class RunPage(Answered):
+class RunPage(Page):
     """A page of runs, the latest time first."""
 
     data: list[RunOut]
-    has_more: bool
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api.context import AdminDep, CallerDep, ContextDep
-from api.http import cursors
-from api.http.cursors import Cursor, Limit
+from api.http.cursors import Cursor, Limit, Pager
 from api.problems import Problem, documented
 from api.scorers.presenters import activation_out
 from api.scorers.schemas import (
@@ -99,13 +98,14 @@ def index(
     limit: Limit = 50,
 ) -> ActivationPage:
     """What serves and what did, newest first. Of scopes of others only an admin's key is told."""
-    mine, pepper = None if caller.admin else caller.tenant_id, context.settings.pepper
-    query = f"activations {name} {mine} {still_open}"
-    before = None if cursor is None else int(cursors.unseal(pepper, query, cursor, "cursor")[0])
+    mine = None if caller.admin else caller.tenant_id
+    pager = Pager(context.settings.pepper, f"activations {name} {mine} {still_open}")
+    last = pager.key(cursor)
+    before = None if last is None else int(last)
     terms: dict[str, Any] = {"name": name, "seen_by": mine, "still_open": still_open, "before": before}
     with context.database.session() as session:
         rows = activations.history(session, **terms, limit=limit + 1)
-        page, after = cursors.cut(pepper, query, rows, limit, lambda row: [str(row.number)])
+        page, after = pager.cut(rows, limit, lambda row: [str(row.number)])
         data = [activation_out(session, row) for row in page]
     return ActivationPage(data=data, has_more=after is not None, next_cursor=after)
 
@@ -121,10 +121,11 @@ def audit_log(
     limit: Limit = 50,
 ) -> AuditPage:
     """What was changed in the registry, by whom and when, newest first."""
-    query, pepper = f"audit {subject}", context.settings.pepper
-    before = None if cursor is None else int(cursors.unseal(pepper, query, cursor, "cursor")[0])
+    pager = Pager(context.settings.pepper, f"audit {subject}")
+    last = pager.key(cursor)
+    before = None if last is None else int(last)
     with context.database.session() as session:
         rows = audit.entries(session, subject=subject, before=before, limit=limit + 1)
-    page, after = cursors.cut(pepper, query, rows, limit, lambda row: [str(row.id)])
+    page, after = pager.cut(rows, limit, lambda row: [str(row.id)])
     data = [AuditOut.model_validate(row) for row in page]
     return AuditPage(data=data, has_more=after is not None, next_cursor=after)

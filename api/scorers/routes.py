@@ -9,16 +9,15 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
-from api.http import cursors
 from api.http.blob_writer import pieces
-from api.http.cursors import Cursor, Limit
+from api.http.cursors import Cursor, Limit, Pager
 from api.http.idempotency import RawBody
 from api.problems import Problem, documented
 from api.scorers import presenters
 from api.scorers.schemas import DiffOut, EvaluationIn, Name, ScorerPage, Version, VersionOut, VersionPage
 from api.scorers.uploads import ScorerUpload, receive_scorer
 from store import workers
-from store.errors import NotFound
+from store.errors import NotFound, NoWorker
 from store.scorers import activations, registry
 from store.scorers.registry import USABLE, VersionExists
 from store.scorers.serving import NotUsable
@@ -87,7 +86,7 @@ async def upload(
 
 
 def _refuse_blindly(context: Context, name: str) -> None:
-    """Before anything is stored. Raises Problem."""
+    """Before anything is stored. Raises NoWorker."""
     with context.database.session() as session:
         _bundled(context, session, name)
 
@@ -120,7 +119,7 @@ def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> 
 def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
     """sha256 by version of the scorers of this name that workers brought along.
 
-    Raises Problem while no worker has said which those are: a clash would go unseen.
+    Raises NoWorker while no worker has said which those are: a clash would go unseen.
     """
     cards = [model.card for model in workers.models(session, context.settings.worker_live_seconds)]
     loaded = [card.scorers for card in cards if card.scorers is not None]
@@ -129,7 +128,7 @@ def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
             "No worker has loaded its model yet, so nobody knows which versions workers have of their own. "
             "Try again in a moment, or start a worker."
         )
-        raise Problem(503, "no_worker", detail, headers={"retry-after": "5"})
+        raise NoWorker(detail)
     found = [scorer for own in loaded for scorer in own]
     return {scorer["version"]: scorer["sha256"] for scorer in found if scorer["name"] == name}
 
@@ -156,14 +155,12 @@ def versions(
 def _page(
     context: Context, name: str | None, cursor: str | None, limit: int
 ) -> tuple[list[ScorerVersion], str | None]:
-    query, pepper = f"versions {name}", context.settings.pepper
-    after = None
-    if cursor is not None:
-        last_name, last_id = cursors.unseal(pepper, query, cursor, "cursor")
-        after = (last_name, last_id)
+    pager = Pager(context.settings.pepper, f"versions {name}")
+    last = pager.place(cursor)
+    after = None if last is None else (last[0], last[1])
     with context.database.session() as session:
         rows = registry.versions(session, name=name, after=after, limit=limit + 1)
-    return cursors.cut(pepper, query, rows, limit, lambda row: [row.name, row.id])
+    return pager.cut(rows, limit, lambda row: [row.name, row.id])
 
 
 @router.get("/{name}/versions/{version}", name="show_scorer_version", responses=documented(401, 404, 422))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas import Answered, Asked, Text
+from api.schemas import Answered, Asked, Page, Text
 from store.scorers.guardrails import Bounds
 from store.scorers.registry import VersionState
 from store.scorers.serving import Alias
@@ -144,13 +144,6 @@ class ActivationOut(Answered):
     ended_at: datetime | None
     ended_by: str | None
     ended_reason: str | None
-
-
-class Page(Answered):
-    """Some of a list."""
-
-    has_more: bool
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the page after this one.")
 
 
 class ActivationPage(Page):

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from api.context import CallerDep, ContextDep
-from api.problems import Problem, documented
+from api.problems import documented
 from api.templates.schemas import NewTemplateName, TemplateCreate, TemplateList, TemplateOut
 from store import prompt_templates
 
@@ -26,10 +26,5 @@ def add(
 ) -> TemplateOut:
     """Add a version; earlier ones stay as they are, and jobs say which one they were asked with."""
     with context.database.session() as session:
-        try:
-            made = prompt_templates.add(
-                session, caller.tenant_id, name, body.prompt, each_point=body.each_point
-            )
-        except prompt_templates.BadTemplate as error:
-            raise Problem(422, "template_invalid", str(error), field="prompt") from None
+        made = prompt_templates.add(session, caller.tenant_id, name, body.prompt, each_point=body.each_point)
         return TemplateOut.model_validate(made)

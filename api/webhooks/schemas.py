@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from api.schemas import Answered, Asked, Text
+from api.schemas import Answered, Asked, Page, Text
 
 DeliveryState = Literal["pending", "delivered", "failed"]
 
@@ -83,9 +83,7 @@ class DeliveryOut(Answered):
     log: list[AttemptOut] = Field(description="The attempts, the latest last; at most 50 are kept.")
 
 
-class DeliveryPage(Answered):
+class DeliveryPage(Page):
     """A page of messages, the newest first."""
 
     data: list[DeliveryOut]
-    has_more: bool
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page.")

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from palimpsest.commands.common import POLL_SECONDS, console
 from palimpsest_client import Client
+from store.bulk import ENDED
 
-ENDED = ("succeeded", "failed", "cancelled")
 MOST_ERRORS = 20  # shown one by one
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from store import outbox
 from store.billing import ledger, prices
 from store.billing.time_buckets import Width, around
-from store.errors import StoreError
+from store.errors import Conflict, Invalid
 from store.ids import new_id
 from store.tables.billing import Bill, Budget, PriceBookRow
 from store.tables.job_states import LEASED
@@ -46,16 +46,17 @@ class Action(StrEnum):
     REJECT = "reject"  # jobs are refused, and running ones fail at their next snapshot
 
 
-class BudgetExists(StoreError):
+class BudgetExists(Conflict):
     """The tenant has a budget of the same project or key, period and action."""
 
     code = "budget_exists"
 
 
-class UnknownCurrency(StoreError):
+class UnknownCurrency(Invalid):
     """No price book is in this currency, so such a budget could never be crossed."""
 
     code = "unknown_currency"
+    field = "currency"
 
 
 @dataclass(frozen=True)

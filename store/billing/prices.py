@@ -26,7 +26,7 @@ from pydantic import (
 from sqlalchemy import ScalarSelect, SQLColumnExpression, func, insert, select
 from sqlalchemy.orm import Session
 
-from store.errors import StoreError
+from store.errors import Invalid
 from store.ids import new_id
 from store.tables.billing import PriceBookRow
 
@@ -64,7 +64,7 @@ UNIT_OF: Mapping[str, Unit] = {meter: unit for unit, meters in _PRICED.items() f
 STEEPEST, HIGHEST_CONSTANT, HEAVIEST = 1, 1000, 2**50
 
 
-class PriceBookInvalid(StoreError):
+class PriceBookInvalid(Invalid):
     """A price book that cannot be used."""
 
     code = "bad_price_book"

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, array
 from sqlalchemy.orm import Session
 
 from store.billing.time_buckets import Width, cut
-from store.errors import StoreError
+from store.errors import Invalid
 from store.tables.billing import Bill
 
 TAG = "tag:"  # a group for every key of the jobs' metadata: tag:team
@@ -93,13 +93,14 @@ ALL = tuple(METRICS)
 MOST_ROWS = 20_000  # of one page: they are held in memory
 
 
-class TooManyRows(StoreError):
+class TooManyRows(Invalid):
     """A report's page would have too many rows."""
 
     code = "too_many_rows"
+    field = "group_by"
 
 
-class UnknownGroup(StoreError):
+class UnknownGroup(Invalid):
     """A report was asked to be grouped or filtered by something bills do not have."""
 
     code = "unknown_group"

@@ -2,7 +2,6 @@
 
 from store.bulk.repository import (
     CHANNEL,
-    ENDED,
     NewBulk,
     NotRetryable,
     ask_from_json,
@@ -18,10 +17,12 @@ from store.bulk.repository import (
     wait,
     wake,
 )
+from store.tables.bulk_states import ENDED, BulkState
 
 __all__ = [
     "CHANNEL",
     "ENDED",
+    "BulkState",
     "NewBulk",
     "NotRetryable",
     "ask_from_json",

@@ -14,6 +14,7 @@ from store import jobs, outbox
 from store.bulk import repository
 from store.errors import Refused
 from store.tables.bulk import Bulk, BulkItem, BulkPart
+from store.tables.bulk_states import ENDED, BulkState
 from store.tables.collections import CollectionItem
 from store.tables.job_states import TERMINAL, State
 from store.tables.jobs import Job, Result
@@ -42,7 +43,7 @@ def turn(engine: Engine, what: str) -> Iterator[bool]:
 
 def active(session: Session) -> Sequence[str]:
     """The ids of the bulk jobs that have not ended, the oldest first."""
-    return session.scalars(select(Bulk.id).where(Bulk.state.not_in(repository.ENDED)).order_by(Bulk.id)).all()
+    return session.scalars(select(Bulk.id).where(Bulk.state.not_in(ENDED)).order_by(Bulk.id)).all()
 
 
 def lock(session: Session, bulk_id: str) -> Bulk:
@@ -51,7 +52,7 @@ def lock(session: Session, bulk_id: str) -> Bulk:
     return session.scalars(query, execution_options={"populate_existing": True}).one()
 
 
-def enter(session: Session, bulk_id: str, state: str) -> Bulk | None:
+def enter(session: Session, bulk_id: str, state: BulkState) -> Bulk | None:
     """The row, locked, if it is in this state: somebody may have cancelled it, or conducted it further."""
     bulk = lock(session, bulk_id)
     return bulk if bulk.state == state else None
@@ -63,10 +64,10 @@ def enter(session: Session, bulk_id: str, state: str) -> Bulk | None:
 def list_items(session: Session, bulk_id: str) -> None:
     """Fixes which documents it is about; from here on the collection may change as it likes."""
     bulk = lock(session, bulk_id)
-    if bulk.state != "listing":
+    if bulk.state != BulkState.LISTING:
         return
     if bulk.collection_name is not None and bulk.collection_id is None:
-        return _close(session, bulk, "failed", "collection_gone", "Its collection was deleted.")
+        return _close(session, bulk, BulkState.FAILED, "collection_gone", "Its collection was deleted.")
     if bulk.collection_id is not None:
         rows = [
             {
@@ -85,7 +86,7 @@ def list_items(session: Session, bulk_id: str) -> None:
         ]
         if rows:
             session.execute(insert(BulkItem), rows)
-    bulk.state, bulk.listed_at = "running", func.now()
+    bulk.state, bulk.listed_at = BulkState.RUNNING, func.now()
     return None
 
 
@@ -118,11 +119,11 @@ def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
 def fail(session: Session, bulk_id: str, code: str, message: str) -> None:
     """Ends a bulk job that cannot be begun."""
     bulk = lock(session, bulk_id)
-    if bulk.state in repository.ENDED:
+    if bulk.state in ENDED:
         return
     if bulk.cancel_requested_at is not None:
-        return _close(session, bulk, "cancelled", "cancelled", "It was cancelled before it began.")
-    return _close(session, bulk, "failed", code, message)
+        return _close(session, bulk, BulkState.CANCELLED, "cancelled", "It was cancelled before it began.")
+    return _close(session, bulk, BulkState.FAILED, code, message)
 
 
 # From items to jobs -----------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def item(session: Session, bulk_id: str, seq: int, state: str) -> BulkItem | Non
 # To the end -------------------------------------------------------------------------------------------
 
 
-def move(session: Session, bulk_id: str, before: str, after: str) -> bool:
+def move(session: Session, bulk_id: str, before: BulkState, after: BulkState) -> bool:
     """From one state to the next; False if it was no longer in the first."""
     bulk = lock(session, bulk_id)
     if bulk.state != before:
@@ -252,7 +253,7 @@ def cancel_rest(session: Session, bulk_id: str) -> bool:
 def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | None) -> None:
     """Everything is written: the state it ends in follows from its items'."""
     bulk = lock(session, bulk_id)
-    if bulk.state != "bundling":
+    if bulk.state != BulkState.BUNDLING:
         return
     bulk.bundle_key = bundle_key
     bulk.delivery_error = delivery_error
@@ -261,11 +262,15 @@ def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | N
     found = repository.count(session, bulk)
     done, all_items = found.get("succeeded", 0), sum(found.values())
     if bulk.cancel_requested_at is not None:
-        _close(session, bulk, "cancelled", "cancelled", "It was cancelled; what was done before is kept.")
+        _close(
+            session, bulk, BulkState.CANCELLED, "cancelled", "It was cancelled; what was done before is kept."
+        )
     elif done or not all_items or _all_told_before(session, bulk):
-        _close(session, bulk, "succeeded", None, None)
+        _close(session, bulk, BulkState.SUCCEEDED, None, None)
     else:
-        _close(session, bulk, "failed", "nothing_succeeded", "Not one of the documents could be done.")
+        _close(
+            session, bulk, BulkState.FAILED, "nothing_succeeded", "Not one of the documents could be done."
+        )
 
 
 def _all_told_before(session: Session, bulk: Bulk) -> bool:
@@ -285,9 +290,9 @@ def _all_told_before(session: Session, bulk: Bulk) -> bool:
     return not session.scalar(select(exists().where(BulkItem.bulk_id == bulk.id, new)))
 
 
-def _close(session: Session, bulk: Bulk, state: str, code: str | None, message: str | None) -> None:
+def _close(session: Session, bulk: Bulk, state: BulkState, code: str | None, message: str | None) -> None:
     bulk.state, bulk.error_code, bulk.error_message = state, code, message
     bulk.ended_at = func.now()
     counts = repository.count(session, bulk)
-    payload = {"bulk": bulk.id, "state": state, "counts": counts, "error": code, "metadata": bulk.tags}
+    payload = {"bulk": bulk.id, "state": state.value, "counts": counts, "error": code, "metadata": bulk.tags}
     outbox.add_event(session, bulk.tenant_id, None, f"bulk.{state}", payload)

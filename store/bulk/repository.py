@@ -18,19 +18,19 @@ from sqlalchemy.orm import Session
 
 from store import documents, outbox
 from store.billing.budgets import BudgetState
-from store.errors import StoreError
+from store.errors import Conflict
 from store.ids import new_id
 from store.jobs.admission import Ask, Owner, heed
 from store.tables.bulk import Bulk, BulkItem, BulkPart
+from store.tables.bulk_states import ENDED, BulkState
 from store.tables.job_states import State
 from store.tables.jobs import Job
 from store.tenancy import get_scoped, scoped
 
 CHANNEL = "palimpsest_bulks"
-ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class NotRetryable(StoreError):
+class NotRetryable(Conflict):
     """Nothing of the bulk job can be tried again now."""
 
     code = "not_retryable"
@@ -158,8 +158,8 @@ def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     row = _locked(session, tenant_id, bulk_id)
     if row.state not in ENDED and row.cancel_requested_at is None:
         row.cancel_requested_at = func.now()
-        if row.state != "bundling":
-            row.state = "cancelling"
+        if row.state != BulkState.BUNDLING:
+            row.state = BulkState.CANCELLING
         wake(session)
     session.flush()
     session.refresh(row)
@@ -190,7 +190,7 @@ def retry(session: Session, tenant_id: str, bulk_id: str, spent: BudgetState | N
         scoped(Bulk, tenant_id).where(Bulk.id == row.id, Bulk.deadline_at <= func.now())
     ).first():
         row.deadline_at = None
-    row.state = "running" if row.listed_at is not None else "listing"
+    row.state = BulkState.RUNNING if row.listed_at is not None else BulkState.LISTING
     row.round += 1
     row.cancel_requested_at = row.ended_at = row.delivered_at = None
     row.error_code = row.error_message = row.delivery_error = None

@@ -11,7 +11,7 @@ from store import jobs
 from store.billing import budgets
 from store.billing.budgets import BudgetState
 from store.bulk import repository
-from store.errors import Refused
+from store.errors import NoWorker, Refused
 from store.jobs import admission
 from store.jobs.admission import Admitted, Owner
 from store.settings import Settings
@@ -48,9 +48,7 @@ def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState |
         admitted = admission.admit(session, settings, _owner_of(bulk), ask)
     except Refused as refused:
         if bulk.model is not None and refused.code == "unknown_model":
-            raise Refused(
-                admission.NO_WORKER, f"No worker serves the model '{bulk.model}' any more."
-            ) from None
+            raise NoWorker(f"No worker serves the model '{bulk.model}' any more.") from None
         raise
     bulk.model, bulk.template = admitted.card.name, admitted.template
     return Terms(admitted, admission.heed(spent))

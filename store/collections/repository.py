@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from store import documents
 from store.bulk import ENDED, wake
 from store.collections import files
-from store.errors import NotFound, StoreError
+from store.errors import Conflict, NotFound
 from store.ids import new_id
 from store.tables.bulk import Bulk
 from store.tables.collections import Collection, CollectionItem
@@ -20,19 +20,19 @@ from store.tables.schedules import Schedule
 from store.tenancy import get_by_id_or_name, scoped
 
 
-class CollectionExists(StoreError):
+class CollectionExists(Conflict):
     """The tenant has a collection of this name already."""
 
     code = "collection_exists"
 
 
-class CollectionInUse(StoreError):
+class CollectionInUse(Conflict):
     """A bulk job over the collection has not ended, or a schedule makes some."""
 
     code = "collection_in_use"
 
 
-class CollectionLive(StoreError):
+class CollectionLive(Conflict):
     """Documents of a collection with a source are the source's files: none is added or taken away by hand."""
 
     code = "collection_live"

@@ -5,6 +5,7 @@ REST, bulk jobs and schedules all come through here, so that all heed the same l
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from store import prompt_templates, workers
 from store.billing.budgets import Action, BudgetState, plain
-from store.errors import Refused
+from store.errors import BudgetExceeded, NoWorker, Refused
 from store.jobs.repository import NewJob
 from store.prompt_templates import DEFAULT_WORDS, Template
 from store.scorers import registry, serving
@@ -21,7 +22,6 @@ from store.settings import Settings
 from store.tables.jobs import Job
 from store.workers import ModelCard
 
-NO_WORKER = "no_worker"  # the code of the one refusal that passes by itself
 SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
 DEFAULT_OUTPUT_TOKENS = 64
 TOKENS_PER_WORD = 3  # a summary of so many words is not cut off in any language a tokenizer was made for
@@ -96,11 +96,8 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
 
 def check(session: Session, settings: Settings, owner: Owner, ask: Ask) -> None:
     """For work that may wait for a worker. Raises Refused for any other reason."""
-    try:
+    with suppress(NoWorker):
         admit(session, settings, owner, ask)
-    except Refused as refused:
-        if refused.code != NO_WORKER:
-            raise
 
 
 def new_job(
@@ -149,8 +146,7 @@ def heed(spent: BudgetState | None) -> str | None:
         return None
     one = spent.budget
     if one.action == Action.REJECT:
-        raise Refused(
-            "budget_exceeded",
+        raise BudgetExceeded(
             str(spent),
             budget=one.id,
             amount=plain(one.amount),
@@ -202,9 +198,7 @@ def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> Model
     # A model that nobody serves any more may be asked for by name, and waits; it is never the default.
     live = sorted(model.card.name for model in served if model.workers_live)
     if ask.model is None and not live:
-        raise Refused(
-            "no_worker", "No live worker has registered a model; try again in a moment, or start a worker."
-        )
+        raise NoWorker("No live worker has registered a model; try again in a moment, or start a worker.")
     if ask.model is None and len(live) > 1:
         raise Refused(
             "model_required", f"Say which model is meant: {', '.join(live)}.", "model", known_models=live
@@ -213,7 +207,7 @@ def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> Model
     if name not in known and not live:
         # A worker that ends takes its models along, so for all that is known this one may come back.
         message = f"No live worker has registered a model, '{name}' neither; try again, or start a worker."
-        raise Refused("no_worker", message)
+        raise NoWorker(message)
     if name not in known:
         message = f"No worker serves the model '{name}'. Known: {', '.join(names) or 'none'}."
         raise Refused("unknown_model", message, "model", known_models=names)

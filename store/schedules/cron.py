@@ -16,15 +16,16 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from store.errors import StoreError
+from store.errors import Invalid
 
 FIELDS = "minute, hour, day of month, month and day of week"
 
 
-class CronInvalid(StoreError):
+class CronInvalid(Invalid):
     """Not a cron expression of five fields, or one that never comes true."""
 
     code = "cron_invalid"
+    field = "cron"
 
 
 def times(cron: str, zone: str, after: datetime) -> Iterator[datetime]:

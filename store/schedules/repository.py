@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from store import bulk, collections, documents
-from store.errors import StoreError
+from store.errors import Conflict
 from store.ids import new_id
 from store.jobs import admission
 from store.jobs.admission import Ask, Owner
@@ -49,10 +49,11 @@ class RunState(StrEnum):
     MISSED = "missed"  # no scheduler was alive then
 
 
-class ScheduleExists(StoreError):
+class ScheduleExists(Conflict):
     """The tenant has a schedule of this name."""
 
     code = "schedule_exists"
+    field = "name"
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from store import bulk as bulks
 from store import documents, jobs, outbox
 from store.billing import budgets
 from store.bulk import NewBulk
-from store.errors import StoreError
+from store.errors import NoWorker, StoreError
 from store.ids import new_id
 from store.jobs import admission
-from store.jobs.admission import NO_WORKER, Owner
+from store.jobs.admission import Owner
 from store.schedules import cron
 from store.schedules.repository import Overlap, RunState, Template, labelled, labels, stop
 from store.settings import Settings
@@ -246,7 +246,7 @@ def _launch(
     Only the lack of a worker is waited out, for as long as the run may be late.
     """
     late = now > run.fires_at + _window(schedule)
-    if late and run.reason_code != NO_WORKER:
+    if late and run.reason_code != NoWorker.code:
         return _end(
             session, schedule, run, RunState.MISSED, "missed", "No scheduler was running at its time."
         )
@@ -257,8 +257,8 @@ def _launch(
             held_by = admission.heed(spent)
             _make(session, settings, schedule, run, held_by, now)
     except StoreError as error:
-        if error.code == NO_WORKER and not late:
-            run.reason_code, run.reason = NO_WORKER, str(error)
+        if isinstance(error, NoWorker) and not late:
+            run.reason_code, run.reason = error.code, str(error)
             return None
         return _end(session, schedule, run, RunState.FAILED, error.code, str(error))
     run.state, run.started_at = RunState.RUNNING, now

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import audit
-from store.errors import StoreError
+from store.errors import Conflict
 from store.ids import new_id
 from store.scorers import registry, serving
 from store.scorers.registry import USABLE, VersionState
@@ -21,7 +21,7 @@ from store.tables.scorers import Activation, ScorerVersion
 _LOCK = 7_041_966_317  # any fixed number: activations take turns
 
 
-class NoWayBack(StoreError):
+class NoWayBack(Conflict):
     """The scope has no earlier version to go back to."""
 
     code = "no_earlier_version"

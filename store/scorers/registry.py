@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store import audit, outbox
-from store.errors import NotFound, StoreError
+from store.errors import Conflict, NotFound, StoreError
 from store.ids import new_id
 from store.tables.scorers import ScorerVersion
 
@@ -37,7 +37,7 @@ class VersionState(StrEnum):
 USABLE = (VersionState.VERIFIED, VersionState.ACTIVE, VersionState.RETIRED)
 
 
-class VersionExists(StoreError):
+class VersionExists(Conflict):
     """This version of the scorer is there already, with other content or state."""
 
     code = "scorer_version_exists"

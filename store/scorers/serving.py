@@ -15,7 +15,7 @@ from enum import StrEnum
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from store.errors import NotFound, StoreError
+from store.errors import Conflict, NotFound
 from store.scorers import registry
 from store.scorers.registry import USABLE
 from store.tables.jobs import Job
@@ -33,7 +33,7 @@ class Alias(StrEnum):
     CANARY = "canary"
 
 
-class NotUsable(StoreError):
+class NotUsable(Conflict):
     """The version is not verified, or was rejected."""
 
     code = "scorer_not_verified"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from store.errors import StoreError
+from store.errors import Unavailable
 
 MAX_FILES = 100_000
 MAX_PATH_BYTES = 1000  # an index holds every path, and no more than 2,704 bytes of a row
@@ -19,7 +19,7 @@ _SETTLED_SECONDS = 2.0
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 
 
-class SourceAway(StoreError):
+class SourceAway(Unavailable):
     """A source or destination did not answer as it should."""
 
     code = "source_away"

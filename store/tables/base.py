@@ -1,13 +1,13 @@
-"""What all tables share: types, and names of constraints."""
+"""What all tables share: types, names of constraints, and the tenant that a row belongs to."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, MetaData, Text
+from sqlalchemy import BigInteger, DateTime, ForeignKey, MetaData, Text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
@@ -30,3 +30,9 @@ class Base(DeclarativeBase):
         list[Any]: JSONB,
         list[str]: JSONB,
     }
+
+
+class TenantRow:
+    """Mixin for tables whose rows belong to a tenant; query them through `store.tenancy`."""
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))

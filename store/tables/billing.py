@@ -17,10 +17,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
-class UsageLine(Base):
+class UsageLine(TenantRow, Base):
     """One line of the append-only ledger: a trigger refuses UPDATE and DELETE."""
 
     __tablename__ = "usage_ledger"
@@ -31,7 +31,6 @@ class UsageLine(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     job_id: Mapped[str]
     attempt: Mapped[int]
     meter: Mapped[str]
@@ -66,7 +65,7 @@ def _money() -> Mapped[Decimal | None]:
     return mapped_column(Numeric(38, 10))
 
 
-class Bill(Base):
+class Bill(TenantRow, Base):
     """What the ledger's lines of one attempt come to: made with them, and rebuilt from them to the same.
 
     An hour of a tenant's stored documents has a bill too, under the id `storage:<tenant>`.
@@ -81,7 +80,6 @@ class Bill(Base):
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     booked_at: Mapped[datetime]  # when the attempt ended
 
     # What it can be grouped by
@@ -130,7 +128,7 @@ class Bill(Base):
     scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))
 
 
-class Budget(Base):
+class Budget(TenantRow, Base):
     """What a tenant, one of its projects or one of its keys may spend in a period, and what happens then."""
 
     __tablename__ = "budgets"
@@ -152,7 +150,6 @@ class Budget(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     project: Mapped[str | None]  # this and the next null: all that the tenant spends
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     period: Mapped[str]  # day | week | month

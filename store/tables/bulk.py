@@ -8,30 +8,29 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
+from store.tables.bulk_states import ENDED, BulkState
+
+_STATES = ", ".join(f"'{state}'" for state in BulkState)
+_ENDED = ", ".join(f"'{state}'" for state in BulkState if state in ENDED)
 
 
-class Bulk(Base):
+class Bulk(TenantRow, Base):
     """One piece of work done with every document of a set."""
 
     __tablename__ = "bulks"
     __table_args__ = (
-        CheckConstraint(
-            "state IN ('listing', 'running', 'digesting', 'bundling', 'cancelling', 'succeeded', 'failed', "
-            "'cancelled')",
-            name="state",
-        ),
+        CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("strategy IN ('whole', 'map_reduce')", name="strategy"),
         Index(None, "tenant_id", "id"),
         Index(
             "ix_bulks_active",
             "id",
-            postgresql_where=text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+            postgresql_where=text(f"state NOT IN ({_ENDED})"),
         ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     project: Mapped[str] = mapped_column(server_default="default")
     collection_id: Mapped[str | None] = mapped_column(ForeignKey("collections.id", ondelete="SET NULL"))
@@ -47,7 +46,7 @@ class Bulk(Base):
     template: Mapped[str | None]  # name@version
     tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
-    state: Mapped[str] = mapped_column(server_default="listing")
+    state: Mapped[str] = mapped_column(server_default=BulkState.LISTING.value)
     round: Mapped[int] = mapped_column(server_default="1")  # how often it was begun, retries included
     digest_document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
     digest_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
@@ -63,7 +62,7 @@ class Bulk(Base):
     ended_at: Mapped[datetime | None]
 
 
-class BulkItem(Base):
+class BulkItem(TenantRow, Base):
     """One document of a bulk job. Once it has a job, the job's state is its own."""
 
     __tablename__ = "bulk_items"
@@ -76,7 +75,6 @@ class BulkItem(Base):
 
     bulk_id: Mapped[str] = mapped_column(ForeignKey("bulks.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)  # from 0 in the order of the paths
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     path: Mapped[str]
     document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
     sha256: Mapped[str | None]
@@ -86,7 +84,7 @@ class BulkItem(Base):
     error_message: Mapped[str | None]
 
 
-class BulkPart(Base):
+class BulkPart(TenantRow, Base):
     """A part of a document that is read in parts."""
 
     __tablename__ = "bulk_parts"
@@ -98,5 +96,4 @@ class BulkPart(Base):
     bulk_id: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     part: Mapped[int] = mapped_column(primary_key=True)  # from 0
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))

@@ -7,10 +7,10 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
-class Collection(Base):
+class Collection(TenantRow, Base):
     """A named set of documents; with a source, the files that lie there."""
 
     __tablename__ = "collections"
@@ -20,7 +20,6 @@ class Collection(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
     source: Mapped[str | None]  # fsspec URL of a folder, without credentials
     glob: Mapped[str | None]  # of the files below it
@@ -30,7 +29,7 @@ class Collection(Base):
     refresh_error: Mapped[str | None]
 
 
-class CollectionItem(Base):
+class CollectionItem(TenantRow, Base):
     """A document of a collection, or a file of its source, under its path."""
 
     __tablename__ = "collection_items"
@@ -39,7 +38,6 @@ class CollectionItem(Base):
         ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True
     )
     path: Mapped[str] = mapped_column(primary_key=True)  # below the source; of an upload its name
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))  # of the content last read
     sha256: Mapped[str | None]
     fingerprint: Mapped[str | None]  # size and time or etag when it was read; the same = not read again

@@ -5,21 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import (
-    ForeignKey,
     Index,
     func,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
-class Document(Base):
+class Document(TenantRow, Base):
     __tablename__ = "documents"
     __table_args__ = (Index(None, "tenant_id", "id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     sha256: Mapped[str]
     bytes: Mapped[int]
     media_type: Mapped[str]

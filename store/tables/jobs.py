@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 from store.tables.job_states import State
 
 # Fencing tokens: one sequence for all jobs, so a later claim always holds a larger token.
@@ -28,7 +28,7 @@ LEASE_TOKENS = Sequence("lease_tokens", metadata=Base.metadata, data_type=BigInt
 _STATES = ", ".join(f"'{state}'" for state in State)
 
 
-class Job(Base):
+class Job(TenantRow, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint(f"state IN ({_STATES})", name="state"),
@@ -56,7 +56,6 @@ class Job(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"))
     project: Mapped[str] = mapped_column(server_default="default")  # the key's, at the time
@@ -126,14 +125,13 @@ class Job(Base):
     snapshot_usage: Mapped[dict[str, Any] | None]  # of all attempts up to it
 
 
-class Attempt(Base):
+class Attempt(TenantRow, Base):
     """One claim of a job: who had it, at what price, and what it had used when it was last heard of."""
 
     __tablename__ = "attempts"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     token: Mapped[int] = mapped_column(unique=True)
     worker: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -152,13 +150,12 @@ class Attempt(Base):
     scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))  # 1 = all of a full cache's score
 
 
-class Result(Base):
+class Result(TenantRow, Base):
     """What a job has answered; `complete` is false for what an unfinished, expired or cancelled job left."""
 
     __tablename__ = "results"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     attempt: Mapped[int]
     complete: Mapped[bool]
     answers: Mapped[list[Any]]

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
-class Schedule(Base):
+class Schedule(TenantRow, Base):
     """A job or a bulk job that is begun at the times of a cron expression."""
 
     __tablename__ = "schedules"
@@ -30,7 +30,6 @@ class Schedule(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     project: Mapped[str] = mapped_column(server_default="default")
     name: Mapped[str]
@@ -51,7 +50,7 @@ class Schedule(Base):
     deleted_at: Mapped[datetime | None]
 
 
-class ScheduleRun(Base):
+class ScheduleRun(TenantRow, Base):
     """One time of a schedule and what came of it."""
 
     __tablename__ = "schedule_runs"
@@ -71,7 +70,6 @@ class ScheduleRun(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     schedule_id: Mapped[str] = mapped_column(ForeignKey("schedules.id"))
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     scheduled_for: Mapped[datetime]
     fires_at: Mapped[datetime]  # with the jitter; of one that waited for another run, when that ended
     manual: Mapped[bool] = mapped_column(server_default=text("false"))

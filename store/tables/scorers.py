@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 # Drawn while activations take turns, so a later one always has a larger number, whatever hosts' clocks say.
 ACTIVATION_NUMBERS = Sequence("activation_numbers", metadata=Base.metadata, data_type=BigInteger)
@@ -91,7 +91,7 @@ class Activation(Base):
     rolled_back: Mapped[bool] = mapped_column(server_default=text("false"))  # ended because it was bad
 
 
-class ShadowRun(Base):
+class ShadowRun(TenantRow, Base):
     """A job that a canary read beside the version that answered it."""
 
     __tablename__ = "scorer_shadow_runs"
@@ -99,7 +99,6 @@ class ShadowRun(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     version_id: Mapped[str] = mapped_column(ForeignKey("scorer_versions.id"), primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     stable: Mapped[str]  # name@version that answered
     outcome: Mapped[str]
     answers: Mapped[int]

@@ -7,10 +7,10 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
-class PromptTemplate(Base):
+class PromptTemplate(TenantRow, Base):
     """A version of a tenant's own prompt for summaries; it never changes."""
 
     __tablename__ = "prompt_templates"

@@ -11,7 +11,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
 class Tenant(Base):
@@ -22,7 +22,7 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class ApiKey(Base):
+class ApiKey(TenantRow, Base):
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -8,17 +8,16 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base
+from store.tables.base import Base, TenantRow
 
 
-class Webhook(Base):
+class Webhook(TenantRow, Base):
     """An address of a tenant that is told of events. Its secret is derived, see `store.webhooks.secret`."""
 
     __tablename__ = "webhooks"
     __table_args__ = (Index(None, "tenant_id", "id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     url: Mapped[str]
     description: Mapped[str] = mapped_column(server_default="")
     events: Mapped[list[str]]  # types, or families such as job.*; empty = all
@@ -30,7 +29,7 @@ class Webhook(Base):
     disabled_reason: Mapped[str | None]
 
 
-class Delivery(Base):
+class Delivery(TenantRow, Base):
     """One event on its way to one webhook, and every attempt that was made."""
 
     __tablename__ = "webhook_deliveries"
@@ -45,7 +44,6 @@ class Delivery(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     message_id: Mapped[str]  # the header webhook-id: the same for all attempts, and for all webhooks
     event_type: Mapped[str]
     payload: Mapped[dict[str, Any]]

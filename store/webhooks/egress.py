@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from store.errors import StoreError
+from store.errors import Invalid
 
 MOST_CHARACTERS = 2000
 # Only these are given out for the public IPv6 internet; NAT64 stands for an IPv4 address (RFC 6052).
@@ -20,10 +20,11 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
-class UrlRefused(StoreError):
+class UrlRefused(Invalid):
     """The service does not send to this address."""
 
     code = "webhook_url_refused"
+    field = "url"
 
 
 class Target(NamedTuple):

@@ -16,7 +16,7 @@ from sqlalchemy import delete, func, or_
 from sqlalchemy.orm import Session
 
 from store import outbox
-from store.errors import StoreError
+from store.errors import Conflict, Invalid
 from store.ids import new_id
 from store.tables.webhooks import Delivery, Webhook
 from store.tenancy import get_scoped, scoped
@@ -26,19 +26,20 @@ MOST = 20  # webhooks a tenant: each event becomes as many messages
 OVERLAP = timedelta(days=1)  # after a rotation messages carry the old signature too
 
 
-class TooManyWebhooks(StoreError):
+class TooManyWebhooks(Conflict):
     """The tenant has as many webhooks as it may have."""
 
     code = "too_many_webhooks"
 
 
-class UnknownEvent(StoreError):
+class UnknownEvent(Invalid):
     """No event is of this type."""
 
     code = "unknown_event"
+    field = "events"
 
 
-class WebhookDisabled(StoreError):
+class WebhookDisabled(Conflict):
     """Nothing is sent to this webhook until it is enabled."""
 
     code = "webhook_disabled"

@@ -21,13 +21,13 @@ from store.blobs import Blobs
 from store.bulk import lifecycle, results, submission
 from store.collections import files as collection_files
 from store.database import Database, connect, lost
-from store.errors import Refused
-from store.jobs.admission import NO_WORKER
+from store.errors import NoWorker, Refused
 from store.settings import Settings, settings
 from store.sources import folders
 from store.sources.folders import Sources
 from store.sources.listing import SourceAway
 from store.tables.bulk import Bulk, BulkItem
+from store.tables.bulk_states import BulkState
 from store.tables.documents import Document
 from store.tables.job_states import TERMINAL
 from worker.bulk import text_parts
@@ -82,13 +82,13 @@ class Conductor:
     def step(self, bulk_id: str) -> bool:
         """Takes a bulk job a little further; True if there may be more to do at once."""
         with self._database.session() as session:
-            state = session.get_one(Bulk, bulk_id).state
+            state = BulkState(session.get_one(Bulk, bulk_id).state)
         steps = {
-            "listing": self._list,
-            "running": self._run,
-            "digesting": self._digest,
-            "bundling": self._bundle,
-            "cancelling": self._cancel,
+            BulkState.LISTING: self._list,
+            BulkState.RUNNING: self._run,
+            BulkState.DIGESTING: self._digest,
+            BulkState.BUNDLING: self._bundle,
+            BulkState.CANCELLING: self._cancel,
         }
         return steps[state](bulk_id) if state in steps else False
 
@@ -131,7 +131,7 @@ class Conductor:
             return True
         with self._database.session() as session:
             if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= TERMINAL:
-                return lifecycle.move(session, bulk_id, "running", "digesting")
+                return lifecycle.move(session, bulk_id, BulkState.RUNNING, BulkState.DIGESTING)
         return False
 
     def _submit(self, bulk_id: str) -> bool:
@@ -140,7 +140,7 @@ class Conductor:
             with self._database.session() as session:
                 spent = submission.stopping(session, bulk_id)
             with self._database.session() as session:
-                bulk = lifecycle.enter(session, bulk_id, "running")
+                bulk = lifecycle.enter(session, bulk_id, BulkState.RUNNING)
                 if bulk is None:
                     return True
                 most = 1 if bulk.strategy == "map_reduce" else lifecycle.BATCH
@@ -182,7 +182,7 @@ class Conductor:
             try:
                 self._reduce_one(bulk_id, found, spent)
             except Refused as refused:
-                if refused.code == NO_WORKER:
+                if isinstance(refused, NoWorker):
                     return self._refused(bulk_id, refused)
                 with self._database.session() as session:
                     item = lifecycle.item(session, bulk_id, found.seq, "mapped")
@@ -192,7 +192,7 @@ class Conductor:
 
     def _reduce_one(self, bulk_id: str, found: lifecycle.Mapped, spent: BudgetState | None) -> None:
         with self._database.session() as session:
-            bulk = lifecycle.enter(session, bulk_id, "running")
+            bulk = lifecycle.enter(session, bulk_id, BulkState.RUNNING)
             item = lifecycle.item(session, bulk_id, found.seq, "mapped")
             if bulk is None or item is None:
                 return
@@ -210,7 +210,7 @@ class Conductor:
     def _refused(self, bulk_id: str, refused: Refused) -> bool:
         """No job can be made: for want of a worker it waits, else what waits for a job has failed."""
         with self._database.session() as session:
-            if refused.code == NO_WORKER:
+            if isinstance(refused, NoWorker):
                 lifecycle.wait_for(session, bulk_id, refused)
                 return False
             lifecycle.refuse_pending(session, bulk_id, refused)
@@ -224,7 +224,7 @@ class Conductor:
             with self._database.session() as session:
                 spent = submission.stopping(session, bulk_id)
             with self._database.session() as session:
-                bulk = lifecycle.enter(session, bulk_id, "digesting")
+                bulk = lifecycle.enter(session, bulk_id, BulkState.DIGESTING)
                 if bulk is None:
                     return True
                 found = results.digest(session, bulk)
@@ -233,10 +233,10 @@ class Conductor:
                 if found is None and bulk.digest and bulk.digest_error is None:
                     self._begin_digest(session, bulk, spent)
                 else:
-                    bulk.state = "bundling"
+                    bulk.state = BulkState.BUNDLING
         except Refused as refused:
             with self._database.session() as session:
-                if refused.code == NO_WORKER:
+                if isinstance(refused, NoWorker):
                     lifecycle.wait_for(session, bulk_id, refused)
                     return False
                 lifecycle.lock(session, bulk_id).digest_error = refused.message
@@ -266,7 +266,7 @@ class Conductor:
         with self._database.session() as session:
             if not lifecycle.cancel_rest(session, bulk_id):
                 return False
-            return lifecycle.move(session, bulk_id, "cancelling", "bundling")
+            return lifecycle.move(session, bulk_id, BulkState.CANCELLING, BulkState.BUNDLING)
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ def operations() -> list[tuple[str, str]]:
 
 
 OPERATIONS = operations()
-# Scorers are the service's, not a tenant's: who may do what with them is in test_api_scorers.
-# Templates go by names, which every tenant may give as it likes: test_api_bulk.
+# Scorers are the service's, not a tenant's: who may do what with them is in test_scorers.
+# Templates go by names, which every tenant may give as it likes: test_bulk.
 OF_A_RESOURCE = [
     (method, path)
     for method, path in OPERATIONS
