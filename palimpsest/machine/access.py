@@ -77,7 +77,7 @@ def revoke_key(settings: Settings, key_id: str, tenant: str | None = None) -> No
         with connection.session() as session:
             api_keys.revoke(session, _tenant_id(tenant), key_id)
     except NotFound:
-        message = f"The tenant has no key {key_id}: 'palimpsest keys list' shows the ids."
+        message = f"The tenant has no key {key_id}: 'palimpsest key list' shows the ids."
         raise LocalError(message) from None
     finally:
         connection.close()

@@ -4,14 +4,13 @@ import os
 import time
 from pathlib import Path
 
-from tests.unit.store.test_store_activations import make
-from tests.unit.store.test_store_guardrails import FAILURES, book, bound
-
 from store import blobs, tenants
 from store.database import Database
 from store.scorers import activations, registry
 from store.scorers.activations import Alias
 from store.settings import Settings
+from tests.unit.store.scorers.test_activations import make
+from tests.unit.store.scorers.test_guardrails import FAILURES, book, bound
 from worker.loops.reaper import reap_once, remove_leftovers
 
 
