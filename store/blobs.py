@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import uuid
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 import fsspec
 
+from store.atomic_files import LEFTOVERS, atomic_file, temporary_path
 from store.errors import NotFound
 from store.settings import Settings
 
@@ -42,17 +42,16 @@ class Blobs:
     def create_path(self, key: str) -> Iterator[Path]:
         """Like `create`, for writers that want a path. What lies there at the end becomes the blob."""
         target = self._path(key)
-        folder = Path(target).parent if self._local else self._scratch
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{uuid.uuid4().hex}.partial"
+        if self._local:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(Path(target)) as temporary:
+                yield temporary
+            return
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(self._scratch)
         try:
             yield temporary
-            _sync(temporary)
-            if self._local:
-                temporary.replace(target)
-                _sync(folder)  # else a power cut may forget the new name
-            else:
-                self._files.put_file(str(temporary), target)
+            self._files.put_file(str(temporary), target)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -131,14 +130,14 @@ class Blobs:
 
         A file is left over when nobody has written to it for so long. What lies in a remote store came whole.
         """
-        places = [(self._scratch, ".*.partial"), (self._scratch, "*.copy")]
+        places = [(self._scratch, LEFTOVERS), (self._scratch, "*.copy")]
         if self._local:
-            places += [(Path(self._root), ".*.partial"), (Path(self._root) / PASSING, "*.*")]
+            places += [(Path(self._root), LEFTOVERS), (Path(self._root) / PASSING, "*.*")]
         removed = 0
         for folder, pattern in places:
             for path in folder.rglob(pattern):
                 try:
-                    if time.time() - path.stat().st_mtime > older_than_seconds:
+                    if path.is_file() and time.time() - path.stat().st_mtime > older_than_seconds:
                         path.unlink()
                         removed += 1
                 except FileNotFoundError:
@@ -161,14 +160,6 @@ class Blobs:
 
 def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def connect(config: Settings) -> Blobs:

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 import fsspec
 
+from store.atomic_files import atomic_file
 from store.errors import Refused, StoreError
 from store.settings import Settings
 from store.sources import listing
@@ -119,9 +120,8 @@ class Folder:
             if not listing.has_buckets(self.files):  # there it would make a bucket that is missing
                 self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
             if self._is_local:
-                part = f"{target}.partial"
-                self.files.put_file(str(local), part)
-                os.replace(part, target)
+                with atomic_file(Path(target), durable=False) as temporary:
+                    self.files.put_file(str(local), str(temporary))
             else:
                 self.files.put_file(str(local), target)
         except SourceAway:

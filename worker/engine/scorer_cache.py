@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from store import log
+from store.atomic_files import LEFTOVERS, atomic_directory
 from store.blobs import Blobs
 from store.database import Database
 from store.scorers import registry, rollout
@@ -148,23 +148,18 @@ class Shelf:
         return read(folder)
 
     def _fetch(self, key: str, target: Path) -> None:
-        """Makes the folder whole or not at all."""
-        passing = Path(tempfile.mkdtemp(prefix=".fetch-", dir=self._folder))
-        try:
+        """Makes the folder whole or not at all; another worker of this machine may be quicker."""
+        with atomic_directory(target) as folder:
             for name in FILES:
-                with self._blobs.open(f"{key}/{name}") as source, (passing / name).open("wb") as file:
+                with self._blobs.open(f"{key}/{name}") as source, (folder / name).open("wb") as file:
                     shutil.copyfileobj(source, file)
-            with suppress(OSError):  # another worker of this machine was quicker
-                passing.rename(target)
-        finally:
-            shutil.rmtree(passing, ignore_errors=True)
 
     def _begin(self) -> None:
         """Before the first load: this process has nothing loaded, whatever one before it has said."""
         if self._began:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob(".fetch-*"):
+        for left in self._folder.glob(LEFTOVERS):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > STALE_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
