@@ -12,7 +12,7 @@ from palimpsest.commands import bulk_views, folder_sync
 from palimpsest.commands.common import AsJson, Data, connected, console, out, print_json, wide
 from palimpsest.commands.groups import DefaultCommandGroup
 from palimpsest.machine.data_directory import LocalError
-from palimpsest_client import Client
+from palimpsest_client import Client, drop_none
 
 DIGEST = "digest.md"
 FILES = frozenset({"documents.jsonl", DIGEST, "totals.json"})
@@ -110,7 +110,7 @@ def run(
         }
         begun = client.begin_bulk(
             **where,
-            job={field: value for field, value in asked.items() if value is not None},
+            job=drop_none(asked),
             strategy="map_reduce" if map_reduce else "whole",
             only_changed=only_changed,
             digest=False if no_digest else None,

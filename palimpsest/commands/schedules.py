@@ -19,7 +19,7 @@ from palimpsest.commands.common import (
     wide,
 )
 from palimpsest.commands.schedule_body import override
-from palimpsest_client.client import given
+from palimpsest_client import drop_none
 
 app = typer.Typer(
     help="Jobs and bulk jobs that begin at the times of a cron expression.", no_args_is_help=True
@@ -197,10 +197,10 @@ def create_schedule(
     with failing_clearly():
         body = override(
             {} if from_file is None else read_json_object(from_file),
-            timing=given(timing),
-            target=given(target),
-            work=given(work),
-            run=given(run),
+            timing=drop_none(timing),
+            target=drop_none(target),
+            work=drop_none(work),
+            run=drop_none(run),
         )
     with connected(data) as client:
         if file is not None:

@@ -21,7 +21,7 @@ from palimpsest.commands.common import (
 )
 from palimpsest.machine.data_directory import LocalError
 from palimpsest.report.figures import start_of
-from palimpsest_client import Client
+from palimpsest_client import Client, drop_none
 
 SCORER, MANIFEST = "scorer.safetensors", "manifest.json"
 
@@ -170,7 +170,6 @@ def canary(
 ) -> None:
     """Let a version serve a share of a scope's jobs, beside the one that serves the others."""
     bounds = {"max_failure_rate": max_failure_rate, "min_agreement": min_agreement, "min_jobs": min_jobs}
-    given = {bound: value for bound, value in bounds.items() if value is not None}
     with connected(data) as client:
         name, version = _split(scorer)
         found = client.activate_scorer(
@@ -180,7 +179,7 @@ def canary(
             alias="canary",
             percent=percent,
             shadow_percent=shadow,
-            bounds=given or None,
+            bounds=drop_none(bounds) or None,
             reason=reason,
         )
         if as_json:
