@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, log, workers
@@ -20,10 +19,10 @@ from worker.engine import model_files, runtime
 from worker.engine.interface import Served
 from worker.engine.scorer_cache import Shelf
 from worker.names import WORKER_ID
+from worker.unavailable import DATABASE_UNAVAILABLE
 
 _log = log.get("worker.engine.process")
 Value = TypeVar("Value")
-AWAY = (OperationalError, InterfaceError)
 SETTLED_SECONDS = 5.0  # a model's files that were written more recently may still be on their way
 
 
@@ -100,14 +99,14 @@ class WorkerProcess:
     def transaction(self, act: Callable[[Session], Value]) -> Value:
         """One transaction; while Postgres is away it is tried again for as long as a lease may stand.
 
-        After that it raises the error of the last try, one of AWAY.
+        After that it raises the error of the last try, one of DATABASE_UNAVAILABLE.
         """
         patience = time.monotonic() + self.config.lease_seconds
         while True:
             try:
                 with self.database.session() as session:
                     return act(session)
-            except AWAY as error:
+            except DATABASE_UNAVAILABLE as error:
                 if time.monotonic() > patience:
                     raise
                 _log.warning("database_away", error=str(error))

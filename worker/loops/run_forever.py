@@ -7,15 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from kombu.exceptions import KombuError
-from psycopg import Error as PostgresError
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
-
 from store import log
+from worker.unavailable import SERVER_UNAVAILABLE
 
 LONGEST_PAUSE = 30.0
-AWAY = (SQLAlchemyError, PostgresError, KombuError, RedisError, OSError)  # a server may come back
 
 
 def forever(name: str, step: Callable[[], object]) -> None:
@@ -30,7 +25,7 @@ def forever(name: str, step: Callable[[], object]) -> None:
             pause = 1.0
         except KeyboardInterrupt:
             return
-        except AWAY as error:
+        except SERVER_UNAVAILABLE as error:
             logger.warning("server_away", error=str(error), retry_seconds=pause)
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
