@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from store import blobs, log, workers
 from store.database import Database, connect
@@ -101,16 +102,19 @@ class WorkerProcess:
 
         After that it raises the error of the last try, one of DATABASE_UNAVAILABLE.
         """
-        patience = time.monotonic() + self.config.lease_seconds
-        while True:
-            try:
-                with self.database.session() as session:
-                    return act(session)
-            except DATABASE_UNAVAILABLE as error:
-                if time.monotonic() > patience:
-                    raise
-                _log.warning("database_away", error=str(error))
-                time.sleep(0.5)
+        retrying = Retrying(
+            retry=retry_if_exception_type(DATABASE_UNAVAILABLE),
+            wait=wait_fixed(0.5),
+            stop=stop_after_delay(self.config.lease_seconds),
+            before_sleep=_warn,
+            reraise=True,
+        )
+        done: Value = retrying(self._attempt, act)
+        return done
+
+    def _attempt(self, act: Callable[[Session], Value]) -> Value:
+        with self.database.session() as session:
+            return act(session)
 
     def any_waiting(self) -> bool:
         """Whether there is a job to claim."""
@@ -119,6 +123,11 @@ class WorkerProcess:
     def is_stopping(self) -> bool:
         """Whether the worker was told to stop."""
         return self.transaction(lambda session: workers.is_stopping(session, self.worker_id))
+
+
+def _warn(state: RetryCallState) -> None:
+    assert state.outcome is not None  # tenacity warns between a failure and the next try
+    _log.warning("database_away", error=str(state.outcome.exception()))
 
 
 @lru_cache(maxsize=1)
