@@ -68,7 +68,7 @@ def caller(
 def admin(caller: Annotated[Caller, Depends(caller)]) -> Caller:
     """The caller, whose key is an admin's. Raises Problem 403 for another one."""
     if not caller.admin:
-        detail = "Only an admin's key may do this: 'palimpsest keys create --admin' makes one."
+        detail = "Only an admin's key may do this: 'palimpsest key create --admin' makes one."
         raise Problem(403, "admin_required", detail, field="Authorization")
     return caller
 

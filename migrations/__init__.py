@@ -1,6 +1,5 @@
 """The schema's history and the functions that walk it. `python -m migrations` upgrades a database."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from alembic.config import Config
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 LOCK = 7_041_966_315  # any fixed number: two processes that migrate at once take turns
 LOCK_SECONDS = 3.0  # a change waits at most so long for a table, as all other work on it queues up behind
@@ -51,18 +51,24 @@ def check(url: str) -> None:
 
 def _run(url: str, act: Callable[[Config], object]) -> None:
     engine = create_engine(url)
+    retrying = Retrying(
+        retry=retry_if_exception(_is_locked),
+        wait=wait_fixed(PAUSE_SECONDS),
+        stop=stop_after_attempt(ATTEMPTS),
+        reraise=True,
+    )
     try:
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                return _attempt(engine, act)
-            except OperationalError as error:
-                if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
-                    raise
-                if not left:
-                    raise SchemaLocked(_explained(error)) from error
-            time.sleep(PAUSE_SECONDS)
+        retrying(_attempt, engine, act)
+    except OperationalError as error:
+        if _is_locked(error):
+            raise SchemaLocked(_explained(error)) from error
+        raise
     finally:
         engine.dispose()
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, OperationalError) and isinstance(error.orig, LockNotAvailable | DeadlockDetected)
 
 
 def _attempt(engine: Engine, act: Callable[[Config], object]) -> None:

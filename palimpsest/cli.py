@@ -9,35 +9,35 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.commands import budgets, bulk, collections, schedules, scorers, templates, webhooks
+from palimpsest.commands import (
+    budgets,
+    bulk,
+    collections,
+    jobs,
+    keys,
+    ledger,
+    prices,
+    schedules,
+    scorers,
+    templates,
+    webhooks,
+)
 from palimpsest.commands.common import LocalData, console, out
 from palimpsest.commands.demo import demo
 from palimpsest.commands.evolve import evolve
-from palimpsest.commands.jobs import commands as remote_commands
-from palimpsest.commands.keys import keys
-from palimpsest.commands.ledger import ledger
-from palimpsest.commands.prices import prices
+from palimpsest.commands.groups import ADMINISTRATION, BULK, JOBS, MONEY, RUN, SCORERS, PanelGroup
 from palimpsest.commands.report import report
 from palimpsest.embedded.account import EmbeddedError
 from palimpsest.machine.data_directory import LocalError, data_directory
 from palimpsest.machine.supervisor import Service, Supervisor
 
 app = typer.Typer(
+    cls=PanelGroup,
     help="Reads million-token documents with a Llama whose memory is pruned by an evolved scorer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-app.add_typer(keys, name="keys")
-app.add_typer(budgets.app, name="budgets")
-app.add_typer(bulk.app, name="bulks")
-app.add_typer(collections.app, name="collection")
-app.add_typer(schedules.app, name="schedule")
-app.add_typer(scorers.app, name="scorer")
-app.add_typer(templates.app, name="template")
-app.add_typer(webhooks.app, name="webhook")
-app.add_typer(prices, name="prices")
-app.add_typer(ledger, name="ledger")
 
 
 @app.callback()
@@ -46,7 +46,7 @@ def _main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def up(
     data: LocalData = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -82,7 +82,7 @@ def _welcome(service: Service) -> None:
     if service.first_key:
         out.print(f"API key, shown this once: {service.first_key}", markup=False)
     out.print(
-        "Another key: palimpsest keys create\n\n"
+        "Another key: palimpsest key create\n\n"
         f"curl -s {service.base_url}/v1/jobs -H 'Authorization: Bearer {key}' \\\n"
         "  -H 'Content-Type: application/json' \\\n"
         """  -d '{"text": "The meeting is on Tuesday.", "questions": ["When is the meeting?"]}'\n\n"""
@@ -123,11 +123,30 @@ def _wait_for_ever() -> None:
         signal.pause()
 
 
-app.command()(demo)
-app.command()(evolve)
-app.command()(report)
-remote_commands(app)
-app.command()(bulk.bulk)
+app.command(rich_help_panel=RUN)(demo)
+jobs.add_commands(app, rich_help_panel=JOBS)
+app.add_typer(jobs.app, name="job", rich_help_panel=JOBS)
+app.add_typer(
+    bulk.app,
+    name="bulk",
+    short_help="Summarize or question every document of a folder or collection; manage bulk jobs.",
+    rich_help_panel=BULK,
+)
+app.add_typer(collections.app, name="collection", rich_help_panel=BULK)
+app.add_typer(templates.app, name="template", rich_help_panel=BULK)
+app.add_typer(schedules.app, name="schedule", rich_help_panel=BULK)
+app.add_typer(scorers.app, name="scorer", rich_help_panel=SCORERS)
+app.command(rich_help_panel=SCORERS)(evolve)
+app.command(rich_help_panel=MONEY)(report)
+app.add_typer(budgets.app, name="budget", rich_help_panel=MONEY)
+app.add_typer(prices.app, name="price", rich_help_panel=MONEY)
+app.add_typer(ledger.app, name="ledger", rich_help_panel=MONEY)
+app.add_typer(keys.app, name="key", rich_help_panel=ADMINISTRATION)
+app.add_typer(webhooks.app, name="webhook", rich_help_panel=ADMINISTRATION)
+
+# The names these groups had before; scripts may use them.
+for former, group in (("keys", keys), ("budgets", budgets), ("bulks", bulk), ("prices", prices)):
+    app.add_typer(group.app, name=former, hidden=True)
 
 if __name__ == "__main__":
     app()

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from palimpsest_client.fields import drop_none
+
 
 class BulkCalls:
     """Methods of `palimpsest_client.Client`; they raise what its others do."""
@@ -17,7 +19,7 @@ class BulkCalls:
 
     def collections(self, **page: Any) -> dict[str, Any]:
         """A page of collections, by name."""
-        return self._ask("GET", "/v1/collections", params=given(page))
+        return self._ask("GET", "/v1/collections", params=drop_none(page))
 
     def collection(self, id_or_name: str) -> dict[str, Any]:
         """A collection. Raises ApiError not_found."""
@@ -27,7 +29,7 @@ class BulkCalls:
         self, name: str, source: str | None = None, glob: str | None = None
     ) -> dict[str, Any]:
         """A new collection. Raises ApiError collection_exists, source_not_allowed, source_invalid."""
-        body = given({"name": name, "source": source, "glob": glob})
+        body = drop_none({"name": name, "source": source, "glob": glob})
         return self._ask("POST", "/v1/collections", json=body)
 
     def refresh_collection(self, id_or_name: str) -> dict[str, Any]:
@@ -60,7 +62,7 @@ class BulkCalls:
     def begin_bulk(self, *, idempotency_key: str | None = None, **work: Any) -> dict[str, Any]:
         """Begin a bulk job; the fields are those of POST /v1/bulk, and those that are None are left out."""
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
-        return self._ask("POST", "/v1/bulk", json=given(work), headers=headers)
+        return self._ask("POST", "/v1/bulk", json=drop_none(work), headers=headers)
 
     def bulk(self, bulk_id: str) -> dict[str, Any]:
         """A bulk job and where it stands."""
@@ -68,11 +70,11 @@ class BulkCalls:
 
     def bulks(self, **filters: Any) -> dict[str, Any]:
         """A page of bulk jobs, newest first."""
-        return self._ask("GET", "/v1/bulk", params=given(filters))
+        return self._ask("GET", "/v1/bulk", params=drop_none(filters))
 
     def bulk_documents(self, bulk_id: str, state: str | None = None) -> Iterator[dict[str, Any]]:
         """All documents of a bulk job, or those in a state, page after page."""
-        yield from self._rows(_of("bulk", bulk_id, "documents"), given({"state": state, "limit": 200}))
+        yield from self._rows(_of("bulk", bulk_id, "documents"), drop_none({"state": state, "limit": 200}))
 
     def cancel_bulk(self, bulk_id: str) -> dict[str, Any]:
         """Cancel what has not ended."""
@@ -98,16 +100,11 @@ class BulkCalls:
     def _rows(self, path: str, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         cursor: str | None = None
         while True:
-            page = self._ask("GET", path, params=given({**asked, "cursor": cursor}))
+            page = self._ask("GET", path, params=drop_none({**asked, "cursor": cursor}))
             yield from page["data"]
             cursor = page["next_cursor"]
             if cursor is None:
                 return
-
-
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Without those that are None."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _of(*parts: str) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from palimpsest_client.bulk import BulkCalls
+from palimpsest_client.fields import drop_none
 
 CHUNK = 1024 * 1024
 
@@ -61,8 +62,7 @@ class Client(BulkCalls):
     def submit(self, *, idempotency_key: str | None = None, **job: Any) -> dict[str, Any]:
         """Submit a job; the fields are those of POST /v1/jobs, and those that are None are left out."""
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
-        body = {name: value for name, value in job.items() if value is not None}
-        return self._ask("POST", "/v1/jobs", json=body, headers=headers)
+        return self._ask("POST", "/v1/jobs", json=drop_none(job), headers=headers)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job and its progress."""
@@ -70,7 +70,7 @@ class Client(BulkCalls):
 
     def jobs(self, **filters: Any) -> dict[str, Any]:
         """One page of jobs; the filters are those of GET /v1/jobs."""
-        return self._ask("GET", "/v1/jobs", params={k: v for k, v in filters.items() if v is not None})
+        return self._ask("GET", "/v1/jobs", params=drop_none(filters))
 
     def result(self, job_id: str) -> dict[str, Any]:
         """The answers. Raises ApiError result_not_ready or no_result."""
@@ -94,8 +94,7 @@ class Client(BulkCalls):
 
     def create_budget(self, **budget: Any) -> dict[str, Any]:
         """Set a budget; the fields are those of POST /v1/budgets, and those that are None are left out."""
-        body = {name: value for name, value in budget.items() if value is not None}
-        return self._ask("POST", "/v1/budgets", json=body)
+        return self._ask("POST", "/v1/budgets", json=drop_none(budget))
 
     def delete_budget(self, budget_id: str) -> None:
         """Delete a budget. Raises ApiError not_found."""
@@ -128,8 +127,7 @@ class Client(BulkCalls):
 
     def webhook_deliveries(self, webhook_id: str, **filters: Any) -> dict[str, Any]:
         """A page of what was sent to a webhook, newest first."""
-        params = {name: value for name, value in filters.items() if value is not None}
-        return self._ask("GET", f"/v1/webhooks/{webhook_id}/deliveries", params=params)
+        return self._ask("GET", f"/v1/webhooks/{webhook_id}/deliveries", params=drop_none(filters))
 
     def redeliver(self, webhook_id: str, delivery_id: str) -> dict[str, Any]:
         """Send a message again. Raises ApiError webhook_disabled."""
@@ -159,13 +157,12 @@ class Client(BulkCalls):
 
     def activate_scorer(self, name: str, **activation: Any) -> dict[str, Any]:
         """Let a version serve a scope; fields that are None are left out."""
-        body = {field: value for field, value in activation.items() if value is not None}
-        return self._ask("POST", _path(name, "activations"), json=body)
+        return self._ask("POST", _path(name, "activations"), json=drop_none(activation))
 
     def end_activation(self, name: str, scope: str, alias: str, reason: str | None = None) -> dict[str, Any]:
         """End what serves a scope under an alias. Raises ApiError not_found."""
-        params = {} if reason is None else {"reason": reason}
-        return self._ask("DELETE", _path(name, "activations", scope, alias), params=params)
+        path = _path(name, "activations", scope, alias)
+        return self._ask("DELETE", path, params=drop_none({"reason": reason}))
 
     def rollback_scorer(self, name: str, scope: str, reason: str) -> dict[str, Any]:
         """Go back to the version that served a scope before. Raises ApiError no_earlier_version."""
@@ -182,11 +179,11 @@ class Client(BulkCalls):
 
     def audit(self, **filters: Any) -> dict[str, Any]:
         """A page of the audit log, newest first."""
-        return self._ask("GET", "/v1/audit", params={k: v for k, v in filters.items() if v is not None})
+        return self._ask("GET", "/v1/audit", params=drop_none(filters))
 
     def schedules(self, **filters: Any) -> dict[str, Any]:
         """A page of schedules, newest first."""
-        return self._ask("GET", "/v1/schedules", params=given(filters))
+        return self._ask("GET", "/v1/schedules", params=drop_none(filters))
 
     def schedule(self, schedule_id: str) -> dict[str, Any]:
         """A schedule and when it runs next."""
@@ -194,7 +191,7 @@ class Client(BulkCalls):
 
     def create_schedule(self, *, dry_run: bool = False, **schedule: Any) -> dict[str, Any]:
         """Make a schedule; the fields are those of POST /v1/schedules, those that are None are left out."""
-        return self._ask("POST", "/v1/schedules", json=given(schedule), params={"dry_run": dry_run})
+        return self._ask("POST", "/v1/schedules", json=drop_none(schedule), params={"dry_run": dry_run})
 
     def delete_schedule(self, schedule_id: str) -> None:
         """Delete a schedule."""
@@ -218,7 +215,7 @@ class Client(BulkCalls):
 
     def schedule_runs(self, schedule_id: str, **filters: Any) -> dict[str, Any]:
         """A page of a schedule's runs, the latest time first."""
-        return self._ask("GET", f"/v1/schedules/{schedule_id}/runs", params=given(filters))
+        return self._ask("GET", f"/v1/schedules/{schedule_id}/runs", params=drop_none(filters))
 
     def ready(self) -> dict[str, Any]:
         """The readiness checks; `ready` says the sum of them."""
@@ -264,11 +261,6 @@ def _body(response: httpx.Response) -> dict[str, Any]:
         detail = f"{response.url} answered {response.status_code} with something that is not JSON."
         raise ApiError(response.status_code, {"detail": detail}) from None
     return found
-
-
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not None: the service's defaults hold for the rest."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _path(name: str, *parts: str) -> str:

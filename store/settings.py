@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     bulk_part_characters: PositiveInt = 400_000  # of a document that is read in parts
 
     # Money ------------------------------------------------------------------------------------------
-    device_type: str = "cpu"  # as the price book names it; `palimpsest prices show`
+    device_type: str = "cpu"  # as the price book names it; `palimpsest price show`
     device_memory_bytes: PositiveInt = 8 * 1024**3  # what a share of the device's memory is a share of
 
     # Logs -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`palimpsest budgets`: what may be spent in a period, over REST."""
+"""`palimpsest budget`: what may be spent in a period, over REST."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -74,7 +74,7 @@ def create_budget(
 
 @app.command("delete")
 def delete_budget(
-    budget_id: Annotated[str, typer.Argument(help="As `palimpsest budgets list` shows it.", metavar="ID")],
+    budget_id: Annotated[str, typer.Argument(help="As `palimpsest budget list` shows it.", metavar="ID")],
     data: Data = None,
 ) -> None:
     """Delete a budget; jobs that it held go on."""

@@ -1,4 +1,4 @@
-"""`palimpsest bulk` and `palimpsest bulks`: one piece of work for every document of a set, over REST."""
+"""`palimpsest bulk`: one piece of work for every document of a set, over REST."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,14 +10,22 @@ import typer
 
 from palimpsest.commands import bulk_views, folder_sync
 from palimpsest.commands.common import AsJson, CacheBudget, Data, connected, console, out, print_json, wide
+from palimpsest.commands.groups import DefaultCommandGroup
 from palimpsest.machine.data_directory import LocalError
-from palimpsest_client import Client
+from palimpsest_client import Client, drop_none
 
 DIGEST = "digest.md"
 FILES = frozenset({"documents.jsonl", DIGEST, "totals.json"})
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
-app = typer.Typer(help="Bulk jobs: look at them, cancel, retry, fetch what they made.", no_args_is_help=True)
+app = typer.Typer(
+    cls=DefaultCommandGroup,
+    help="Run one task on every document of a folder or collection, and manage bulk jobs.\n\n"
+    "`palimpsest bulk SOURCE` is short for `palimpsest bulk run SOURCE`. "
+    "Write ./NAME for a folder whose name is one of the commands below.",
+    no_args_is_help=True,
+    subcommand_metavar="SOURCE | COMMAND [ARGS]...",
+)
 
 BulkId = Annotated[str, typer.Argument(help="Such as bulk_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
 To = Annotated[
@@ -27,7 +35,8 @@ To = Annotated[
 Here = Annotated[Path | None, typer.Option("--to", file_okay=False, help="A folder here for the bundle.")]
 
 
-def bulk(
+@app.command()
+def run(
     source: Annotated[
         str | None,
         typer.Argument(
@@ -101,7 +110,7 @@ def bulk(
         }
         begun = client.begin_bulk(
             **where,
-            job={field: value for field, value in asked.items() if value is not None},
+            job=drop_none(asked),
             strategy="map_reduce" if map_reduce else "whole",
             only_changed=only_changed,
             digest=False if no_digest else None,
@@ -165,8 +174,8 @@ def _leaving(bulk_id: str, here: Path | None) -> Iterator[None]:
     except KeyboardInterrupt:
         to = f" --to {here}" if here is not None else ""
         console.print(
-            f"\nThe bulk job goes on. Come back: palimpsest bulks watch {bulk_id}{to}\n"
-            f"End it: palimpsest bulks cancel {bulk_id}",
+            f"\nThe bulk job goes on. Come back: palimpsest bulk watch {bulk_id}{to}\n"
+            f"End it: palimpsest bulk cancel {bulk_id}",
             markup=False,
         )
         raise typer.Exit(INTERRUPTED) from None
@@ -189,7 +198,7 @@ def _fetch(client: Client, bulk: dict[str, Any], here: Path) -> None:
             client.fetch_bundle(bulk["id"], name, here / name)
             out.print(str(here / name), markup=False)
     except OSError as error:
-        again = f"palimpsest bulks fetch {bulk['id']} --to FOLDER"
+        again = f"palimpsest bulk fetch {bulk['id']} --to FOLDER"
         raise LocalError(f"{here} cannot be written: {error.strerror}. Try again: {again}") from None
 
 

@@ -84,3 +84,21 @@ def connected(data: Path | None) -> Iterator[Client]:
 def print_json(value: Any) -> None:
     """What the API answered, for another program."""
     out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds. Raises LocalError with the reason it cannot be read."""
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise LocalError(f"{file} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise LocalError(f"{file} is not JSON: {error}.") from None
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """The same for an object. Raises LocalError where it holds anything else."""
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise LocalError(f"{file} is no JSON object.")
+    return found

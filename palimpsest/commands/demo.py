@@ -178,5 +178,5 @@ def _bill(client: Client, job: dict[str, Any]) -> None:
     say_setting(bill["setting"])
     console.print(
         f"price: {bill['price_per_device_hour']} {bill['currency']} a device-hour "
-        "(`palimpsest prices load` sets yours)"
+        "(`palimpsest price load` sets yours)"
     )

@@ -30,11 +30,9 @@ MODELS_SECONDS = 5.0  # between looks at why a job is still queued
 
 JobId = Annotated[str, typer.Argument(help="Such as job_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
 
-
-def commands(app: typer.Typer) -> None:
-    """Add the commands of this module to `app`."""
-    for command in (submit, jobs, watch, result, cost, cancel):
-        app.command()(command)
+app = typer.Typer(
+    help="The job commands as a group: job submit, job list, job watch, …", no_args_is_help=True
+)
 
 
 def submit(
@@ -241,3 +239,14 @@ def say_setting(setting: dict[str, Any] | None) -> None:
     )
     if setting.get("regime"):
         out.print(setting["regime"], markup=False)
+
+
+def add_commands(to: typer.Typer, *, rich_help_panel: str) -> None:
+    """Add the commands of this module to the top level, each under its own name."""
+    for command in (submit, jobs, watch, result, cost, cancel):
+        to.command(rich_help_panel=rich_help_panel)(command)
+
+
+app.command("list")(jobs)
+for _command in (submit, watch, result, cost, cancel):
+    app.command()(_command)

@@ -1,4 +1,4 @@
-"""API keys, made on the machine that has the database."""
+"""`palimpsest key`: API keys, made on the machine that has the database."""
 
 from typing import Annotated
 
@@ -10,13 +10,13 @@ from palimpsest.commands.common import LocalData, failing_clearly, out
 from palimpsest.machine import access
 from palimpsest.machine.data_directory import settings_with
 
-keys = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
+app = typer.Typer(help="API keys, made on the machine that has the database.", no_args_is_help=True)
 
 
 Tenant = Annotated[str | None, typer.Option(help="Tenant the key belongs to; the default one if left out.")]
 
 
-@keys.command("create")
+@app.command("create")
 def create_key(
     data: LocalData = None,
     name: Annotated[str, typer.Option(help="A label, to tell keys apart.")] = "made on the command line",
@@ -42,7 +42,7 @@ def create_key(
         out.print(key, markup=False)
 
 
-@keys.command("list")
+@app.command("list")
 def list_keys(data: LocalData = None, tenant: Tenant = None) -> None:
     """List a tenant's API keys, newest first; the keys themselves are not stored."""
     with failing_clearly():
@@ -58,9 +58,9 @@ def list_keys(data: LocalData = None, tenant: Tenant = None) -> None:
         out.print(table)
 
 
-@keys.command("revoke")
+@app.command("revoke")
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="As `palimpsest keys list` shows it.", metavar="ID")],
+    key_id: Annotated[str, typer.Argument(help="As `palimpsest key list` shows it.", metavar="ID")],
     data: LocalData = None,
     tenant: Tenant = None,
 ) -> None:

@@ -8,16 +8,16 @@ from palimpsest.machine.access import transaction
 from palimpsest.machine.data_directory import settings_with
 from store.billing import bills
 
-ledger = typer.Typer(help="The usage ledger, on the machine that has the database.", no_args_is_help=True)
+app = typer.Typer(help="The usage ledger, on the machine that has the database.", no_args_is_help=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
-@ledger.callback()
+@app.callback()
 def _ledger() -> None:
     """Keeps `rebuild` a command of its own while it is the only one."""
 
 
-@ledger.command()
+@app.command()
 def rebuild(data: LocalData = None) -> None:
     """Make every bill again from the ledger, in one transaction; jobs that end meanwhile wait for it."""
     with failing_clearly(), transaction(settings_with(data, "DATABASE_URL")) as session:

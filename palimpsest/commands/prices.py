@@ -1,4 +1,4 @@
-"""`palimpsest prices`: what prices hold, and new ones, on the machine that has the database."""
+"""`palimpsest price`: what prices hold, and new ones, on the machine that has the database."""
 
 import json
 import tomllib
@@ -17,14 +17,14 @@ from sqlalchemy import func, select
 from palimpsest.commands.common import LocalData, failing_clearly
 from palimpsest.machine.access import transaction
 from palimpsest.machine.data_directory import LocalError, settings_with
-from store.billing import prices as store_prices
+from store.billing import prices
 from store.billing.prices import PriceBook, PriceBookInvalid, SavedBook
 
-prices = typer.Typer(help="Price books, on the machine that has the database.", no_args_is_help=True)
+app = typer.Typer(help="Price books, on the machine that has the database.", no_args_is_help=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
-@prices.command()
+@app.command()
 def show(
     every: Annotated[bool, typer.Option("--all", help="All books, the newest first.")] = False,
     data: LocalData = None,
@@ -32,7 +32,7 @@ def show(
     """Print the price book in effect, and what is known of a full cache's speed."""
     with failing_clearly(), transaction(settings_with(data, "DATABASE_URL")) as session:
         now = session.scalars(select(func.now())).one()
-        books = store_prices.books(session)
+        books = prices.books(session)
     current = _current(books, now)
     for number, saved in enumerate(books if every else [current]):
         if number:
@@ -44,7 +44,7 @@ def show(
                 _line(f"'{saved.book.name}' takes over at {_moment(saved)}.")
 
 
-@prices.command()
+@app.command()
 def load(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="TOML or JSON.", metavar="FILE")
@@ -55,9 +55,9 @@ def load(
     with failing_clearly():
         book = read_book(file)
         with transaction(settings_with(data, "DATABASE_URL")) as session:
-            book_id = store_prices.add(session, book)
+            book_id = prices.add(session, book)
             now = session.scalars(select(func.now())).one()
-            books = store_prices.books(session)
+            books = prices.books(session)
         added = next(saved for saved in books if saved.id == book_id)
         if _to_come(added, now):
             _line(f"'{book.name}' ({book.currency}) takes effect at {_moment(added)}; until then:")
@@ -77,7 +77,7 @@ def read_book(file: Path) -> PriceBook:
         raise LocalError(f"{file} is neither .toml nor .json.")
     try:
         values = reader(file.read_text(encoding="utf-8"))
-        return store_prices.parse(values)
+        return prices.parse(values)
     except PriceBookInvalid as error:
         raise LocalError(f"{file}: {error}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -8,8 +8,19 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.commands.common import AsJson, CacheBudget, Data, connected, out, print_json, wide
-from palimpsest_client.client import Client, given
+from palimpsest.commands.common import (
+    AsJson,
+    CacheBudget,
+    Data,
+    connected,
+    failing_clearly,
+    out,
+    print_json,
+    read_json_object,
+    wide,
+)
+from palimpsest.commands.schedule_body import override
+from palimpsest_client import drop_none
 
 app = typer.Typer(
     help="Jobs and bulk jobs that begin at the times of a cron expression.", no_args_is_help=True
@@ -86,8 +97,20 @@ def show_schedule(schedule_id: ScheduleId, as_json: AsJson = False, data: Data =
 
 @app.command("create")
 def create_schedule(
-    name: Annotated[str, typer.Argument(help="Of your choice, unique.", metavar="NAME")],
-    cron: Annotated[str, typer.Argument(help='Five fields, such as "0 6 * * MON".', metavar="CRON")],
+    name: Annotated[str | None, typer.Argument(help="Of your choice, unique.", metavar="NAME")] = None,
+    cron: Annotated[
+        str | None, typer.Argument(help='Five fields, such as "0 6 * * MON".', metavar="CRON")
+    ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE.json",
+            help="The body of POST /v1/schedules; arguments and other options override its fields.",
+        ),
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, help="A document to upload; runs are jobs."),
@@ -136,12 +159,12 @@ def create_schedule(
     data: Data = None,
 ) -> None:
     """Make a schedule and print its id."""
-    if (prompt is not None) == (bool(ask) or summarize):
+    if prompt is not None and (ask or summarize):
         raise typer.BadParameter("give --prompt, or --ask, --summarize or both")
-    if sum(one is not None for one in (file, document, collection, source)) != 1:
+    if sum(one is not None for one in (file, document, collection, source)) > 1:
         raise typer.BadParameter("give one of --file, --document, --collection and --source")
     work: dict[str, Any] = {
-        "task": "summarize" if summarize else "ask" if ask else "prompt",
+        "task": "summarize" if summarize else "ask" if ask else "prompt" if prompt is not None else None,
         "questions": ask,
         "template": template,
         "points": points,
@@ -154,48 +177,40 @@ def create_schedule(
         "max_output_tokens": max_output_tokens,
         "priority": priority,
     }
-    with connected(data) as client:
-        made = client.create_schedule(
-            name=name,
-            cron=cron,
-            timezone=timezone,
-            overlap=overlap,
-            catch_up_seconds=catch_up_seconds,
-            jitter_seconds=jitter_seconds,
-            max_failures=max_failures,
-            dry_run=dry_run,
-            **_work(
-                client,
-                given(work),
-                given({"deadline_seconds": deadline_seconds}),
-                file,
-                document,
-                given(
-                    {"collection": collection, "source": source, "glob": glob, "strategy": strategy, "to": to}
-                )
-                | {"digest": not no_digest, "only_changed": only_changed},
-            ),
+    timing = {
+        "name": name,
+        "cron": cron,
+        "timezone": timezone,
+        "overlap": overlap,
+        "catch_up_seconds": catch_up_seconds,
+        "jitter_seconds": jitter_seconds,
+        "max_failures": max_failures,
+    }
+    run = {
+        "deadline_seconds": deadline_seconds,
+        "strategy": strategy,
+        "to": to,
+        "digest": False if no_digest else None,
+        "only_changed": only_changed or None,
+    }
+    # The upload waits until nothing else is missing.
+    target = {"document_id": document or file, "collection": collection, "source": source, "glob": glob}
+    with failing_clearly():
+        body = override(
+            {} if from_file is None else read_json_object(from_file),
+            timing=drop_none(timing),
+            target=drop_none(target),
+            work=drop_none(work),
+            run=drop_none(run),
         )
+    with connected(data) as client:
+        if file is not None:
+            body["job"]["document_id"] = client.upload(file)["id"]
+        made = client.create_schedule(dry_run=dry_run, **body)
         if dry_run:
             out.print(f"It would run next at {_moment(made['next_at'])}; no schedule was made.", markup=False)
         else:
             out.print(made["id"], markup=False)
-
-
-def _work(
-    client: Client,
-    work: dict[str, Any],
-    deadline: dict[str, Any],
-    file: Path | None,
-    document: str | None,
-    bulk: dict[str, Any],
-) -> dict[str, Any]:
-    """The field `job` or `bulk` of a schedule."""
-    if "collection" in bulk or "source" in bulk:
-        return {"bulk": {"job": work, **bulk, **deadline}}
-    if file is not None:
-        document = client.upload(file)["id"]
-    return {"job": {"document_id": document, **work, **deadline}}
 
 
 @app.command("pause")

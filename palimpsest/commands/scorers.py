@@ -1,6 +1,5 @@
 """`palimpsest scorer`: versions of scorers, and which one serves whom, over REST."""
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from palimpsest.commands import scorer_views
-from palimpsest.commands.common import POLL_SECONDS, AsJson, Data, connected, console, out, print_json
+from palimpsest.commands.common import (
+    POLL_SECONDS,
+    AsJson,
+    Data,
+    connected,
+    console,
+    out,
+    print_json,
+    read_json,
+    read_json_object,
+)
 from palimpsest.machine.data_directory import LocalError
 from palimpsest.report.figures import start_of
-from palimpsest_client import Client
+from palimpsest_client import Client, drop_none
 
 SCORER, MANIFEST = "scorer.safetensors", "manifest.json"
 
@@ -83,9 +92,7 @@ def _contents(path: Path, name: str | None, version: str | None) -> tuple[dict[s
         for file in files.values():
             if not file.is_file():
                 raise LocalError(f"{path} is no scorer: it has no {file.name}.")
-        manifest = _json(files["manifest"])
-        if not isinstance(manifest, dict):
-            raise LocalError(f"{files['manifest']} is no JSON object.")
+        manifest = read_json_object(files["manifest"])
         said = manifest.get("name")
         if name is not None and said is not None and name != said:
             raise LocalError(f"{files['manifest']} is of the scorer '{said}': only --version can be another.")
@@ -100,15 +107,6 @@ def _contents(path: Path, name: str | None, version: str | None) -> tuple[dict[s
     if name is None or version is None:
         raise LocalError("A .pt file says neither its name nor its version: give --name and --version.")
     return {"checkpoint": path}, name, version
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except OSError as error:
-        raise LocalError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise LocalError(f"{file} is not JSON: {error}.") from None
 
 
 def _verdict(client: Client, name: str, version: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +127,7 @@ def evaluate(
     """Attach an evaluation to a version; a later one replaces it."""
     with connected(data) as client:
         name, version = _split(scorer)
-        found = client.attach_evaluation(name, version, _json(file))
+        found = client.attach_evaluation(name, version, read_json(file))
         print_json(found) if as_json else out.print(f"{file.name} attached to {scorer}", markup=False)
 
 
@@ -172,7 +170,6 @@ def canary(
 ) -> None:
     """Let a version serve a share of a scope's jobs, beside the one that serves the others."""
     bounds = {"max_failure_rate": max_failure_rate, "min_agreement": min_agreement, "min_jobs": min_jobs}
-    given = {bound: value for bound, value in bounds.items() if value is not None}
     with connected(data) as client:
         name, version = _split(scorer)
         found = client.activate_scorer(
@@ -182,7 +179,7 @@ def canary(
             alias="canary",
             percent=percent,
             shadow_percent=shadow,
-            bounds=given or None,
+            bounds=drop_none(bounds) or None,
             reason=reason,
         )
         if as_json:

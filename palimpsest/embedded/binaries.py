@@ -4,12 +4,12 @@ import importlib.metadata
 import importlib.util
 import shutil
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.embedded.account import EmbeddedError, Identity
 from palimpsest.embedded.placement import shared_home
+from store.atomic_files import atomic_directory
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,15 @@ def _copy_once(target: Path, sources: dict[str, Path]) -> Path:
     """Copy `sources` under `target`, readable by everybody; it appears whole or not at all."""
     if target.is_dir():
         return target
-    half = Path(tempfile.mkdtemp(prefix="copying-", dir=target.parent))
-    try:
+    with atomic_directory(target) as copy:
         for relative, source in sources.items():
-            place = half / relative
+            place = copy / relative
             place.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, place)
             elif source.exists():
                 shutil.copy2(source, place)
-        for path in (half, *half.rglob("*")):
+        for path in (copy, *copy.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
-        half.rename(target)
-    except OSError:
-        shutil.rmtree(half, ignore_errors=True)
-        if not target.is_dir():  # another process may have been quicker, with the same content
-            raise
     return target

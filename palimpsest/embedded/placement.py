@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from palimpsest.embedded.account import EmbeddedError, Identity
+from store.atomic_files import write_text
 
 # The system limit on a Unix socket's path is 108 bytes with its final NUL on Linux, 104 on macOS.
 MAX_SOCKET_PATH = 103
@@ -88,7 +89,7 @@ def server_location(data: Path, identity: Identity) -> Path:
     if not identity.walks_through(location):
         raise EmbeddedError(f"The embedded servers' account (uid {identity.uid}) cannot reach {location}.")
     if not record.exists():
-        record.write_text(json.dumps({"location": str(location)}) + "\n")
+        write_text(record, json.dumps({"location": str(location)}) + "\n")
     return location
 
 

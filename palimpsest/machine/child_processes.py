@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from store.atomic_files import write_text
+
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
 STEADY_SECONDS = 60.0  # a child that lived for so long starts again without a wait
@@ -81,15 +83,6 @@ class Children:
             self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
             self._watcher.start()
 
-    def alive(self, name: str) -> bool:
-        """Whether the child of this name runs now."""
-        return self._children[name].alive
-
-    def process_id(self, name: str) -> int | None:
-        """Of the child of this name, or None between its death and its restart."""
-        process = self._children[name].process
-        return process.pid if process is not None and process.poll() is None else None
-
     def stop(self, order: Sequence[str]) -> None:
         """End the children named in `order`, one after another, then whatever else is there."""
         self._stopping.set()
@@ -143,9 +136,7 @@ class Children:
                 if child.alive and child.process is not None:
                     created = psutil.Process(child.process.pid).create_time()
                     living.append({"name": child.name, "pid": child.process.pid, "created": created})
-        half = self._record.with_suffix(".half")
-        half.write_text(json.dumps(living) + "\n")
-        half.replace(self._record)
+        write_text(self._record, json.dumps(living) + "\n")
 
 
 def end_leftovers(record: Path, say: Say) -> None:

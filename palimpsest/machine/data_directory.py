@@ -2,11 +2,11 @@
 
 import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from store.atomic_files import write_text
 from store.settings import Settings
 
 
@@ -42,15 +42,6 @@ def settings_with(given: Path | None, server: Literal["DATABASE_URL", "REDIS_URL
     return Settings.model_validate({"data_dir": place, server: url})
 
 
-def write_private(path: Path, content: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    half = path.with_name(path.name + ".half")
-    half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(content)
-    half.replace(path)
-
-
 class Claim:
     """The right to run the service on a data directory; the kernel takes it back when the process dies."""
 
@@ -74,7 +65,7 @@ class Claim:
 
     def announce(self, running: Running) -> None:
         """Say where the service is, for the command line."""
-        write_private(self._data / "service.json", json.dumps(asdict(running)) + "\n")
+        write_text(self._data / "service.json", json.dumps(asdict(running)) + "\n", mode=0o600)
 
     def give_back(self) -> None:
         """Let another process run on the data directory."""

@@ -38,7 +38,6 @@ class Service:
     data: Path
     logs: Path
     embedded: EmbeddedServers | None
-    children: Children
 
 
 def commands(host: str, port: int) -> dict[str, list[str]]:
@@ -118,7 +117,7 @@ class Supervisor:
                 self._environment["REDIS_URL"] if own_redis else None,
             )
         )
-        return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded, self._children)
+        return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded)
 
     def _provide_servers(self) -> Settings:
         """Start what no setting names, and give the settings that name everything."""

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO, cast
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import blobs, log
@@ -35,9 +34,9 @@ from worker.bulk.bundling import Finisher
 from worker.bulk.ingest import Ingest
 from worker.bulk.source_refresh import Refreshes
 from worker.loops.run_forever import forever
+from worker.unavailable import DATABASE_UNAVAILABLE
 
 _log = log.get("worker.bulk.conductor")
-_AWAY = (OperationalError, InterfaceError)
 
 
 class Conductor:
@@ -74,7 +73,7 @@ class Conductor:
             try:
                 return mine and act(what)
             except Exception as error:
-                if isinstance(error, _AWAY):
+                if isinstance(error, DATABASE_UNAVAILABLE):
                     self._database.ping()
                 _log.exception("step_failed", what=what)
                 return False

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from store import blobs, log, workers
 from store.database import Database, connect
@@ -20,10 +20,10 @@ from worker.engine import model_files, runtime
 from worker.engine.interface import Served
 from worker.engine.scorer_cache import Shelf
 from worker.names import WORKER_ID
+from worker.unavailable import DATABASE_UNAVAILABLE
 
 _log = log.get("worker.engine.process")
 Value = TypeVar("Value")
-AWAY = (OperationalError, InterfaceError)
 SETTLED_SECONDS = 5.0  # a model's files that were written more recently may still be on their way
 
 
@@ -100,18 +100,21 @@ class WorkerProcess:
     def transaction(self, act: Callable[[Session], Value]) -> Value:
         """One transaction; while Postgres is away it is tried again for as long as a lease may stand.
 
-        After that it raises the error of the last try, one of AWAY.
+        After that it raises the error of the last try, one of DATABASE_UNAVAILABLE.
         """
-        patience = time.monotonic() + self.config.lease_seconds
-        while True:
-            try:
-                with self.database.session() as session:
-                    return act(session)
-            except AWAY as error:
-                if time.monotonic() > patience:
-                    raise
-                _log.warning("database_away", error=str(error))
-                time.sleep(0.5)
+        retrying = Retrying(
+            retry=retry_if_exception_type(DATABASE_UNAVAILABLE),
+            wait=wait_fixed(0.5),
+            stop=stop_after_delay(self.config.lease_seconds),
+            before_sleep=_warn,
+            reraise=True,
+        )
+        done: Value = retrying(self._attempt, act)
+        return done
+
+    def _attempt(self, act: Callable[[Session], Value]) -> Value:
+        with self.database.session() as session:
+            return act(session)
 
     def any_waiting(self) -> bool:
         """Whether there is a job to claim."""
@@ -120,6 +123,11 @@ class WorkerProcess:
     def is_stopping(self) -> bool:
         """Whether the worker was told to stop."""
         return self.transaction(lambda session: workers.is_stopping(session, self.worker_id))
+
+
+def _warn(state: RetryCallState) -> None:
+    assert state.outcome is not None  # tenacity warns between a failure and the next try
+    _log.warning("database_away", error=str(state.outcome.exception()))
 
 
 @lru_cache(maxsize=1)

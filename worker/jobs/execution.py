@@ -19,11 +19,12 @@ from store.tables.job_states import State
 from store.tables.jobs import Job
 from worker.engine import Served
 from worker.engine.interface import RunLike, answers_of
-from worker.engine.process import AWAY, WorkerProcess
+from worker.engine.process import WorkerProcess
 from worker.jobs.key_points import with_points
 from worker.jobs.lease_keeper import LeaseKeeper
 from worker.jobs.snapshots import Snapshots
 from worker.scorers import resolver, shadow_runs
+from worker.unavailable import DATABASE_UNAVAILABLE
 
 _log = log.get("worker.jobs.execution")
 Value = TypeVar("Value")
@@ -112,7 +113,7 @@ class Execution:
         except self._served.refusal as refusal:
             code, message = getattr(refusal, "code", "refused"), getattr(refusal, "message", str(refusal))
             self._last_write(code, message)
-        except AWAY:
+        except DATABASE_UNAVAILABLE:
             self._log.warning("database_away")  # for as long as a lease lasts
             self._leave()
         except NotFound as error:
@@ -318,5 +319,5 @@ class Execution:
         """One transaction; when Postgres stays away as long as a lease lasts, the lease counts as lost."""
         try:
             return self._process.transaction(act)
-        except AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             raise LeaseLost("Postgres did not answer for as long as a lease lasts.") from error

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Callable
 
-from kombu.exceptions import KombuError
-from psycopg import Error as PostgresError
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from store import log
+from worker.unavailable import SERVER_UNAVAILABLE
 
-LONGEST_PAUSE = 30.0
-AWAY = (SQLAlchemyError, PostgresError, KombuError, RedisError, OSError)  # a server may come back
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 
 def forever(name: str, step: Callable[[], object]) -> None:
-    """Calls `step`, which does its own waiting. When a server is away it pauses, longer each time."""
+    """Calls `step`, which does its own waiting. While a server is away it pauses, longer each time."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logger = log.get(f"worker.{name}")
     logger.info("started")
-    pause = 1.0
+
+    def warn(state: RetryCallState) -> None:
+        assert state.outcome is not None  # tenacity warns between a failure and the next try
+        logger.warning(
+            "server_away", error=str(state.outcome.exception()), retry_seconds=state.upcoming_sleep
+        )
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(SERVER_UNAVAILABLE),
+        wait=wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
+        before_sleep=warn,
+    )
     while True:
         try:
-            step()
-            pause = 1.0
+            retrying(step)
         except KeyboardInterrupt:
             return
-        except AWAY as error:
-            logger.warning("server_away", error=str(error), retry_seconds=pause)
-            time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)

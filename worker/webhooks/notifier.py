@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from store import log, outbox
 from store.database import Database, connect
-from store.settings import Settings, settings
+from store.settings import settings
 from store.webhooks import deliveries
 from store.webhooks.deliveries import Due
-from worker.loops.run_forever import AWAY, forever
+from worker.loops.run_forever import forever
+from worker.unavailable import SERVER_UNAVAILABLE
 from worker.webhooks.sender import TIMEOUT_SECONDS, Sender
 
 SENDERS = 16  # messages on their way at once
@@ -58,7 +59,7 @@ class Notifier:
             # Not the error: it may quote what the receiver answered. The delivery's log has it.
             delivered = outcome.error is None
             _log.info("sent", delivery=due.id, status=outcome.status, delivered=delivered, recorded=mine)
-        except AWAY as error:
+        except SERVER_UNAVAILABLE as error:
             # Once the lease has run out the message is sent again.
             _log.warning("not_recorded", delivery=due.id, error=str(error))
         except Exception:
@@ -76,18 +77,6 @@ class Notifier:
     def close(self) -> None:
         """Lets the messages on their way arrive, and ends the threads."""
         self._threads.shutdown()
-
-
-def notify_once(database: Database, config: Settings) -> int:
-    """Fans out and sends everything that is due, and waits for it; gives how many attempts were made."""
-    notifier, attempts = Notifier(database, Sender(config)), 0
-    try:
-        while begun := notifier.step():
-            attempts += begun
-            notifier.settle()
-        return attempts
-    finally:
-        notifier.close()
 
 
 def main() -> None:

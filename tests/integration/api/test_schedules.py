@@ -247,3 +247,22 @@ def test_a_folder_that_the_service_may_not_read_is_refused_on_the_command_line(a
     options = ("--source", "s3://contracts/2027", "--glob", "**/*.txt", "--summarize")
     ended = palimpsest(api, "create", "morning", "0 6 * * *", *options)
     assert (ended.exit_code, "source_not_allowed" in ended.output) == (1, True), ended.output
+
+
+def test_a_schedule_is_made_from_a_file(api: Api, asked: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(asked))
+    made = palimpsest(api, "create", "--from", str(file))
+    assert made.exit_code == 0, made.output
+    shown = json.loads(palimpsest(api, "show", made.output.strip(), "--json").output)
+    assert {name: shown[name] for name in ("name", "cron", "timezone")}.items() <= asked.items()
+    assert shown["job"].items() >= asked["job"].items()
+    options = ("--ask", "When?", "--overlap", "queue", "--priority", "7")
+    second = palimpsest(api, "create", "hourly", "5 * * * *", "--from", str(file), *options)
+    assert second.exit_code == 0, second.output
+    shown = json.loads(palimpsest(api, "show", "hourly", "--json").output)
+    assert (shown["cron"], shown["overlap"], shown["timezone"]) == ("5 * * * *", "queue", "Europe/Berlin")
+    assert shown["job"].items() >= (asked["job"] | {"questions": ["When?"], "priority": 7}).items()
+    file.write_text("[]")
+    refused = palimpsest(api, "create", "--from", str(file))
+    assert (refused.exit_code, "no JSON object" in " ".join(refused.output.split())) == (1, True)

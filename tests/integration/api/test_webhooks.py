@@ -19,8 +19,8 @@ from palimpsest.cli import app
 from store.webhooks import event_types
 from tests.conftest import Api, problem
 from tests.support import REPOSITORY
+from tests.support.notifying import notify_once
 from tests.support.receiver import Receiver, receiver
-from worker.webhooks.notifier import notify_once
 
 GUIDE = (REPOSITORY / "docs" / "how-to" / "receive-webhooks.md").read_text()
 

@@ -1,4 +1,4 @@
-"""`palimpsest budgets` against a real API."""
+"""`palimpsest budget` against a real API."""
 
 from typing import Any
 
@@ -24,14 +24,14 @@ def palimpsest(environment: dict[str, str], *arguments: str) -> Result:
 
 def test_budgets_are_created_listed_and_deleted(api: Api, environment: dict[str, str]) -> None:
     more = ("--period", "day", "--action", "queue", "--timezone", "Europe/Berlin", "--project", "default")
-    made = palimpsest(environment, "budgets", "create", "1234567.0000000005", *more)
+    made = palimpsest(environment, "budget", "create", "1234567.0000000005", *more)
     assert made.exit_code == 0, made.output
     budget = made.output.strip()
     assert budget.startswith("bud_")
     with api.database.session() as session:
         [now] = session.scalars(text("SELECT now()"))
         bill(session, DEFAULT_TENANT, "2000000.0000000001", now, project="default")
-    listed = palimpsest(environment, "budgets", "list").output
+    listed = palimpsest(environment, "budget", "list").output
     [line] = [line for line in listed.splitlines() if budget in line]
     for word in (
         "project default",
@@ -46,14 +46,14 @@ def test_budgets_are_created_listed_and_deleted(api: Api, environment: dict[str,
         job = client.post("/v1/jobs", json=asked).json()["id"]
     [line] = [line for line in palimpsest(environment, "jobs").output.splitlines() if job in line]
     assert f"queued, held by budget {budget}" in line
-    assert palimpsest(environment, "budgets", "delete", budget).exit_code == 0
-    assert budget not in palimpsest(environment, "budgets", "list").output
+    assert palimpsest(environment, "budget", "delete", budget).exit_code == 0
+    assert budget not in palimpsest(environment, "budget", "list").output
 
 
 @pytest.mark.parametrize(
     "arguments", [("create", "nothing"), ("create", "5", "--period", "year"), ("delete", "bud_none")]
 )
 def test_a_refusal_is_told_and_fails(environment: dict[str, str], arguments: tuple[str, ...]) -> None:
-    ended = palimpsest(environment, "budgets", *arguments)
+    ended = palimpsest(environment, "budget", *arguments)
     assert ended.exit_code == 1
     assert ended.exception is None or isinstance(ended.exception, SystemExit)

@@ -1,4 +1,4 @@
-"""`palimpsest bulk`, `bulks`, `collection` and `template` against a real API and conductor."""
+"""`palimpsest bulk`, `collection` and `template` against a real API and conductor."""
 
 import json
 import os
@@ -165,28 +165,28 @@ def test_bulk_jobs_are_looked_at_cancelled_tried_again_and_fetched(
     begun = palimpsest(bench, "bulk", str(letters), "--points", "1", "--question", "refuse-later", "--detach")
     bulk = begun.stdout.strip()
     assert re.fullmatch(r"bulk_\w{26}", bulk), begun.output
-    refused = palimpsest(bench, "bulks", "fetch", bulk, "--to", str(tmp_path / "out"))
+    refused = palimpsest(bench, "bulk", "fetch", bulk, "--to", str(tmp_path / "out"))
     assert (refused.exit_code, "has no bundle yet" in refused.stderr) == (1, True)
-    assert palimpsest(bench, "bulks", "cancel", bulk).stdout.strip() == f"{bulk} cancelling"
+    assert palimpsest(bench, "bulk", "cancel", bulk).stdout.strip() == f"{bulk} cancelling"
     bench.end(bulk)
-    retried = palimpsest(bench, "bulks", "retry", bulk)
+    retried = palimpsest(bench, "bulk", "retry", bulk)
     assert retried.stdout.strip() == f"{bulk} listing, round 2"
-    watched = run(bench, "bulks", "watch", bulk, "--to", str(tmp_path / "out"))
+    watched = run(bench, "bulk", "watch", bulk, "--to", str(tmp_path / "out"))
     assert watched.exit_code == 1
     assert "long.txt: document_not_text" in watched.stderr
     assert lines_of(tmp_path / "out")["long.txt"]["state"] == "failed"
-    shown = palimpsest(bench, "bulks", "show", bulk).stdout
+    shown = palimpsest(bench, "bulk", "show", bulk).stdout
     for words in ("3 of 4 documents done (1 failed)", "long.txt: document_not_text", "(derived)"):
         assert words in shown
-    assert json.loads(palimpsest(bench, "bulks", "show", bulk, "--json").stdout)["round"] == 2
-    [line] = [line for line in palimpsest(bench, "bulks", "list").stdout.splitlines() if bulk in line]
+    assert json.loads(palimpsest(bench, "bulk", "show", bulk, "--json").stdout)["round"] == 2
+    [line] = [line for line in palimpsest(bench, "bulk", "list").stdout.splitlines() if bulk in line]
     for words in ("succeeded", "letters", "3 of 4"):
         assert words in line
-    fetched = palimpsest(bench, "bulks", "fetch", bulk, "--to", str(tmp_path / "again"))
+    fetched = palimpsest(bench, "bulk", "fetch", bulk, "--to", str(tmp_path / "again"))
     assert fetched.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == FILES
     (tmp_path / "file").write_text("in the way")
-    refused = palimpsest(bench, "bulks", "fetch", bulk, "--to", str(tmp_path / "file" / "below"))
+    refused = palimpsest(bench, "bulk", "fetch", bulk, "--to", str(tmp_path / "file" / "below"))
     assert (refused.exit_code, "cannot be written" in refused.stderr) == (1, True)
 
 
@@ -200,8 +200,8 @@ def test_ctrl_c_leaves_the_bulk_job_alone(
     left = palimpsest(bench, "bulk", str(letters), "--to", "out")
     monkeypatch.undo()
     assert left.exit_code == 130
-    [bulk] = re.findall(r"palimpsest bulks watch (bulk_\w+) --to out", left.stderr)
-    assert f"palimpsest bulks cancel {bulk}" in left.stderr
+    [bulk] = re.findall(r"palimpsest bulk watch (bulk_\w+) --to out", left.stderr)
+    assert f"palimpsest bulk cancel {bulk}" in left.stderr
     assert bench.look(bulk)["state"] == "listing"
 
 

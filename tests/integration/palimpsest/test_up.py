@@ -282,7 +282,7 @@ def test_after_a_killed_supervisor_the_next_one_cleans_up_and_goes_on(closed: Pa
         assert model["workers_live"] == 1  # the killed one does not count
         eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job of before")
 
-    own = command("keys", "create", "--data", str(second.data)).stdout.strip()
+    own = command("key", "create", "--data", str(second.data)).stdout.strip()
     with Client(second.url(), own) as client:
         assert client.job(job["id"])["state"] == "succeeded"
 
@@ -327,22 +327,22 @@ def _use_the_command_line(closed: Path, url: str, database_url: str) -> None:
     assert "device_seconds" in command("cost", job_id, **here).stdout
     assert job_id in command("jobs", "--state", "succeeded", **here).stdout
     assert "succeeded" in command("cancel", job_id, **here).stdout
-    told = command("keys", "create", **here)
+    told = command("key", "create", **here)
     assert told.returncode == 1
     assert "set DATABASE_URL" in told.stderr
-    made = command("keys", "create", "--tenant", "acme", **here, DATABASE_URL=database_url)
+    made = command("key", "create", "--tenant", "acme", **here, DATABASE_URL=database_url)
     assert re.fullmatch(r"pal_\w{38}\n", made.stdout), made.stderr
-    listed = command("keys", "list", "--tenant", "acme", **here, DATABASE_URL=database_url).stdout
+    listed = command("key", "list", "--tenant", "acme", **here, DATABASE_URL=database_url).stdout
     [key_id] = re.findall(r"^key_\w+", listed, re.MULTILINE)
     assert made.stdout.strip() not in listed
     # The other tenant sees nothing, and the key of the data directory goes to no other address.
     theirs = command("result", job_id, PALIMPSEST_URL=url, PALIMPSEST_API_KEY=made.stdout.strip())
     assert theirs.returncode == 1
     assert "not_found" in theirs.stderr
-    stranger = command("keys", "revoke", key_id, **here, DATABASE_URL=database_url)
+    stranger = command("key", "revoke", key_id, **here, DATABASE_URL=database_url)
     assert stranger.returncode == 1
     assert f"The tenant has no key {key_id}" in stranger.stderr
-    ended = command("keys", "revoke", key_id, "--tenant", "acme", **here, DATABASE_URL=database_url)
+    ended = command("key", "revoke", key_id, "--tenant", "acme", **here, DATABASE_URL=database_url)
     assert ended.returncode == 0, ended.stderr
     revoked = command("jobs", PALIMPSEST_URL=url, PALIMPSEST_API_KEY=made.stdout.strip())
     assert "api_key_invalid" in revoked.stderr

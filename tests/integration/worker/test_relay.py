@@ -81,7 +81,7 @@ def test_broker_that_is_away_costs_no_hint(db: Database) -> None:
 
 def test_loop_outlives_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("worker.loops.run_forever.time.sleep", pauses.append)
+    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
     monkeypatch.setattr("worker.loops.run_forever.signal.signal", lambda *_: None)
     outcomes: list[Callable[[], None]] = [_away, _away, _fine, _away, _stop]
     forever("test", lambda: outcomes.pop(0)())

@@ -66,7 +66,7 @@ def test_a_lock_that_is_given_back_is_waited_for(
     held: tuple[str, Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, holder = held
-    monkeypatch.setattr(migrations.time, "sleep", lambda _: holder.rollback())
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: holder.rollback())
     migrations.upgrade(url)
     assert "bulks" in tables(url)
 

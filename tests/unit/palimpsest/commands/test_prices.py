@@ -62,7 +62,7 @@ def write(tmp_path: Path) -> Callable[[str, str], str]:
 
 
 def test_the_placeholders_are_shown(run: Run, db: Database) -> None:
-    shown = run("prices", "show").output
+    shown = run("price", "show").output
     assert "placeholder: USD" in shown
     assert "in effect" in shown
     [cpu] = [line for line in shown.splitlines() if line.startswith("device_seconds") and "cpu" in line]
@@ -74,15 +74,15 @@ def test_the_placeholders_are_shown(run: Run, db: Database) -> None:
 def test_a_book_in_toml_is_read_exactly_and_takes_effect(
     run: Run, db: Database, write: Callable[[str, str], str]
 ) -> None:
-    result = run("prices", "load", write("ours.toml", BOOK))
+    result = run("price", "load", write("ours.toml", BOOK))
     assert result.exit_code == 0, result.output
     assert "'ours' (EUR) is in effect from now on" in result.output
     assert "From [red]our[/red] invoices" in result.output
-    assert "2.4300000001" in run("prices", "show").output
+    assert "2.4300000001" in run("price", "show").output
     with db.session() as session:
         newest = prices.books(session)[0].book
     assert newest.price[0].amount == Decimal("2.4300000001")
-    everything = run("prices", "show", "--all").output
+    everything = run("price", "show", "--all").output
     assert everything.index("ours: EUR") < everything.index("placeholder: USD")
     assert "past" in everything
 
@@ -97,15 +97,15 @@ def test_a_book_in_json_for_later_is_announced(
         "effective_from": later,
         "price": [{"meter": "device_seconds", "unit": "device-hour", "amount": 1.1}],
     }
-    result = run("prices", "load", write("next.json", json.dumps(values)))
+    result = run("price", "load", write("next.json", json.dumps(values)))
     assert result.exit_code == 0, result.output
     assert "takes effect at" in result.output
     assert "placeholder: USD" in result.output
-    shown = run("prices", "show").output
+    shown = run("price", "show").output
     assert "placeholder: USD" in shown
     assert "'next year' takes over at" in shown
-    assert "to come" in run("prices", "show", "--all").output
-    again = run("prices", "load", write("again.json", json.dumps(values | {"name": "again"})))
+    assert "to come" in run("price", "show", "--all").output
+    again = run("price", "load", write("again.json", json.dumps(values | {"name": "again"})))
     assert again.exit_code == 1
     assert "begins at the same time" in again.output
 
@@ -132,7 +132,7 @@ def test_a_book_in_json_for_later_is_announced(
 def test_a_book_that_cannot_be_used_is_told_in_a_sentence(
     name: str, text: str, told: str, run: Run, db: Database, write: Callable[[str, str], str]
 ) -> None:
-    result = run("prices", "load", write(name, text))
+    result = run("price", "load", write(name, text))
     assert result.exit_code == 1, result.output
     assert told in result.output
     assert len(result.output.splitlines()) == 1
@@ -143,7 +143,7 @@ def test_a_book_that_cannot_be_used_is_told_in_a_sentence(
 def test_the_documented_example_can_be_loaded(run: Run, db: Database) -> None:
     book = read_book(DOCS / "prices.example.toml")
     assert book.full_cache
-    result = run("prices", "load", str(DOCS / "prices.example.toml"))
+    result = run("price", "load", str(DOCS / "prices.example.toml"))
     assert result.exit_code == 0, result.output
 
 
@@ -166,20 +166,20 @@ def test_ledger_rebuild_says_how_many_and_how_many_differ(run: Run, db: Database
 
 
 def test_a_key_of_a_project(run: Run, db: Database) -> None:
-    assert run("keys", "create", "--project", "[b]nightly[/b]").exit_code == 0
-    assert run("keys", "create").exit_code == 0
-    listed = run("keys", "list").output
+    assert run("key", "create", "--project", "[b]nightly[/b]").exit_code == 0
+    assert run("key", "create").exit_code == 0
+    listed = run("key", "list").output
     assert "project" in listed.splitlines()[0]
     assert "[b]nightly[/b]" in listed
     assert "default" in listed
     for wrong in ("", " a", "a\n", "x" * 65):
-        assert run("keys", "create", "--project", wrong).exit_code == 2
+        assert run("key", "create", "--project", wrong).exit_code == 2
 
 
 def test_a_key_of_an_admin(run: Run, db: Database) -> None:
     for options in ((), ("--admin",)):
-        assert run("keys", "create", "--name", "some", *options).exit_code == 0
-    admin, plain = run("keys", "list").output.splitlines()[1:]
+        assert run("key", "create", "--name", "some", *options).exit_code == 0
+    admin, plain = run("key", "list").output.splitlines()[1:]
     assert "admin" in admin
     assert "admin" not in plain
     with db.session() as session:
@@ -188,6 +188,6 @@ def test_a_key_of_an_admin(run: Run, db: Database) -> None:
 
 def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
     env = {"DATABASE_URL": f"postgresql://nobody@/none?host={tmp_path}", "PALIMPSEST_DATA_DIR": str(tmp_path)}
-    result = CliRunner().invoke(app, ["prices", "show"], env=env)
+    result = CliRunner().invoke(app, ["price", "show"], env=env)
     assert result.exit_code == 1
     assert "The database refuses" in result.output

@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
-from palimpsest.commands import jobs, scorers
+from palimpsest.commands import common, scorers
 from palimpsest_client import Client
 
 Answer = dict[str, Any]
@@ -97,7 +97,7 @@ Palimpsest = Callable[..., Result]
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     made = Service()
     transport = httpx.MockTransport(made)
-    monkeypatch.setattr(jobs, "Client", lambda url, key: Client(url, key, transport))
+    monkeypatch.setattr(common, "Client", lambda url, key: Client(url, key, transport))
     monkeypatch.setattr(scorers, "POLL_SECONDS", 0)
     return made
 

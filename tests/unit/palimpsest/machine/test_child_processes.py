@@ -38,6 +38,12 @@ def child(tmp_path: Path, code: str, name: str = "one", stop_seconds: float = 10
     return Child(name, [sys.executable, "-c", code], dict(os.environ), tmp_path / f"{name}.log", stop_seconds)
 
 
+def recorded(tmp_path: Path) -> psutil.Process:
+    """The only child in the record."""
+    [entry] = json.loads((tmp_path / "children.json").read_text())
+    return psutil.Process(entry["pid"])
+
+
 def eventually(condition: Callable[[], object]) -> None:
     give_up = time.monotonic() + 60
     while not condition():
@@ -83,7 +89,7 @@ def test_stop_ends_a_stubborn_child_and_its_own_children(tmp_path: Path, childre
     stubborn = child(tmp_path, STUBBORN, stop_seconds=0.2)
     children.start(stubborn)
     eventually(lambda: "ready" in stubborn.log.read_text())
-    family = psutil.Process(children.process_id("one")).children(recursive=True)
+    family = recorded(tmp_path).children(recursive=True)
     assert family
     children.stop([])
     assert psutil.wait_procs(family, timeout=10)[1] == []
@@ -99,7 +105,7 @@ def test_children_end_in_the_order_that_was_asked_for(
     end = child_processes._end_group
 
     def noting(process: object, seconds: float) -> None:
-        ended.append([name for name in ("a", "b", "c") if children.alive(name)])
+        ended.append([name for name in ("a", "b", "c") if children._children[name].alive])
         end(process, seconds)  # type: ignore[arg-type]
 
     monkeypatch.setattr(child_processes, "_end_group", noting)
@@ -111,7 +117,7 @@ def test_leftovers_are_ended_but_a_reused_process_id_is_not(tmp_path: Path, said
     record = tmp_path / "children.json"
     left = Children(record, said.append)
     left.start(child(tmp_path, SLEEP))
-    process = psutil.Process(left.process_id("one"))
+    process = recorded(tmp_path)
     left._stopping.set()  # as if its supervisor were gone
     entry = json.loads(record.read_text())[0]
     record.write_text(json.dumps([{**entry, "created": entry["created"] - 100}]))

@@ -12,8 +12,9 @@ from store.database import Database
 from store.settings import Settings
 from store.tables.webhooks import Delivery, Webhook
 from store.webhooks import deliveries
+from tests.support.notifying import notify_once
 from tests.support.receiver import Receiver, receiver
-from worker.webhooks.notifier import Notifier, notify_once
+from worker.webhooks.notifier import Notifier
 from worker.webhooks.sender import Sender
 
 SETTINGS = Settings.model_validate({"api_key_pepper": "p" * 32, "webhook_allow_loopback": True})

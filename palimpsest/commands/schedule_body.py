@@ -1,0 +1,58 @@
+"""The body of POST /v1/schedules: what a file holds, with options of the command line on top."""
+
+from typing import Any
+
+import typer
+
+Fields = dict[str, Any]
+_TARGETS = ("document_id", "collection", "source", "glob")
+_TASK = ("task", "questions", "prompt")
+_OF_SUMMARIES = ("template", "points", "words")
+
+
+def override(body: Fields, *, timing: Fields, target: Fields, work: Fields, run: Fields) -> Fields:
+    """The body with the fields of options replaced; a field that is not given stays as it is.
+
+    Args:
+        timing: fields of the schedule itself, such as `cron`.
+        target: `document_id`, or `collection` or `source` with its `glob`; it decides whether a run is a
+            job or a bulk job. A target of the other kind replaces that whole section.
+        work: what is asked of a document. A new `task` drops the questions or the prompt of before.
+        run: fields of the job or bulk job beside these, such as `deadline_seconds`.
+
+    Raises typer.BadParameter where something is missing that every schedule has.
+    """
+    kind = _kind(body, target)
+    section = dict(body.get(kind) or {})
+    if target.keys() - {"glob"}:
+        section = {name: value for name, value in section.items() if name not in _TARGETS}
+    section |= target
+    if kind == "bulk":
+        section["job"] = _work(dict(section.get("job") or {}), work)
+    else:
+        section = _work(section, work)
+    rest = {name: value for name, value in body.items() if name not in ("job", "bulk")}
+    found = {**rest, **timing, kind: section | run}
+    for name in ("name", "cron"):
+        if not found.get(name):
+            raise typer.BadParameter(f"give {name.upper()}, or a file with '{name}' as --from")
+    return found
+
+
+def _kind(body: Fields, target: Fields) -> str:
+    if "document_id" in target:
+        return "job"
+    if "collection" in target or "source" in target or body.get("bulk"):
+        return "bulk"
+    if body.get("job"):
+        return "job"
+    raise typer.BadParameter("give one of --file, --document, --collection, --source and --from")
+
+
+def _work(before: Fields, work: Fields) -> Fields:
+    if "task" not in work and not before.keys() & set(_TASK):
+        raise typer.BadParameter("give --prompt, or --ask, --summarize or both")
+    if "task" in work:
+        dropped = _TASK if work["task"] == "summarize" else (*_TASK, *_OF_SUMMARIES)
+        before = {name: value for name, value in before.items() if name not in dropped}
+    return before | work
