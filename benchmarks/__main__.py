@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from benchmarks import figure as drawing
 from benchmarks import lengths as by_length
 from benchmarks import quality_tables, tables
 from benchmarks import resume as resuming
@@ -255,6 +256,13 @@ def render() -> None:
     """Write the tables of README and docs anew from the committed results."""
     for path in tables.render():
         console.print(f"wrote {path}")
+
+
+@app.command()
+def figure() -> None:
+    """Draw the README's figure anew from the committed results."""
+    drawing.draw(json.loads((tables.RESULTS / "quality.json").read_text()), tables.FIGURE)
+    console.print(f"wrote {tables.FIGURE}")
 
 
 def _make(name: str, settings: list[Row], module: str = "measure") -> None:

@@ -19,6 +19,13 @@ LABELS = {
     "streaming": "streaming (StreamingLLM)",
 }
 
+NAMES = {  # without the explanation of LABELS; a policy that is not here goes by its own name
+    "keydiff": "KeyDiff",
+    "h2o": "H2O",
+    "snapkv": "SnapKV",
+    "streaming": "StreamingLLM",
+}
+
 
 def made(rows: list[Row]) -> str:
     """The machine that all rows come from.

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from benchmarks.labels import LABELS, made, table
+from benchmarks.labels import LABELS, MIB, NAMES, Row, made, table
 from namm_runtime.evaluate.markdown import percent, points
 
 CONTROLS = ("distilled",)
 HEADLINE = "namm-zero"  # the scorer that is made anew from other seeds
 BESIDE = ("keydiff", "h2o")
+DEFAULT, QUARTER = "namm-key", "25%"
+SUMMARY = (DEFAULT, "namm-zero", "namm", "keydiff", "h2o", "streaming")
 _SENSES = ("attention", "keys")
 
 
@@ -32,6 +34,37 @@ def headline(report: dict[str, Any]) -> str:
         f"{' and '.join(f'{int(length):,}' for length in full['lengths'])} tokens; the full cache scores "
         f"{percent(full['score'], full['score_interval'])}. In brackets 95 % intervals; bold where the "
         f"difference is outside of chance. {report['machine']['date']}. Measured."
+    )
+    return "\n".join([*table(head, lines), "", caption])
+
+
+def summary(million: list[Row], report: dict[str, Any]) -> str:
+    """The README's table: a few policies over a million tokens, and their share of the full cache's score."""
+    short = {row["policy"]: row for row in report["rows"] if row["budget"] == QUARTER}
+    head = ["policy", f"facts found, {million[0]['tokens']:,} tokens", "tokens/s", "cache", "full cache"]
+    head += [f"quality, {QUARTER} kept", "points ahead of KeyDiff"]
+    lines = [
+        [
+            f"{NAMES.get(row['policy'], row['policy'])}{' (default)' if row['policy'] == DEFAULT else ''}",
+            f"{row['found']} of {row['asked']}",
+            f"{row['tokens_per_second']:,}",
+            f"{row['resident_bytes'] / MIB:.1f} MiB",
+            f"{row['dense_bytes'] / MIB:,.0f} MiB",
+            percent(short[row["policy"]]["of_full"], short[row["policy"]]["of_full_interval"]),
+            points(short[row["policy"]]["minus"].get("keydiff")),
+        ]
+        for row in million
+        if row["policy"] in SUMMARY
+    ]
+    questions, lengths = (
+        short[DEFAULT]["questions"],
+        " and ".join(f"{int(n):,}" for n in short[DEFAULT]["lengths"]),
+    )
+    caption = (
+        f"Facts, speed, cache: {million[0]['budget']} slots a head, one document, one run. {made(million)} "
+        f"Quality: share of the full cache's score on {questions:,} questions about documents of {lengths} "
+        "tokens, with 95 % intervals; bold where the interval of the difference excludes zero. "
+        f"{made([report])}"
     )
     return "\n".join([*table(head, lines), "", caption])
 

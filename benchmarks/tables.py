@@ -13,6 +13,7 @@ from namm_runtime.evaluate.markdown import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+FIGURE = ROOT / "docs" / "reference" / "quality.svg"
 BUDGET = 512
 
 
@@ -247,9 +248,12 @@ def evaluation(report: dict[str, Any]) -> str:
     return markdown(report).rstrip()
 
 
-SOURCES = {"headline": "quality"}  # blocks made from another block's results
+SOURCES = {
+    "headline": ("quality",),
+    "summary": ("policies", "quality"),
+}  # of blocks made from others' results
 
-TABLES: dict[str, Callable[[Any], str]] = {
+TABLES: dict[str, Callable[..., str]] = {
     "policies": policies,
     "slots": slots,
     "memory": memory,
@@ -266,6 +270,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "batch_invariance": gpu_tables.batch_invariance,
     "gpu": gpu_tables.gpu,
     "headline": quality_tables.headline,
+    "summary": quality_tables.summary,
     "seeds": quality_tables.seeds,
     "separability": quality_tables.separability,
     "quality": evaluation,
@@ -288,9 +293,10 @@ def render() -> list[Path]:
 def filled(text: str) -> str:
     """The text with every block made anew from the committed results."""
     for name, make in TABLES.items():
-        file = RESULTS / f"{SOURCES.get(name, name)}.json"
-        if file.exists():
-            block = f"<!-- benchmark: {name} -->\n{make(json.loads(file.read_text()))}\n<!-- end -->"
+        files = [RESULTS / f"{source}.json" for source in SOURCES.get(name, (name,))]
+        if all(file.exists() for file in files):
+            made_of = (json.loads(file.read_text()) for file in files)
+            block = f"<!-- benchmark: {name} -->\n{make(*made_of)}\n<!-- end -->"
             pattern = rf"<!-- benchmark: {name} -->.*?<!-- end -->"
             text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
     return text

@@ -32,82 +32,175 @@ class Settings(BaseSettings):
 
     # Where things are -------------------------------------------------------------------------------
     database_url: SecretStr | None = Field(
-        default=None, validation_alias=AliasChoices("DATABASE_URL", "PALIMPSEST_DATABASE_URL")
+        default=None,
+        validation_alias=AliasChoices("DATABASE_URL", "PALIMPSEST_DATABASE_URL"),
+        description="PostgreSQL. `palimpsest up` starts its own where this is not set.",
     )
     redis_url: SecretStr | None = Field(
-        default=None, validation_alias=AliasChoices("REDIS_URL", "PALIMPSEST_REDIS_URL")
+        default=None,
+        validation_alias=AliasChoices("REDIS_URL", "PALIMPSEST_REDIS_URL"),
+        description="Redis, Celery's broker. `palimpsest up` starts its own where this is not set.",
     )
-    data_dir: Path = Path.home() / ".local" / "share" / "palimpsest"
-    blob_url: str | None = None  # any fsspec URL (s3://bucket/prefix); None = <data_dir>/blobs
-    scratch_dir: Path | None = (
-        None  # local files on their way to a remote blob store; None = <data_dir>/scratch
+    data_dir: Path = Field(
+        default=Path.home() / ".local" / "share" / "palimpsest",
+        description="Data directory: logs, blobs, the embedded servers' files and the generated pepper.",
     )
-    sources_file: Path | None = (
-        None  # which folders outside may be read and written; see `store.sources.folders`
+    blob_url: str | None = Field(
+        default=None,
+        description="Blob store for documents, snapshots and bundles: any fsspec URL, such as "
+        "`s3://bucket/prefix`. Unset: `blobs/` in the data directory.",
     )
-    max_source_files: PositiveInt = 100_000  # one with more is refused: all of them are listed at once
-    database_pool_size: PositiveInt = 5
+    scratch_dir: Path | None = Field(
+        default=None,
+        description="Local directory for files on their way to or from a remote blob store. Unset: "
+        "`scratch/` in the data directory.",
+    )
+    sources_file: Path | None = Field(
+        default=None,
+        description="TOML file that lists the external folders which may be read from and written to. "
+        "Unset: none.",
+    )
+    max_source_files: PositiveInt = Field(
+        default=100_000, description="A source with more matching files is refused."
+    )
+    database_pool_size: PositiveInt = Field(default=5, description="Database connections of one process.")
 
     # The API ----------------------------------------------------------------------------------------
-    api_key_pepper: SecretStr | None = None  # None = made once and kept in <data_dir>/api_key_pepper
-    max_upload_bytes: PositiveInt = 2 * 1024**3
-    max_inline_bytes: PositiveInt = 4 * 1024**2
-    max_prompts: PositiveInt = 64
-    max_output_tokens: PositiveInt = 4096
-    idempotency_hours: PositiveInt = 24
-    worker_live_seconds: PositiveFloat = 60.0  # a worker silent for longer counts as gone
+    api_key_pepper: SecretStr | None = Field(
+        default=None,
+        description="Secret that API keys are hashed with and webhook secrets are derived from. Unset: "
+        "generated once and kept in `api_key_pepper` in the data directory.",
+    )
+    max_upload_bytes: PositiveInt = Field(default=2 * 1024**3, description="Size limit of a document.")
+    max_inline_bytes: PositiveInt = Field(
+        default=4 * 1024**2, description="Size limit of a job's inline `text`."
+    )
+    max_prompts: PositiveInt = Field(default=64, description="Questions in one job.")
+    max_output_tokens: PositiveInt = Field(
+        default=4096, description="Upper limit of a job's `max_output_tokens`."
+    )
+    idempotency_hours: PositiveInt = Field(
+        default=24, description="How long an `Idempotency-Key` is remembered."
+    )
+    worker_live_seconds: PositiveFloat = Field(
+        default=60.0, description="A worker without a heartbeat for longer counts as gone."
+    )
 
     # Webhooks ---------------------------------------------------------------------------------------
-    webhook_allow_loopback: bool = False  # for development: receivers on this machine, also over plain http
-    notifier_seconds: PositiveFloat = 5.0  # the notifier looks this often even if no NOTIFY wakes it
+    webhook_allow_loopback: bool = Field(
+        default=False,
+        description="Allows webhooks on loopback addresses, without TLS too. For development only.",
+    )
+    notifier_seconds: PositiveFloat = Field(
+        default=5.0, description="How often the notifier polls where no NOTIFY wakes it."
+    )
 
     # The model this worker serves -------------------------------------------------------------------
-    engine: str = "worker.engine:load"  # import string of the function that loads the engine
-    model: str = "bundled"  # a directory, a hub id, or `bundled` for the small model in the package
-    model_name: str | None = None  # the name jobs ask for; None = the last part of `model`
-    device: str = "cpu"  # one device (cuda, cuda:1), or `auto`: spread over all of them (needs accelerate)
-    dtype: str = "auto"
-    # Documents in the engine at once. None = with a small model on a CPU one for each core, else one.
-    slots: PositiveInt | None = None
-    max_document_tokens: PositiveInt = 8_000_000  # longer documents end their job before they are read
-    default_policy: str = "namm-key"
-    # Slots a head for jobs that do not say; None = the setting that the scorer was validated in, else 512.
+    engine: str = Field(
+        default="worker.engine:load", description="Import string of the function that loads the engine."
+    )
+    model: str = Field(
+        default="bundled",
+        description="Model that the worker serves: a directory, a hub id, or `bundled` for the small model "
+        "in the package.",
+    )
+    model_name: str | None = Field(
+        default=None,
+        description="Name that jobs use for the model. Unset: the last part of the model's path.",
+    )
+    device: str = Field(
+        default="cpu",
+        description="`cpu`, `cuda`, `cuda:1`, or `auto` to spread the layers over all devices (needs "
+        "accelerate).",
+    )
+    dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`.")
+    slots: PositiveInt | None = Field(
+        default=None,
+        description="Documents in the engine at once. Unset: with a small model on a CPU one per core, "
+        "otherwise one.",
+    )
+    max_document_tokens: PositiveInt = Field(
+        default=8_000_000, description="A job whose document has more tokens fails before it is read."
+    )
+    default_policy: str = Field(
+        default="namm-key", description="Eviction policy of jobs that do not name one."
+    )
     default_cache_budget: PositiveInt | None = Field(
         default=None,
         validation_alias=AliasChoices("PALIMPSEST_DEFAULT_CACHE_BUDGET", "PALIMPSEST_DEFAULT_BUDGET"),
+        description="Cache slots per KV head for jobs that do not say. Unset: what the scorer was validated "
+        "with, otherwise 512.",
     )
 
     # Jobs, leases and loops -------------------------------------------------------------------------
-    lease_seconds: PositiveFloat = 30.0
-    renew_seconds: PositiveFloat = 10.0
-    progress_seconds: PositiveFloat = 1.0
-    snapshot_chunks: PositiveInt = 128  # a snapshot every so many chunks of `chunk_tokens`
-    chunk_tokens: PositiveInt = 512
-    max_attempts: PositiveInt = 3  # workers that may be lost on one job before it fails
-    reaper_seconds: PositiveFloat = 10.0
-    scheduler_seconds: PositiveFloat = 5.0  # a schedule fires so much late at most, and what a look takes
-    relay_seconds: PositiveFloat = 5.0  # the relay looks this often even if no NOTIFY wakes it
-    hint_seconds: PositiveFloat = 60.0  # a job queued for so long without a hint gets another
-    heartbeat_seconds: PositiveFloat = 10.0
-    # Seconds without progress in a phase before the worker lets the job's lease run out.
-    stall_loading_seconds: PositiveFloat = 900.0
-    stall_counting_seconds: PositiveFloat = 300.0
-    stall_reading_seconds: PositiveFloat = 300.0
-    stall_answering_seconds: PositiveFloat = 300.0
-    stall_finalizing_seconds: PositiveFloat = 120.0
+    lease_seconds: PositiveFloat = Field(
+        default=30.0, description="A worker's lease on a job; it expires unless it is renewed."
+    )
+    renew_seconds: PositiveFloat = Field(default=10.0, description="How often leases are renewed.")
+    progress_seconds: PositiveFloat = Field(
+        default=1.0, description="How often a running job reports its progress."
+    )
+    snapshot_chunks: PositiveInt = Field(
+        default=128, description="Chunks that are read between two snapshots of a job."
+    )
+    chunk_tokens: PositiveInt = Field(
+        default=512, description="Tokens that `PALIMPSEST_SNAPSHOT_CHUNKS` counts as one chunk."
+    )
+    max_attempts: PositiveInt = Field(
+        default=3, description="Lost workers (or refusals in a row) after which a job fails."
+    )
+    reaper_seconds: PositiveFloat = Field(default=10.0, description="Pause between two sweeps of the reaper.")
+    scheduler_seconds: PositiveFloat = Field(
+        default=5.0, description="How often the scheduler looks for due schedules."
+    )
+    relay_seconds: PositiveFloat = Field(
+        default=5.0, description="How often the relay polls where no NOTIFY wakes it."
+    )
+    hint_seconds: PositiveFloat = Field(
+        default=60.0, description="A job still queued after this long wakes the workers again."
+    )
+    heartbeat_seconds: PositiveFloat = Field(default=10.0, description="How often a worker reports itself.")
+    stall_loading_seconds: PositiveFloat = Field(
+        default=900.0,
+        description="Longest time without progress while a job loads its document; then its lease is no "
+        "longer renewed.",
+    )
+    stall_counting_seconds: PositiveFloat = Field(
+        default=300.0, description="The same while its tokens are counted."
+    )
+    stall_reading_seconds: PositiveFloat = Field(default=300.0, description="The same while it reads.")
+    stall_answering_seconds: PositiveFloat = Field(default=300.0, description="The same while it answers.")
+    stall_finalizing_seconds: PositiveFloat = Field(
+        default=120.0, description="The same while it writes its result."
+    )
 
     # Bulk jobs --------------------------------------------------------------------------------------
-    conductor_seconds: PositiveFloat = 1.0  # how often active bulk jobs are looked at
-    bulk_window: PositiveInt = 200  # jobs of one bulk job that wait or run at once
-    bulk_part_characters: PositiveInt = 400_000  # of a document that is read in parts
+    conductor_seconds: PositiveFloat = Field(
+        default=1.0, description="How often the conductor looks at active bulk jobs."
+    )
+    bulk_window: PositiveInt = Field(
+        default=200, description="Jobs of one bulk job that are queued or running at once."
+    )
+    bulk_part_characters: PositiveInt = Field(
+        default=400_000, description="Length of a part under the strategy `map_reduce`."
+    )
 
     # Money ------------------------------------------------------------------------------------------
-    device_type: str = "cpu"  # as the price book names it; `palimpsest price show`
-    device_memory_bytes: PositiveInt = 8 * 1024**3  # what a share of the device's memory is a share of
+    device_type: str = Field(
+        default="cpu",
+        description="The worker's device as the price book calls it; see `palimpsest price show`.",
+    )
+    device_memory_bytes: PositiveInt = Field(
+        default=8 * 1024**3, description="Memory of the device, of which savings are expressed as a share."
+    )
 
     # Logs -------------------------------------------------------------------------------------------
-    log_format: Literal["auto", "json", "console"] = "auto"  # auto = console on a terminal, else JSON
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`auto`: console on a terminal, otherwise JSON."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe level that is logged."
+    )
 
     @property
     def database(self) -> str:
