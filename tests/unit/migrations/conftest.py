@@ -1,5 +1,5 @@
 """Fixtures of the store: a database with prices in it, and jobs."""
 
-from tests.unit.store.conftest import db, submit, tenant
+from tests.unit.store.conftest import db, document, submit, tenant
 
-__all__ = ["db", "submit", "tenant"]
+__all__ = ["db", "document", "submit", "tenant"]
