@@ -1,4 +1,4 @@
-"""Make every table of the docs: `python -m benchmarks`; one of them: `python -m benchmarks policies`."""
+"""Measure every table of the docs: `python -m benchmarks`; only one: `python -m benchmarks policies`."""
 
 import json
 import subprocess
@@ -51,14 +51,14 @@ def everything(context: typer.Context) -> None:
 
 @app.command()
 def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
-    """The README's table: every policy over the same million tokens."""
+    """The README's table: every policy on the same million tokens."""
     names = ("namm-key", "bam-key", "namm-zero", "namm", "namm-key-zeroed", "keydiff", "h2o", "streaming")
     _make("policies", [{"policy": name, "budget": budget, "tokens": tokens} for name in names])
 
 
 @app.command()
 def slots(tokens: int = 65_536) -> None:
-    """Slots × speed × facts found: where the default budget comes from."""
+    """Slots × speed × facts found: the basis for the default budget."""
     budgets = (128, 256, 512, 1024)
     grid = [(name, budget) for name in ("namm-key", "keydiff", "streaming") for budget in budgets]
     _make("slots", [{"policy": name, "budget": budget, "tokens": tokens} for name, budget in grid])
@@ -73,26 +73,26 @@ def memory(budget: int = tables.BUDGET) -> None:
 
 @app.command()
 def quality(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
-    """Policies and controls × budgets on the bundled suite; goes on where it was interrupted."""
+    """Policies and controls × budgets on the bundled suite; resumes after an interruption."""
     _evaluate("quality", "bundled", "bundled", f"full,{POLICIES},{CONTROLLED}", budgets, processes, limit)
 
 
 @app.command()
 def transfer(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
-    """The same with a model of another shape, which no scorer has met."""
+    """The same with a model of another shape, on which no scorer was evolved."""
     _evaluate("transfer", "bundled", "bundled-deep", f"full,{POLICIES}", budgets, processes, limit)
 
 
 @app.command()
 def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = None) -> None:
-    """Policies on documents of 65,700 tokens in the cache of serving, which no full cache reads."""
+    """Policies on documents of 65,700 tokens at the serving budget, too long for a full cache."""
     _evaluate("long", "long", "bundled", POLICIES, str(budget), processes, limit)
 
 
 @app.command()
 @app.command("tells", hidden=True)  # its former name
 def separability(tokens: int = 4096, documents: int = 12) -> None:
-    """How well attention and keys of the bundled models tell needed values from look-alikes."""
+    """How well attention and keys of the bundled models separate needed values from look-alikes."""
     _make(
         "separability",
         [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS],
@@ -102,9 +102,9 @@ def separability(tokens: int = 4096, documents: int = 12) -> None:
 
 @app.command()
 def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
-    """The bundled model and its headline scorer made anew from other seeds, beside heuristics and seed 0.
+    """The bundled model and its headline scorer from other seeds, compared with heuristics and seed 0.
 
-    Each directory holds `model` and `scorer`, made by `namm_runtime.training.train` and `namm evolve`.
+    Each directory contains `model` and `scorer`, made by `namm_runtime.training.train` and `namm evolve`.
     """
     reports = {0: json.loads((tables.RESULTS / "quality.json").read_text())}
     for run in (path.resolve() for path in runs):
@@ -134,7 +134,7 @@ def _measure(
 
 @app.command()
 def resume(tokens: int = 100_000, policy: str = "namm-key", threads: int = 1) -> None:
-    """Reading straight through against reading half, saving, and reading on in a new process."""
+    """Reading in one go, compared with reading half, saving, and resuming in a new process."""
     row = resuming.check(tokens, policy, threads=threads)
     console.print_json(json.dumps(row))
     _write("resume", [row])
@@ -146,10 +146,10 @@ def resume(tokens: int = 100_000, policy: str = "namm-key", threads: int = 1) ->
 def lengths(
     limit_minutes: float = 30, chunked_minutes: float = 10, tokens: int = 1 << 20, budget: int = tables.BUDGET
 ) -> None:
-    """Speed and memory against length, beside the full cache of plain transformers.
+    """Speed and memory against length, compared with the full cache of plain transformers.
 
-    The limits are for one reading with a full cache: the whole document in one call, which is its fastest
-    way, and by calls of 512 tokens. Lengths beyond are derived from a fit.
+    The time limits apply to one reading with a full cache: the whole document in one call, which is fastest,
+    and in calls of 512 tokens. Longer lengths are extrapolated from a fit.
     """
     wanted = [length for length in by_length.LENGTHS if length <= tokens]
     with tempfile.TemporaryDirectory() as directory:
@@ -165,7 +165,7 @@ def lengths(
 @app.command()
 @app.command("shares", hidden=True)  # its former name
 def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
-    """Where reading time goes, beside where the FLOPs go."""
+    """The breakdown of reading time, compared with the breakdown of FLOPs."""
     _make(
         "time_breakdown",
         [{"policy": name, "budget": budget, "tokens": tokens} for name in ("namm", "namm-key")],
@@ -175,16 +175,16 @@ def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
 
 @app.command()
 def eager(repeats: int = 15) -> None:
-    """Features and scores against an implementation that materialises attention."""
+    """Features and scores, compared with an implementation that materialises attention."""
     grid = [(slots, side) for slots in (2048, 4096, 8192) for side in ("eager", "ours")]
     _make("eager", [{"side": side, "slots": slots, "repeats": repeats} for slots, side in grid], "eager")
 
 
 @app.command()
 def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
-    """Evicting later, and policies that see only the last queries: speed beside facts found."""
+    """Longer intervals, and policies that observe only the last queries: speed and facts found."""
     window = json.loads((MODEL_DIR / "config.json").read_text())["max_position_embeddings"]
-    latest = min(2048, window - budget)  # slots and interval have to fit the window
+    latest = min(2048, window - budget)  # slots and interval must fit the window
     ways = ((512, None), (1024, None), (latest, None), (512, 256), (512, 128), (latest, 512))
     settings = [
         {"policy": name, "budget": budget, "tokens": tokens, "interval": interval, "watch_last": watched}
@@ -207,26 +207,26 @@ def batch_invariance(tokens: int = 8192, budget: int = 256) -> None:
 
 @app.command()
 def reports(rows: int = MILLION) -> None:
-    """A 90-day report and a job's bill out of a ledger of a million rows."""
+    """A 90-day report and a job's bill from a ledger of a million rows."""
     _make("reports", [{"rows": rows}], "reports")
 
 
 @app.command()
 def swap(swaps: int = 20) -> None:
-    """From the commit of a scorer's activation to the next claimed job that runs with it."""
+    """Time from the commit of a scorer's activation to the first claimed job that uses it."""
     _make("swap", [{"swaps": swaps}], "swap")
 
 
 @app.command()
 def bulk(small: int = 10_000, real: int = 300, kills: int = 6) -> None:
-    """Bulk jobs under kills: is anything lost, doubled or out of order?"""
+    """Bulk jobs while processes are killed: is anything lost, duplicated or out of order?"""
     sets = (("stand-in", small), ("real", real))
     _make("bulk", [{"engine": engine, "count": count, "kills": kills} for engine, count in sets], "bulk")
 
 
 @app.command()
 def schedules(few: int = 50, many: int = 300) -> None:
-    """How late schedules fire, with two schedulers alive and after one of them was killed."""
+    """How late schedules fire, with two schedulers and after one of them was killed."""
     sets = ((few, 5, 3), (many, 2, 1))
     settings = [
         {"count": count, "minutes": minutes, "minutes_alone": alone} for count, minutes, alone in sets
@@ -236,7 +236,7 @@ def schedules(few: int = 50, many: int = 300) -> None:
 
 @app.command()
 def throughput(count: int = 200, tokens: int = MILLION) -> None:
-    """Documents a minute through one worker: one slot against the default; then one long document."""
+    """Documents per minute through one worker, with one slot and the default; then one long document."""
     ways = ({"slots": 1, "all_cores": True}, {"slots": None})
     sets = ({"count": 1, "tokens": tokens}, {"count": count})
     _make("throughput", [way | documents for documents in sets for way in ways], "throughput")
@@ -244,7 +244,7 @@ def throughput(count: int = 200, tokens: int = MILLION) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def gpu(context: typer.Context) -> None:
-    """The CUDA path: checked, then a million tokens of 8B shape. `python -m benchmarks.gpu --help`."""
+    """Verify the CUDA path, then read a million tokens at 8B shape. `python -m benchmarks.gpu --help`."""
     status = on_gpu.main(context.args)
     if status != NO_GPU:
         render()
@@ -253,7 +253,7 @@ def gpu(context: typer.Context) -> None:
 
 @app.command()
 def render() -> None:
-    """Write the tables of README and docs anew from the committed results."""
+    """Rewrite the tables in README and docs from the committed results."""
     for path in tables.render():
         console.print(f"wrote {path}")
 
@@ -270,7 +270,7 @@ def _make(name: str, settings: list[Row], module: str = "measure") -> None:
 
 
 def _run(module: str, setting: Row) -> list[Row]:
-    """Measure one setting in a process of its own."""
+    """Measure one setting in a separate process."""
     console.print(
         f"{module}: {', '.join(f'{key} {value}' for key, value in setting.items() if key != 'ids')}"
     )

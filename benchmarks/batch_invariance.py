@@ -1,8 +1,8 @@
-"""Do keep decisions depend on what is computed beside a document? Rows in one tensor against each row alone.
+"""Batch invariance: do keep decisions depend on the other rows of a batch?
 
-The engine computes each document alone (decision 003), so that its decisions cannot change. Evolution and
-anything else that stacks documents in one tensor leaves the order of sums to the matrix library; this says
-how often a decision changes by that, and how close to the cut those tokens were.
+The engine computes each document separately (decision 003), so its decisions cannot change. Evolution, and
+anything else that batches documents in one tensor, leaves the order of summation to the matrix library. This
+measures how often a decision changes as a result, and how close to the cut-off those tokens were.
 
 `python -m benchmarks.batch_invariance '{"rows": 8, "tokens": 8192, "budget": 256}'` prints a JSON row for the
 bundled model and its scorer `namm`; `benchmarks.gpu` has it on a GPU.
@@ -26,7 +26,7 @@ from namm_runtime.tasks import make_document
 
 
 class Watched(Namm):
-    """Notes the scores of the first eviction of every layer."""
+    """Records the scores of the first eviction in every layer."""
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__(scorer)
@@ -42,7 +42,7 @@ def compare(model: LoadedModel, scorer: Scorer, ids: Tensor, budget: int, interv
     """Read ids [R, T] as one batch and row by row.
 
     Returns: the largest difference of a score at the first eviction; the share of keep decisions that changed
-    there and in the cache at the end; and how far from the cut the changed ones were at most.
+    there and in the final cache; and the largest distance of a changed one from the cut-off.
     """
     together, first_together = _read(model, scorer, ids, budget, interval)
     decisions = changed_first = changed_last = 0
@@ -87,7 +87,7 @@ def _read(
 
 
 def _kept(scores: Tensor, budget: int) -> Tensor:
-    """[H, N] → bool, the best of each head; the newest token always is."""
+    """[H, N] → bool, the kept tokens of each head; the newest is always kept."""
     scores = scores.clone()
     scores[..., -1] = torch.inf
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(budget, dim=-1).indices, True)

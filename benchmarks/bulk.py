@@ -1,8 +1,8 @@
-"""A bulk job over many documents on the embedded servers, with kills: is anything lost, doubled or moved?
+"""A bulk job over many documents while processes are killed: is anything lost, duplicated or reordered?
 
-`python -m benchmarks.bulk '{"engine": "stand-in", "count": 10000, "kills": 6}'` prints one line of JSON. What
-runs is what `palimpsest up` starts: API, relay, conductor, Celery worker, PostgreSQL and Redis. `real` is the
-bundled model; `stand-in` answers with a digest of what it read, so a lost or doubled piece shows.
+`python -m benchmarks.bulk '{"engine": "stand-in", "count": 10000, "kills": 6}'` prints one line of JSON. It
+runs what `palimpsest up` starts: API, relay, conductor, Celery worker, PostgreSQL and Redis. `real` is the
+bundled model; `stand-in` answers with a digest of what it read, which reveals lost or duplicated pieces.
 """
 
 import json
@@ -37,7 +37,7 @@ PATIENCE = 3 * 3600.0
 
 
 def measure(engine: str, count: int, kills: int = 6, seed: int = 0) -> dict[str, Any]:
-    """One row. `wrong` counts lines that say something else than a document's own right answer."""
+    """One row. `wrong` counts lines whose answer is not the correct one for their document."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as place:
         folder = Path(place) / "documents"
@@ -95,7 +95,7 @@ def _right(folder: Path, line: dict[str, Any]) -> bool:
 
 
 def _conduct(service: Service, source: str, kills: int, rng: random.Random) -> dict[str, Any]:
-    """Begins the bulk job and waits for its end; one process after the other is killed on the way."""
+    """Start the bulk job and wait for its end, killing one process after the other on the way."""
     with _client(service) as client:
         body = {"source": source, "job": {**ASKED, "policy": _policy(client)}, "digest": False}
         bulk: dict[str, Any] = client.post("/v1/bulk", json=body).raise_for_status().json()
@@ -105,7 +105,7 @@ def _conduct(service: Service, source: str, kills: int, rng: random.Random) -> d
             try:
                 bulk = client.get(f"/v1/bulk/{bulk['id']}").raise_for_status().json()
             except httpx.HTTPError:
-                continue  # it was the API's turn to be killed
+                continue  # the API was killed
             if bulk["state"] in ("succeeded", "failed", "cancelled"):
                 return bulk
             progress = bulk["progress"]
@@ -121,7 +121,7 @@ def _policy(client: httpx.Client) -> str:
 
 
 def _kill(name: str) -> None:
-    """A child of this process and all that belongs to it; the supervisor brings it back."""
+    """Kill a child process and its workers; the supervisor restarts them."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             if VICTIMS[name] in " ".join(child.cmdline()):

@@ -1,15 +1,15 @@
-"""Features and scores against an implementation that materialises attention, as the reference's does.
+"""Features and scores, compared with an implementation that materialises attention, as the reference does.
 
-`python -m benchmarks.eager '{"side": "eager", "slots": 8192}'` times one interval of one layer in a process
-of its own and prints a JSON row: attention of 512 new queries over the cache, the features they leave on
-every slot, and a score for every slot. Both sides get the same unrotated queries, keys and values and the
-same state of earlier intervals, and give the same output, state and scores; a test holds them to 1e-4.
+`python -m benchmarks.eager '{"side": "eager", "slots": 8192}'` times one interval of one layer in a separate
+process and prints a JSON row: attention of 512 new queries over the cache, the features of every slot, and a
+score for every slot. Both sides get the same unrotated queries, keys and values and the same state of earlier
+intervals, and give the same output, state and scores; a test requires agreement to 1e-4.
 
-The eager side is written from the method's mathematics (arXiv 2410.13166): the softmax of all queries ×
-slots, its mean over each group of heads, a short-time Fourier transform of every slot's row, and backward
-attention under a mask of slots × slots. It is vectorised over heads and slots, uses as many threads and the
-same dtype and works in place where it can. Its masks are timed apart: the reference makes them at every
-update, a cache of constant size could make them once.
+The eager side follows the method's equations (arXiv 2410.13166): the softmax of all queries × slots, its mean
+over each group of heads, a short-time Fourier transform of every slot's row, and backward attention with a
+slots × slots mask. It is vectorised over heads and slots, uses the same number of threads and the same dtype,
+and works in place where possible. Its masks are timed separately: the reference builds them at every update,
+but a cache of constant size could build them once.
 """
 
 import json
@@ -50,7 +50,7 @@ class Case:
     Attributes:
         query: [1, Hq, n, D] of the newest n tokens, not rotated.
         key, value: [1, Hkv, N, D], the kept slots and the n new ones, not rotated.
-        positions: [1, Hkv, N] places in the text, ascending.
+        positions: [1, Hkv, N] positions in the text, ascending.
         ema: [1, Hkv, N, 17], carry: [1, Hkv, N, 16]; zero for the new slots.
     """
 
@@ -70,7 +70,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Output [1, n, Hq, D], ema and carry as in `Case`, scores [1, Hkv, N]; seconds of its steps."""
+    """Output [1, n, Hq, D], ema and carry as in `Case`, scores [1, Hkv, N], and the seconds of each step."""
 
     output: Tensor
     ema: Tensor
@@ -90,7 +90,7 @@ def make_case(
     width: int = 32,
     queries: int = QUERIES,
 ) -> Case:
-    """Random queries, keys and values over `slots` kept slots, with a made-up state of earlier attention."""
+    """Random queries, keys and values over `slots` kept slots, with a random state of earlier attention."""
     generator = torch.Generator().manual_seed(0)
     seen = slots + queries
 
@@ -115,7 +115,7 @@ def make_case(
 
 
 class Ours:
-    """The product's path: a bounded layer, its attention function, its policy."""
+    """The runtime's implementation: a bounded layer, its attention function, its policy."""
 
     def __init__(self, case: Case) -> None:
         queries, seen = case.query.shape[2], case.key.shape[2]
@@ -149,7 +149,7 @@ class Ours:
 
 
 class Eager:
-    """The whole attention matrix, and what follows from it."""
+    """The eager implementation, from the whole attention matrix."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -191,7 +191,7 @@ class Eager:
         output = (attention @ case.value.repeat_interleave(group, dim=1)).transpose(1, 2)
         rows = attention.view(1, heads, group, queries, seen).mean(dim=2).transpose(-1, -2)
         series = torch.cat((self.carry, rows), dim=-1)  # [1, Hkv, N, 16 + n]
-        # As two products, which took half as long as torch.stft on the CPUs this was tried on.
+        # Two products, which took half as long as torch.stft on the CPUs where this was measured.
         framed = series.unfold(-1, FRAME, HOP).reshape(-1, FRAME)
         real, imaginary = framed @ self.cosines, framed @ self.sines
         magnitude = real.square_().add_(imaginary.square_()).sqrt_().view(1, heads, seen, -1, BINS)
@@ -201,7 +201,7 @@ class Eager:
         return output
 
     def _score(self, backward: Tensor) -> Tensor:
-        """Recency and normalised spectrum through backward attention memory, in the order of the text."""
+        """Recency and normalised spectrum through backward attention memory, in text order."""
         case, config = self.case, self.case.scorer.config
         age = case.positions[..., -1:] - case.positions
         if config.recency_clip is not None:
@@ -222,10 +222,10 @@ SIDES: dict[str, Callable[[Case], Ours | Eager]] = {"ours": Ours, "eager": Eager
 
 @torch.inference_mode()
 def measure(side: str, slots: int, repeats: int = 9) -> dict[str, Any]:
-    """Median seconds of one interval without masks, and the largest rise of memory during a first one.
+    """Median seconds of one interval without masks, and the increase of peak memory during the first one.
 
-    The rise holds temporaries, masks, buffers that are kept for the next interval, and results, but not what
-    libraries take once: a small case before takes that.
+    The increase includes temporaries, masks, buffers kept for the next interval, and results, but not
+    one-time allocations of libraries, which a small case triggers before.
     """
     model = load_model("bundled")
     config = model.config
@@ -254,7 +254,7 @@ def measure(side: str, slots: int, repeats: int = 9) -> dict[str, Any]:
 
 
 def _restart_peak() -> int:
-    """Begin the high-water mark of resident memory anew (Linux); gives where it begins, in bytes."""
+    """Reset the high-water mark of resident memory (Linux) → its new value in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_rss()
 

@@ -1,4 +1,4 @@
-"""Words that several tables share."""
+"""Labels and helpers that several tables share."""
 
 from typing import Any
 
@@ -28,18 +28,18 @@ NAMES = {  # without the explanation of LABELS; a policy that is not here goes b
 
 
 def made(rows: list[Row]) -> str:
-    """The machine that all rows come from.
+    """The machine on which all rows were measured.
 
     Raises:
-        ValueError: they do not share one.
+        ValueError: they were not all measured on the same machine.
     """
     machines = [row["machine"] for row in rows]
     if len({(here["processor"], here["threads"], here["torch"]) for here in machines}) != 1:
-        raise ValueError("the rows of a table come from different machines; make them anew on one")
+        raise ValueError("the rows of a table come from different machines; measure them again on one")
     here = machines[0]
     return f"{here['processor']}, {here['threads']} threads, torch {here['torch']}, {here['date']}."
 
 
 def table(head: list[str], lines: list[list[str]]) -> list[str]:
-    """Markdown lines."""
+    """The lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)]

@@ -1,12 +1,14 @@
-"""Speed and memory against the document's length: a bounded cache beside the full one of plain transformers.
+"""Speed and memory against the document's length: bounded caches and the full cache of plain transformers.
 
 `python -m benchmarks.lengths '{"ids": "ids.npy", "policy": "full", "lengths": [16384, 65536]}'` reads the
-first tokens of a prepared document in a process of its own and prints one JSON row for every length on the
-way. Nothing is asked. Time is that of forward passes and evictions, without making and tokenising the text.
+first tokens of a prepared document in a separate process and prints one JSON row for every length reached. No
+questions are asked. Times are those of forward passes and evictions, without generating and tokenising the
+text.
 
-The full cache is `LlamaForCausalLM` with `attn_implementation="sdpa"` and a `DynamicCache`, by chunks or
-(`"chunk": null`) the whole document in one call. Beyond the model's window its positions mean nothing to the
-model and cost the same arithmetic: speed is measured there, not understanding.
+The full cache is `LlamaForCausalLM` with `attn_implementation="sdpa"` and a `DynamicCache`, in chunks or
+(`"chunk": null`) the whole document in one call. Beyond the model's window its output is meaningless but
+costs
+the same arithmetic: only speed is measured there.
 """
 
 import json
@@ -36,11 +38,11 @@ from namm_runtime.tasks.sized import document_of_tokens
 Run = Callable[[Row], list[Row]]  # measures one setting of `read`, but for the ids
 FULL = "full"
 LENGTHS = (1 << 14, 1 << 16, 1 << 18, 1 << 20)
-TRIED = (2048, 8192)  # other chunks of the full cache, at the shortest length: none is its fastest way
+TRIED = (2048, 8192)  # other chunk sizes of the full cache, at the shortest length: neither is fastest
 BOUNDED = ("streaming", "h2o", "namm", "namm-key")
-STEP = 1 << 14  # where a last reading may end
-POINTS_EVERY = 4096  # tokens between the points that a fit is made from
-WARM = 2 * CHUNK  # tokens read and forgotten before the clock starts
+STEP = 1 << 14  # granularity of the longest reading
+POINTS_EVERY = 4096  # tokens between the points of a fit
+WARM = 2 * CHUNK  # tokens of a warm-up reading
 
 
 def write_ids(path: Path, tokens: int, seed: int = 0) -> None:
@@ -58,12 +60,12 @@ def read(
     chunk: int | None = CHUNK,
     seconds: float | None = None,
 ) -> list[Row]:
-    """Read up to the longest length, or until `seconds` are over (full cache only).
+    """Read up to the longest length, or until `seconds` have passed (full cache only).
 
     Args:
-        ids: file of `write_ids`.
-        lengths: tokens, multiples of the chunk; a row is made at each.
-        chunk: tokens of one call of the full cache; None is the whole document, and then one length.
+        ids: file written by `write_ids`.
+        lengths: in tokens, multiples of the chunk; each gives a row.
+        chunk: tokens per call of the full cache; None for the whole document, with a single length.
     """
     lengths = sorted(lengths)
     document = torch.from_numpy(np.load(ids)[: lengths[-1]])
@@ -156,7 +158,7 @@ def _read_full(document: Tensor, lengths: list[int], chunk: int | None, seconds:
 
 
 def compare(run: Run, lengths: list[int], budget: int, seconds: float, chunked: float) -> list[Row]:
-    """Every row of the table: the full cache in several ways, then bounded caches up to the same lengths."""
+    """All rows of the table: the full cache with several chunk sizes, then bounded caches."""
     whole = at_once(run, lengths[-1], seconds)
     by_chunks = run({"policy": FULL, "chunk": CHUNK, "lengths": lengths, "seconds": chunked})
     tried = [row for chunk in TRIED for row in run({"policy": FULL, "chunk": chunk, "lengths": lengths[:1]})]
@@ -166,10 +168,10 @@ def compare(run: Run, lengths: list[int], budget: int, seconds: float, chunked: 
 
 
 def at_once(run: Run, longest: int, seconds: float) -> list[Row]:
-    """A full cache, the whole document in one call, for as long as a reading takes at most `seconds`.
+    """The full cache with the whole document in one call, up to readings of at most `seconds`.
 
-    Lengths double until the fit of what was measured says that the next one would take too long; the last one
-    is as near to the limit as `STEP` and a tenth of a margin allow. The first two are always measured.
+    Lengths double until the fit predicts that the next one would take too long; the last one is as close to
+    the limit as `STEP` and a margin of a tenth allow. The first two are always measured.
     """
     rows: list[Row] = []
     tokens = POINTS_EVERY
@@ -190,9 +192,9 @@ def at_once(run: Run, longest: int, seconds: float) -> list[Row]:
 
 
 def beyond(measured: list[Row], lengths: list[int]) -> list[Row]:
-    """Rows for the lengths that one way of reading with a full cache did not reach, by the fit of its points.
+    """Rows extrapolated by a fit for the lengths that a reading with a full cache did not reach.
 
-    Bytes of the cache follow from shapes; the memory of the process is not derived.
+    Cache bytes are derived from shapes; process memory is not extrapolated.
     """
     last = measured[-1]
     missing = [tokens for tokens in lengths if tokens > last["tokens"]]

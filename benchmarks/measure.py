@@ -1,4 +1,4 @@
-"""One measured reading in a process of its own, so that its peak memory is its own.
+"""Measure one reading in a separate process, so that its peak memory is its own.
 
 `python -m benchmarks.measure '{"policy": "keydiff", "budget": 512, "tokens": 65536}'` prints a JSON row.
 """
@@ -33,7 +33,7 @@ def measure(
     """Read a document of `tokens` tokens and ask for every planted fact."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "document.txt"
-        # In a process of its own: making the document takes more memory than reading it.
+        # In a separate process: generating the document takes more memory than reading it.
         with ProcessPool(1) as pool:
             planted = pool.submit(_write_document, path, tokens, facts, seed, filler).result()
         model = load_model("bundled")

@@ -1,4 +1,4 @@
-"""The evaluation suite in short, by seed, and what of it a model lets a policy know."""
+"""Tables of the evaluation suite: a summary, results by seed, and separability."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from benchmarks.labels import LABELS, MIB, NAMES, Row, made, table
 from namm_runtime.evaluate.markdown import percent, points
 
 CONTROLS = ("distilled",)
-HEADLINE = "namm-zero"  # the scorer that is made anew from other seeds
+HEADLINE = "namm-zero"  # the scorer that is evolved again from other seeds
 BESIDE = ("keydiff", "h2o")
 DEFAULT, QUARTER = "namm-key", "25%"
 SUMMARY = (DEFAULT, "namm-zero", "namm", "keydiff", "h2o", "streaming")
@@ -14,7 +14,7 @@ _SENSES = ("attention", "keys")
 
 
 def headline(report: dict[str, Any]) -> str:
-    """The suite in short: what each policy keeps of the full cache's score, and how it stands to KeyDiff."""
+    """Summary: each policy's score relative to the full cache's, and its difference to KeyDiff."""
     budgets = [budget["label"] for budget in report["settings"]["budgets"]]
     rows = {(row["policy"], row["budget"]): row for row in report["rows"]}
     head = ["policy"] + [f"of the full cache's score, {budget} kept" for budget in budgets]
@@ -70,7 +70,7 @@ def summary(million: list[Row], report: dict[str, Any]) -> str:
 
 
 def separability(rows: list[dict[str, Any]]) -> str:
-    """How well a model's attention and keys tell needed values from look-alikes."""
+    """How well a model's attention and keys separate needed values from look-alikes."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     head = ["values nobody asks for", *(f"{model}, by {sense}" for model in models for sense in _SENSES)]
     found = {(row["model"], row["family"]): row for row in rows}
@@ -88,7 +88,7 @@ def separability(rows: list[dict[str, Any]]) -> str:
 
 
 def by_seed(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a few policies out of the reports of several seeds, their tasks and lengths left out."""
+    """The rows of a few policies from the reports of several seeds, without tasks and lengths."""
     wanted = ("full", HEADLINE, *BESIDE)
     parts = ("score", "score_interval", "of_full", "of_full_interval", "minus", "questions", "documents")
     return [
@@ -107,7 +107,7 @@ def by_seed(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def seeds(rows: list[dict[str, Any]]) -> str:
-    """One scorer and the heuristics on models trained from several seeds."""
+    """One scorer and the heuristics on models trained with several seeds."""
     numbers = list(dict.fromkeys(row["seed"] for row in rows))
     budgets = list(dict.fromkeys(row["budget"] for row in rows if row["budget"]))
     found = {(row["seed"], row["policy"], row["budget"]): row for row in rows}

@@ -1,4 +1,4 @@
-"""Reading time as a quadratic of the document's length: a full cache beyond what was waited for."""
+"""Reading time as a quadratic function of the length, to extrapolate the full cache."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +10,14 @@ FORMULA = "seconds = linear * tokens + quadratic * tokens^2"
 
 @dataclass(frozen=True)
 class Quadratic:
-    """Least squares of relative errors, so that short and long documents count alike.
+    """A least-squares fit of relative errors, so that short and long documents count equally.
 
     Attributes:
-        linear: seconds a token that does not depend on the length.
-        quadratic: seconds a pair of tokens.
-        residual: root mean square of the relative errors at the points.
-        worst: the largest relative error at a point.
-        points: how many it was made from.
+        linear: seconds per token, independent of the length.
+        quadratic: seconds per pair of tokens.
+        residual: root mean square of the relative errors.
+        worst: the largest relative error.
+        points: number of measured points.
     """
 
     linear: float
@@ -28,7 +28,7 @@ class Quadratic:
 
     @classmethod
     def through(cls, points: list[tuple[int, float]]) -> "Quadratic":
-        """Of at least two measured points. Neither coefficient is negative.
+        """Fit measured points (tokens, seconds). Neither coefficient is negative.
 
         Raises:
             ValueError: fewer than two lengths.
@@ -38,7 +38,7 @@ class Quadratic:
         tokens, seconds = np.array(points, dtype=np.float64).T
         basis = np.stack((tokens, tokens**2), axis=1) / seconds[:, None]
         found = np.linalg.lstsq(basis, np.ones(len(points)), rcond=None)[0]
-        for index in np.flatnonzero(found < 0)[:1]:  # noise: without that term, the other's best value
+        for index in np.flatnonzero(found < 0)[:1]:  # noise: drop that term and fit the other alone
             other = basis[:, 1 - index]
             found = np.zeros(2)
             found[1 - index] = other.sum() / (other @ other)
@@ -53,17 +53,14 @@ class Quadratic:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Quadratic":
-        """From `to_dict`."""
+        """The inverse of `to_dict`."""
         return cls(**{name: value for name, value in row.items() if name != "formula"})
 
     def seconds(self, tokens: int) -> float:
         return self.linear * tokens + self.quadratic * tokens**2
 
     def crossover(self, tokens_per_second: float) -> float:
-        """Length beyond which reading at a constant speed takes less time; 0 where it always does.
-
-        Infinite where the time does not grow faster than the length and is less to begin with.
-        """
+        """Length beyond which reading at a constant speed is faster; 0 if it always is, infinite if never."""
         lead = 1 / tokens_per_second - self.linear
         if lead <= 0:
             return 0.0

@@ -1,4 +1,4 @@
-"""How fast cost reports are: a ledger of a million rows on the embedded PostgreSQL, and what it is asked.
+"""The speed of cost reports on a ledger of a million rows in the embedded PostgreSQL.
 
 `python -m benchmarks.reports '{"rows": 1000000}'` prints one line of JSON.
 """
@@ -23,7 +23,7 @@ DAYS = 90
 REPEATS = 15
 GROUPS = ("model", "scorer_version")
 METRICS = ("jobs", "device_seconds", "cost", "cost_waste", "saving_allocated", "saving_realised")
-# One attempt of each job, with the lines that a worker writes; eight tags of models and scorers, two tenants.
+# One attempt per job, with the lines that a worker writes; four models, five scorer versions, two tenants.
 FILL = """
 INSERT INTO tenants (id, name) VALUES ('ten_0', 'zero'), ('ten_1', 'one');
 INSERT INTO documents (id, tenant_id, sha256, bytes, media_type, blob_key)
@@ -58,7 +58,7 @@ LINES_A_JOB = 18
 
 
 def measure(rows: int) -> dict[str, Any]:
-    """Fill a ledger and ask it."""
+    """Fill a ledger and time queries on it."""
     with embedded_postgres() as (url, _):
         return _ask(Database(url), rows) | {"machine": machine()}
 
@@ -116,7 +116,7 @@ def _median(act: Callable[[], None]) -> float:
 
 
 def _plan(engine: Engine, act: Callable[[], None], word: str) -> list[str]:
-    """EXPLAIN ANALYZE of the statement with this word that `act` executes."""
+    """EXPLAIN ANALYZE of the last statement containing `word` that `act` executes."""
     seen: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:

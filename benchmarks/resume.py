@@ -1,6 +1,6 @@
-"""Reading straight through against reading half, saving, and reading on in a new process.
+"""Reading in one go, compared with reading half, saving, and resuming in a new process.
 
-`compare` does the first two in one process and the third in another, and looks at tokens and caches bit by
+`compare` does the first two in one process and the third in another, and compares tokens and caches bit for
 bit. `python -m benchmarks.resume '[{"document": "d.txt", "prompts": ["Invoice 1 total:"]}]'` runs parts.
 """
 
@@ -28,12 +28,12 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Part:
-    """One reading, or a part of it.
+    """A reading, or a part of one.
 
     Attributes:
-        snapshot: where to go on from, None from the beginning.
+        snapshot: to resume from; None starts at the beginning.
         save: write a snapshot here and stop, once `stop_at` tokens have been read and, with
-            `stop_answering`, that many prompts were answered and the next one has been begun.
+            `stop_answering`, that many prompts are answered and the next one has been started.
     """
 
     document: str
@@ -50,7 +50,7 @@ class Part:
 
 
 def run_part(part: Part) -> dict[str, Any]:
-    """Read and answer, or stop on the way; what came of it."""
+    """Read and answer, or stop at the snapshot; returns what was measured."""
     torch.set_num_threads(part.threads)
     request = Request(
         Path(part.document),
@@ -89,7 +89,7 @@ def run_part(part: Part) -> dict[str, Any]:
 
 
 def compare(part: Part, stop_at: int, stop_answering: int | None = None) -> dict[str, Any]:
-    """Run `part` straight through, and again up to a snapshot from which a new process goes on."""
+    """Run `part` in one go, and again up to a snapshot from which a new process resumes."""
     with tempfile.TemporaryDirectory() as directory:
         snapshot = str(Path(directory) / "snapshot")
         half = replace(part, save=snapshot, stop_at=stop_at, stop_answering=stop_answering)
@@ -116,7 +116,7 @@ def compare(part: Part, stop_at: int, stop_answering: int | None = None) -> dict
 def check(
     tokens: int, policy: str = "namm-key", temperature: float = 1.0, threads: int = 1
 ) -> dict[str, Any]:
-    """`compare` on a document of `tokens` tokens, saved in the middle; a row for the results."""
+    """`compare` on a document of `tokens` tokens, saved in the middle, as a row of the results."""
     tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
     document = document_of_tokens(tokenizer, tokens, 8, 0)
     with tempfile.TemporaryDirectory() as directory:

@@ -1,8 +1,8 @@
-"""How late schedules fire: from a run's time to the run, to its queued job, and to a worker that has it.
+"""How late schedules fire: from the scheduled time to the run, its queued job, and its start on a worker.
 
-`python -m benchmarks.schedules '{"count": 50}'` prints one line of JSON. What runs is what `palimpsest up`
-starts, with a second scheduler beside its own and an engine without a model. All schedules are due every
-minute. In the second phase the second scheduler is killed while the runs of its first minute are being made.
+`python -m benchmarks.schedules '{"count": 50}'` prints one line of JSON. It runs what `palimpsest up` starts,
+with a second scheduler and an engine without a model. All schedules are due every minute. In the second phase
+the second scheduler is killed while the runs of the first minute are being created.
 """
 
 import json
@@ -35,7 +35,7 @@ from store.settings import Settings
 TEXT = b"The ferry was late again, and nobody on the quay seemed to mind. "
 ROOT = str(Path(__file__).parents[1])
 MINUTE = timedelta(minutes=1)
-GRACE = 45.0  # seconds after a phase's last time in which its runs may still come
+GRACE = 45.0  # seconds after a phase's last scheduled time in which its runs may still start
 STAGES = ("made", "queued", "begun")
 LATENESS = """
 SELECT extract(epoch FROM run.created_at - run.scheduled_for)::float AS made,
@@ -52,7 +52,7 @@ RUNS = "SELECT count(*) FROM schedule_runs WHERE scheduled_for >= :first AND sch
 
 
 def measure(count: int = 50, minutes: int = 5, minutes_alone: int = 3, owners: int = 5) -> list[Any]:
-    """One row with both schedulers alive, one with the second of them killed."""
+    """One row with both schedulers alive, one with the second one killed."""
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as place:
         data = Path(place) / "data"
         environment = {"PYTHONPATH": ROOT, **STANDIN}
@@ -74,7 +74,7 @@ def measure(count: int = 50, minutes: int = 5, minutes_alone: int = 3, owners: i
 
 @contextmanager
 def _second(service: Service, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A scheduler beside the service's own, which nobody starts again."""
+    """A second scheduler, which no supervisor restarts."""
     urls = {"DATABASE_URL": _url(service), "PALIMPSEST_DATA_DIR": str(service.data)}
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.loops.scheduler"],
@@ -90,12 +90,12 @@ def _second(service: Service, environment: dict[str, str]) -> Iterator[subproces
 
 
 def _url(service: Service) -> str:
-    assert service.embedded is not None  # the benchmark names no server of its own
+    assert service.embedded is not None  # the benchmark configures no external server
     return service.embedded.database_url
 
 
 def _make(database: Database, files: Blobs, count: int, owners: int) -> None:
-    """Each tenant's document, and the schedules, spread over the tenants."""
+    """Create a document per tenant, and the schedules, distributed over the tenants."""
     with database.session() as session:
         for number in range(owners):
             tenant = tenants.ensure(session, f"ten_{number}", f"bench-{number}")
@@ -112,18 +112,18 @@ def _make(database: Database, files: Blobs, count: int, owners: int) -> None:
 
 
 def _next_minute() -> datetime:
-    """The first whole minute from now on: each schedule's first time, or its second."""
+    """The next whole minute: each schedule's first scheduled time, or its second."""
     return datetime.now(UTC).replace(second=0, microsecond=0) + MINUTE
 
 
 def _wait_for_a_run(database: Database, moment: datetime) -> None:
-    """Until a run of this time has been made."""
+    """Wait until a run for this time has been created."""
     while not _count(database, RUNS, moment, moment + MINUTE):
         time.sleep(0.02)
 
 
 def _phase(database: Database, first: datetime, minutes: int, count: int) -> dict[str, Any]:
-    """Waits for all times from `first` on, and says what came of them."""
+    """Wait for all scheduled times from `first` on, and measure their runs."""
     last = first + (minutes - 1) * MINUTE
     time.sleep(max(0.0, (last - datetime.now(UTC)).total_seconds() + GRACE))
     until = last + MINUTE
@@ -146,7 +146,7 @@ def _count(database: Database, query: str, first: datetime, until: datetime) -> 
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
-    """Of the seconds by which runs were late."""
+    """Statistics of the delays."""
     ordered = sorted(seconds)
     return {
         "median": round(statistics.median(ordered), 2),

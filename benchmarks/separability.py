@@ -1,10 +1,10 @@
-"""What can a policy know at all? How well a model's attention and keys tell needed values from look-alikes.
+"""How well a model's attention and keys separate needed values from look-alikes: the limit for any policy.
 
-A policy that goes by attention needs a model that looks at what matters, one that goes by keys needs keys
-that differ. Documents of the test split are read with the full cache; of all values stated before the
-last quarter, those that a question will ask for should be looked at more by that quarter, or have keys less
-like the mean key, than those that no question needs. The figure is the probability that one drawn from each
-is in the right order (the area under the ROC curve): 0.5 is chance.
+An attention-based policy needs a model that attends to what matters; a key-based one needs keys that differ.
+Documents of the test split are read with the full cache. Of all values stated before the last quarter, those
+that a question asks for should receive more attention from that quarter, or have keys less similar to the
+mean key, than those that no question needs. The figure is the probability that a random pair of both is in
+the right order (the area under the ROC curve); 0.5 is chance.
 
 `python -m benchmarks.separability '{"model": "bundled", "tokens": 4096, "documents": 8}'` prints JSON rows.
 """
@@ -28,13 +28,13 @@ from namm_runtime.tasks.suite import encoder
 from namm_runtime.training.circuit_init import MATCH_LAYER
 from namm_runtime.training.traced_forward import Trace, attention_from, key_similarity, traced_forward
 
-FAMILIES = ("instructed", "overwritten", "distractors", "keypoints")  # that state values nobody asks for
+FAMILIES = ("instructed", "overwritten", "distractors", "keypoints")  # they contain values nobody asks for
 _QUESTIONS = 8
-_EVERY = 8  # of the last quarter's tokens, as queries
+_EVERY = 8  # every eighth token of the last quarter is a query
 
 
 def measure(model: str, tokens: int, documents: int) -> list[Row]:
-    """A row for each family, means over documents and over the heads of layers from the match on."""
+    """One row per family: means over documents and over the heads from the match layer on."""
     folder = MODELS.get(model) or Path(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     llama = LlamaForCausalLM.from_pretrained(folder).eval()
@@ -66,7 +66,7 @@ def measure(model: str, tokens: int, documents: int) -> list[Row]:
 
 
 def _separability(trace: Trace, roles: Tensor) -> tuple[float, float]:
-    """How well attention and how well keys tell needed values from the others of one document."""
+    """How well attention and keys separate needed values from the others in one document."""
     begin = 3 * len(roles) // 4
     early = torch.arange(len(roles)) < begin
     needed = (roles == Role.VALUE) & early
@@ -83,7 +83,7 @@ def _separability(trace: Trace, roles: Tensor) -> tuple[float, float]:
 
 
 def area_under_curve(higher: Tensor, lower: Tensor) -> float:
-    """The probability that a value of the first is above one of the second, ties counted half."""
+    """The probability that a value of `higher` exceeds one of `lower`; ties count as half."""
     lower = lower.sort().values
     below = torch.searchsorted(lower, higher) + torch.searchsorted(lower, higher, right=True)
     return float(below.double().mean() / 2 / len(lower))

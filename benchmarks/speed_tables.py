@@ -7,7 +7,7 @@ WAYS = {None: "full cache, whole document in one call", 512: "full cache, calls 
 
 
 def lengths(rows: list[Row]) -> str:
-    """Tokens a second and memory against the document's length, and what follows from both."""
+    """Tokens per second and memory against the document's length, with conclusions."""
     columns = sorted({row["tokens"] for row in rows if row["policy"] == "namm"})
     lines = {(row["policy"], row["chunk"]): "" for row in rows if row["chunk"] in WAYS}
     named = {key: WAYS[key[1]] if key[0] == "full" else LABELS[key[0]] for key in lines}
@@ -43,7 +43,7 @@ def _memory(row: Row) -> str:
 
 
 def _findings(rows: list[Row]) -> list[str]:
-    """Sentences that the rows imply."""
+    """Conclusions from the rows, in sentences."""
     namm = {row["tokens"]: row for row in rows if row["policy"] == "namm"}
     full = [row for row in rows if row["policy"] == "full"]
     found = []
@@ -84,12 +84,12 @@ def _way(chunk: int | None) -> str:
 
 
 def _rounded(length: float) -> str:
-    """Two significant digits: a fit promises no more."""
+    """Two significant digits, as a fit is no more precise."""
     return "never reached" if length == float("inf") else f"about {float(f'{length:.2g}'):,.0f}"
 
 
 def time_breakdown(rows: list[Row]) -> str:
-    """Each part's time beside its FLOPs, with the sums of groups."""
+    """Each part's time and FLOPs, with sums by group."""
     blocks: list[str] = []
     head = ["part", "seconds", "share of time", "share of FLOPs", "time / FLOPs"]
     for row in rows:
@@ -121,7 +121,7 @@ def _share(name: str, parts: list[Row]) -> list[str]:
 
 
 def eager(rows: list[Row]) -> str:
-    """One interval by both sides."""
+    """One interval, measured with both implementations."""
     head = [
         "slots a head",
         "eager: attention and features + scores",

@@ -1,4 +1,4 @@
-"""Where time goes, by wrapping functions from outside: nothing in the product knows of it."""
+"""Time named parts by wrapping functions from outside, without changes to the runtime."""
 
 import time
 from collections import defaultdict
@@ -9,16 +9,16 @@ from unittest.mock import patch
 
 
 class Stopwatch:
-    """Seconds of named parts. A part does not count what parts inside it took, so that parts add up.
+    """Seconds by part. Time in nested parts is not counted twice, so the parts add up to the total.
 
     Args:
-        clock: seconds since any moment.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
         self.seconds: dict[str, float] = defaultdict(float)
-        self._inside = [0.0]  # for each open part, seconds of the parts within it
+        self._inside = [0.0]  # for each open part, seconds of the parts nested in it
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -32,7 +32,7 @@ class Stopwatch:
             self._inside[-1] += elapsed
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Count some of a part's seconds as another's."""
+        """Count some of one part's seconds as another part's."""
         self.seconds[source] -= seconds
         self.seconds[target] += seconds
 

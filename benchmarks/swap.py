@@ -1,7 +1,7 @@
-"""How soon a scorer version serves: from the commit of its activation to a claimed job that runs with it.
+"""Time from the commit of a scorer version's activation to the first claimed job that uses it.
 
 `python -m benchmarks.swap '{"swaps": 20}'` prints one line of JSON. Worker, model, Postgres and blob store
-are those of the service; only Celery's wake-up is left out, since the worker loops.
+are those of the service; only Celery's wake-up is left out, since the worker polls in a loop.
 """
 
 import json
@@ -32,11 +32,11 @@ TEXT = b"The ferry was late again, and nobody on the quay seemed to mind. " * 20
 POLICY = "namm-key"
 SWAPS = 20
 PATIENCE = 120.0
-admitted: dict[str, float] = {}  # name@version → when the engine first took a job with it
+admitted: dict[str, float] = {}  # name@version → when the engine first admitted a job with it
 
 
 def load(config: Settings) -> Served:
-    """The worker's own engine, which notes what it admits; the setting `engine` names this function."""
+    """The worker's engine, recording what it admits; the setting `engine` names this function."""
     served = runtime.load(config)
     admit = served.engine.admit
 
@@ -50,14 +50,14 @@ def load(config: Settings) -> Served:
 
 
 def measure(swaps: int = SWAPS) -> list[dict[str, Any]]:
-    """One row for a worker that waits for work, one for a worker that always has some."""
+    """One row for an idle worker, one for a worker that always has work."""
     with worker_process(engine=f"{__name__}:load") as process:
         process.serve()
         return [_swaps(process, swaps, busy) | {"machine": machine()} for busy in (False, True)]
 
 
 def _swaps(process: WorkerProcess, swaps: int, busy: bool) -> dict[str, Any]:
-    """Swaps to one new version after the other under a worker's eyes."""
+    """Activate one new version after the other while a worker runs."""
     bundled = checkpoint.load(checkpoint.resolve(POLICY).path)
     document = _document(process)
     ended = threading.Event()
@@ -100,7 +100,7 @@ def _first_with(label: str, since: float) -> float:
 
 
 def _wait_for_rest(process: WorkerProcess) -> None:
-    """Until no job is open: a worker that still answers the last one is not idle."""
+    """Wait until no job is open: a worker that still answers the last one is not idle."""
     states = [state.value for state in State if state not in TERMINAL]
     while True:
         with process.database.session() as session:

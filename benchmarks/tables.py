@@ -1,4 +1,4 @@
-"""The committed results as Markdown, between markers in README and docs."""
+"""Render the committed results as Markdown, between markers in README and docs."""
 
 import json
 import re
@@ -93,7 +93,7 @@ def resume(rows: list[Row]) -> str:
 
 
 def reports(rows: list[Row]) -> str:
-    """What a ledger answers in how much time, and how the database goes about it."""
+    """Times of queries on a ledger, with their query plans."""
     row = rows[0]
     lines = [
         [
@@ -115,7 +115,7 @@ def reports(rows: list[Row]) -> str:
 
 
 def swap(rows: list[Row]) -> str:
-    """How soon an activated scorer version serves."""
+    """The delay until an activated scorer version serves."""
     loads = {
         "idle": "waits: a job comes with the swap",
         "busy": "always has work: at its next claim",
@@ -136,7 +136,7 @@ def swap(rows: list[Row]) -> str:
 
 
 def throughput(rows: list[Row]) -> str:
-    """Documents a minute through one worker."""
+    """Documents per minute through one worker."""
     head = ["what is read", "slots", "cores for each", "documents/minute", "tokens/s", "answers"]
     answers: dict[int, str] = {}
     lines = []
@@ -158,7 +158,7 @@ def throughput(rows: list[Row]) -> str:
 
 
 def bulk(rows: list[Row]) -> str:
-    """Bulk jobs under kills."""
+    """Bulk jobs while processes are killed."""
     head = [
         "engine",
         "documents",
@@ -217,7 +217,7 @@ def _lateness(spread: dict[str, float]) -> str:
 
 
 def shortcuts(rows: list[Row]) -> str:
-    """What later evictions, and a policy that sees less, gain and cost."""
+    """Gains and costs of longer intervals, and of policies that observe fewer queries."""
     head = ["policy", "evicts every", "sees", "facts found", "tokens/s", "KV resident / peak"]
     lines = [
         [
@@ -235,7 +235,7 @@ def shortcuts(rows: list[Row]) -> str:
 
 
 def _origin(rows: list[Row]) -> str:
-    """What was read and where the rows were made; they must share it."""
+    """The text that was read and the machine, which all rows must share."""
     row = rows[0]
     return (
         f"{row['filler']} text, {row['asked']} planted facts, one run, seed {row['seed']}. {made(rows)} "
@@ -251,7 +251,7 @@ def evaluation(report: dict[str, Any]) -> str:
 SOURCES = {
     "headline": ("quality",),
     "summary": ("policies", "quality"),
-}  # of blocks made from others' results
+}  # blocks that are rendered from other blocks' results
 
 TABLES: dict[str, Callable[..., str]] = {
     "policies": policies,
@@ -280,7 +280,7 @@ TABLES: dict[str, Callable[..., str]] = {
 
 
 def render() -> list[Path]:
-    """Rewrite every `<!-- benchmark: NAME -->` block whose result exists. Returns the files that hold one."""
+    """Rewrite every `<!-- benchmark: NAME -->` block whose result exists. Returns the files with blocks."""
     changed = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         before = path.read_text()
@@ -291,7 +291,7 @@ def render() -> list[Path]:
 
 
 def filled(text: str) -> str:
-    """The text with every block made anew from the committed results."""
+    """The text with every block rendered from the committed results."""
     for name, make in TABLES.items():
         files = [RESULTS / f"{source}.json" for source in SOURCES.get(name, (name,))]
         if all(file.exists() for file in files):

@@ -1,8 +1,8 @@
-"""Documents a minute through one worker: a slot at a time against slots side by side, to the same answers.
+"""Documents per minute through one worker: one slot compared with several in parallel, with equal answers.
 
 `python -m benchmarks.throughput '{"slots": 2, "count": 200}'` prints one line of JSON. Worker, engine and
-Postgres are those of the service; only Celery's wake-up is left out. Documents have 2,000 to 20,000 tokens
-and are seeded; `{"slots": 2, "count": 1, "tokens": 1000000}` reads one long one.
+Postgres are those of the service; only Celery's wake-up is left out. Documents have 2,000 to 20,000 tokens,
+from a fixed seed; `{"slots": 2, "count": 1, "tokens": 1000000}` reads a single long one.
 """
 
 import hashlib
@@ -32,10 +32,12 @@ POLICY = "namm-key"
 def measure(
     slots: int | None, count: int = 200, tokens: int | None = None, seed: int = 0, all_cores: bool = False
 ) -> dict[str, Any]:
-    """One row; `tokens` makes all documents that long, `answers` is a digest of what was answered.
+    """One row.
 
-    Slots of None are the service's default; `all_cores` computes as larger models are: one document after the
-    other, each with every core.
+    Args:
+        slots: None for the service's default.
+        tokens: length of every document; None for random lengths.
+        all_cores: compute as for larger models: one document at a time, each on all cores.
     """
     if all_cores:
         runtime.SMALL = 0
@@ -60,7 +62,7 @@ def measure(
 
 
 def _submit(process: WorkerProcess, count: int, tokens: int | None, seed: int) -> tuple[list[str], int]:
-    """Ids of the jobs, bytes of the longest document."""
+    """Ids of the jobs, and the size of the longest document in bytes."""
     rng, tenant, made, longest = random.Random(seed), tenants.DEFAULT_TENANT, list[str](), 0
     for number in range(count):
         length = tokens or rng.randint(SMALLEST, LARGEST)

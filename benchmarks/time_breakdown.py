@@ -1,7 +1,8 @@
-"""Where reading time goes, part by part, beside each part's share of the arithmetic.
+"""Reading time by part, compared with each part's share of the arithmetic.
 
-`python -m benchmarks.time_breakdown '{"policy": "namm"}'` reads once all slots are full, in a process of its
-own, and prints one JSON row. Functions are wrapped from here; the product has no timers for this.
+`python -m benchmarks.time_breakdown '{"policy": "namm"}'` measures reading after all slots have filled, in a
+separate process, and prints one JSON row. Functions are wrapped from here; the runtime itself has no timers
+for this.
 """
 
 import json
@@ -32,7 +33,7 @@ from namm_runtime.scorer import checkpoint
 from namm_runtime.scorer.bam import Bam
 from namm_runtime.scorer.checkpoint import ScorerConfig
 
-# Parts as the table shows them: what each belongs to, and what it is.
+# Parts as the table shows them: group and name.
 LINEAR, ATTENTION = "model: linear layers", "model: attention"
 MEAN, FOLD = "features: group mean", "features: spectrogram"
 INPUTS, NETWORK = "BAM: normalise, recency", "BAM: network"
@@ -93,7 +94,7 @@ def timed(memory: Memory, ids: Tensor, watch: Stopwatch | None = None) -> Stopwa
 
 
 def _attend_timed(attend: Callable[..., None], memory: Memory, watch: Stopwatch) -> Callable[..., None]:
-    """Attention without what it spends on columns: the context counts that, and the fold in it is a part."""
+    """Attention without the time for columns, which the context counts and which includes the fold."""
 
     def call(*args: Any, **kwargs: Any) -> None:
         watched, folded = memory.context.watch_seconds, watch.seconds[FOLD]
@@ -106,12 +107,12 @@ def _attend_timed(attend: Callable[..., None], memory: Memory, watch: Stopwatch)
 
 
 def flops(model: LoadedModel, scorer: ScorerConfig, budget: int, interval: int) -> dict[str, float]:
-    """Arithmetic of one interval, by formula from shapes, once `budget` slots are full.
+    """FLOPs of one interval, computed from shapes, once `budget` slots are full.
 
-    Counted: every multiplication, addition, comparison, and each exponential, root, sine or cosine as one.
-    What the method needs is counted, not what a tile pads: a query meets the kept slots and the tokens of its
-    interval up to itself, BAM's token the tokens as new as itself. Not counted: norms, activations and
-    embeddings of the model (below 2 % of its products), masks, copies. So gathering slots counts nothing.
+    Counted are multiplications, additions, comparisons, and each exponential, root, sine or cosine as one.
+    Only necessary work counts, not padding: a query attends to the kept slots and the tokens of its interval
+    up to itself, and in BAM a token attends to itself and newer ones. Not counted are norms, activations and
+    embeddings of the model (below 2 % of its products), masks and copies, so gathering slots counts as zero.
     """
     config = model.config
     layers, heads, kv_heads = (
@@ -123,7 +124,7 @@ def flops(model: LoadedModel, scorer: ScorerConfig, budget: int, interval: int) 
     products = sum(p.numel() for p in model.model.get_decoder().layers.parameters() if p.dim() == 2)
     logits = config.vocab_size * config.hidden_size * math.ceil(interval / CHUNK)
     pairs = interval * (budget + (interval + 1) / 2)  # of a query and a slot, one head
-    slots = budget + interval  # when it is scored
+    slots = budget + interval  # at an eviction
     passes = math.ceil(interval / CHUNK)
     rotated = sum(min(CHUNK * (index + 1), interval) + budget for index in range(passes))
     # Products with keys and values; scale, subtract the largest, exponential, sum, divide.
@@ -149,7 +150,7 @@ def flops(model: LoadedModel, scorer: ScorerConfig, budget: int, interval: int) 
 
 
 def breakdown(seconds: dict[str, float], work: dict[str, float]) -> dict[str, dict[str, float | None]]:
-    """Each part's seconds and FLOPs, their shares of the whole, and the one share over the other."""
+    """Each part's seconds and FLOPs, their shares of the total, and the ratio of the two shares."""
     total, all_work = sum(seconds.values()), sum(work.values())
     parts: dict[str, dict[str, float | None]] = {}
     for name in PARTS:

@@ -1,6 +1,6 @@
 """NAMM-pruned KV caches for Hugging Face decoders.
 
-What a program needs is importable from here; torch is loaded with the first of these names.
+The public names can be imported from here; torch is loaded when the first of them is used.
 """
 
 import os
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from namm_runtime.model.loading import LoadedModel, load_model
     from namm_runtime.policies import make as make_policy
 
-# OpenMP's threads spin while they wait for each other. For as long as they do by default, two threads on
-# cores that others want too are slower than one; sleeping at once costs a quarter where nothing else runs.
-# Decision 012 has figures. It is read once, when torch is loaded.
+# OpenMP threads spin while they wait for each other. With the default spin time, two threads on busy cores
+# are slower than one; not spinning at all costs a quarter of the speed on an idle machine. Decision 012 has
+# the figures. The variable is read once, when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

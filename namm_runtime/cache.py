@@ -1,15 +1,15 @@
-"""A KV cache layer of fixed capacity with its own length for every head.
+"""A KV cache layer of fixed capacity in which every head has its own length.
 
-Slots of one head, in the order of the text:
+Slots of one head, in text order:
 
     0 ........ lengths[b, h] ........ start ............ start + pending ........ capacity
-    |   what was kept   |   unused    |  tokens since the last eviction  |
+    |    kept tokens    |   unused    |  tokens since the last eviction  |
 
-The pending tokens begin at the same slot for every head, so appending and the causal mask are uniform; only
-how much of [0, start) each head still uses is ragged. After an eviction `start` is the largest length.
+The pending tokens start at the same slot in every head, so appending and the causal mask are uniform; only
+the used part of [0, start) is ragged. After an eviction `start` is the largest length.
 
-With a budget the capacity is allocated once. Without one (the full cache, and parity mode where the scorer
-has no cap) it grows by blocks, as far as the document or the scorer lets it.
+With a budget the capacity is allocated once. Without one (the full cache, and parity mode if the scorer has
+no cap) it grows by blocks with the document.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-GROWTH = 4096  # slots added at a time where there is no budget
+GROWTH = 4096  # slots added at a time if there is no budget
 
 
 class Placement(NamedTuple):
-    """Which layer of how many, and which part of its heads under tensor parallelism."""
+    """The layer's index and the number of layers, and the shard of its heads under tensor parallelism."""
 
     layer: int = 0
     layers: int = 1
@@ -36,16 +36,16 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys, values and the policy's state of one decoder layer.
 
     Args:
-        budget: slots a head keeps at an eviction; None sets no limit and grows by blocks.
+        budget: slots each head keeps at an eviction; None sets no limit and grows by blocks.
         interval: tokens between evictions; the capacity is budget + interval, allocated once.
-        state: name → floats a slot, what the policy remembers of a token.
-        placement: where in the model.
+        state: name → floats per slot that the policy stores with a token.
+        placement: where the layer is in the model.
 
     Attributes:
         keys, values: [B, Hkv, C, D], keys not rotated.
-        positions: [B, Hkv, C] int64, place of each token in the text.
+        positions: [B, Hkv, C] int64, position of each token in the text.
         state: name → [B, Hkv, C, floats] fp32.
-        queries: [B, Hq, <16, D] rotated queries that no policy has seen yet.
+        queries: [B, Hq, <16, D] rotated queries that the policy has not observed yet.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append [B, Hkv, T, D] in place. Returns views of every slot up to the newest token."""
+        """Append [B, Hkv, T, D] in place. Returns views of all slots up to the newest token."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         tokens = key_states.shape[-2]
@@ -97,7 +97,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_seq_length(self) -> int:
-        """Tokens seen: the absolute clock, not the slots in use."""
+        """Tokens seen so far, not slots in use."""
         return self.clock
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -133,27 +133,27 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     @property
     def ragged(self) -> bool:
-        """Whether some head leaves slots below `start` unused; asked of the device once after an eviction."""
+        """Whether some head has unused slots below `start`. Waits for the device once per eviction."""
         if self._ragged is None:
             self._ragged = self.start > 0 and bool((self.lengths < self.start).any())
         return self._ragged
 
     def rows(self, begin: int, end: int) -> "BoundedLayer":
-        """Documents begin … end of the batch as a layer of their own.
+        """Documents begin … end of the batch as a layer.
 
-        Its tensors are views: what is written to them is written here, but not what is bound to its names.
+        Its tensors are views: in-place writes reach this layer, assignments to its attributes do not.
         """
         part = copy(self)
         part.keys, part.values, part.positions, part.lengths = (
             tensor[begin:end] for tensor in (self.keys, self.values, self.positions, self.lengths)
         )
-        part._ragged = False if self._ragged is False else None  # some rows may be even where not all are
+        part._ragged = False if self._ragged is False else None  # some rows may be even if not all are
         part.state = {name: tensor[begin:end] for name, tensor in self.state.items()}
         part.queries = None if self.queries is None else self.queries[begin:end]
         return part
 
     def parts(self, bytes_a_row: int, limit: int) -> Iterator[tuple[slice, "BoundedLayer"]]:
-        """As many documents at a time as `limit` bytes of temporaries allow, at least one."""
+        """The batch in parts of as many documents as `limit` bytes of temporaries allow, at least one."""
         batch, size = self.lengths.shape[0], max(1, limit // bytes_a_row)
         if size >= batch:
             yield slice(0, batch), self
@@ -168,18 +168,17 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         return (slots >= self.lengths.unsqueeze(-1)) & (slots < self.start)
 
     def compact(self, scores: Tensor, threshold: float | None = None, rectangular: bool = False) -> None:
-        """Keep each head's best tokens, in the order of the text; the newest of equal scores wins.
+        """Keep each head's best tokens, in text order; among equal scores the newest wins.
 
         Args:
-            scores: [B, Hkv, used], finite or +∞, higher is kept. Slots without a token are ignored.
-            threshold: tokens scored below it go even where there is room.
-            rectangular: heads of one document keep equally many: as many as the threshold leaves to the one
-                with most, so that the others keep tokens below it. Documents stay independent; the reference
-                implementation takes the longest head of the whole batch, so that a document's cache depends
-                on its company there.
+            scores: [B, Hkv, used], finite or +∞; higher scores are kept. Slots without a token are ignored.
+            threshold: tokens scored below it are dropped even if there is room.
+            rectangular: all heads of a document keep the same number of tokens: that of the head with the
+                most tokens above the threshold, so the other heads also keep some below it. Documents stay
+                independent, whereas the reference implementation uses the longest head of the whole batch.
 
         Raises:
-            RuntimeError: there is no budget and the rule needs one.
+            RuntimeError: there is no budget, but the keep rule needs one.
         """
         if self.budget is None and not rectangular:
             raise RuntimeError("a cache without a budget does not evict")
@@ -190,7 +189,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         newest_first = scores.flip(-1).sort(dim=-1, descending=True, stable=True)
         best = used - 1 - newest_first.indices[..., :room]
         if threshold is None and not rectangular and not self.ragged:
-            # Every head keeps `room`, and a GPU is not waited for to say so.
+            # Every head keeps `room` tokens; known without synchronising with the GPU.
             self.lengths, self.start = torch.full_like(self.lengths, room), room
             self._ragged = False
             self._move(best.sort(dim=-1).values)
@@ -201,20 +200,20 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         if rectangular:
             longest = kept.sum(-1).amax(-1)[:, None, None]
             kept = (torch.arange(room, device=kept.device) < longest) & (values > -torch.inf)
-        # Dropped entries sort behind every slot, so that the kept ones are front-packed in text order.
+        # Dropped entries sort after every slot, so the kept ones are packed to the front in text order.
         order = best.masked_fill(~kept, used).sort(dim=-1).values
         self.lengths = kept.sum(-1)
         self.start = int(self.lengths.max())
         self._move(order[..., : self.start].clamp(max=used - 1))
 
     def _move(self, order: Tensor) -> None:
-        """Make slots `order` [B, Hkv, K] (ascending) the first K; none is pending then."""
+        """Move slots `order` [B, Hkv, K] (ascending) to the front; afterwards no token is pending."""
         for tensor in (self.keys, self.values, self.positions, *self.state.values()):
             _gather_to_front(tensor, order)
         self.pending = 0
 
     def check_integrity(self) -> None:
-        """Raise if the slots contradict each other."""
+        """Raise RuntimeError if the layer's state is inconsistent."""
         if not 0 <= self.pending <= (self.interval if self.budget is not None else self.clock):
             raise RuntimeError(f"pending tokens out of range: {self.pending}")
         if self.used > self.capacity or int(self.lengths.max()) != self.start:
@@ -222,7 +221,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         in_use = self.positions[:, :, : self.used].masked_fill(self.unused(), -1)
         previous = torch.cummax(in_use, dim=-1).values[..., :-1]
         if ((in_use[..., 1:] >= 0) & (in_use[..., 1:] <= previous)).any():
-            raise RuntimeError("slots are not in the order of the text")
+            raise RuntimeError("slots are not in text order")
         if self.used and int(in_use.max()) != self.clock - 1:
             raise RuntimeError("the newest token is missing")
 
@@ -234,7 +233,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class BoundedCache(Cache):  # type: ignore[misc]
-    """One `BoundedLayer` a decoder layer."""
+    """One `BoundedLayer` per decoder layer."""
 
     layers: list[BoundedLayer]
 
@@ -257,7 +256,7 @@ class BoundedCache(Cache):  # type: ignore[misc]
         return self.layers[0].pending
 
     def resident_bytes(self) -> int:
-        """Allocated for keys, values, positions, lengths and the policy's state."""
+        """Bytes allocated for keys, values, positions, lengths and the policy's state."""
         return sum(
             tensor.nbytes
             for layer in self.layers
@@ -269,7 +268,8 @@ class BoundedCache(Cache):  # type: ignore[misc]
 def _gather_to_front(tensor: Tensor, order: Tensor, block: int = 4096) -> None:
     """Move slots `order` [B, H, K] (ascending, order[j] >= j) of [B, H, C, …] to the front, in place.
 
-    Blocks go left to right and a source never lies left of its target, so scratch is one block, not a copy.
+    Blocks are moved left to right, and a source is never left of its target, so one block of scratch
+    suffices.
     """
     for begin in range(0, order.shape[-1], block):
         index = order[..., begin : begin + block]

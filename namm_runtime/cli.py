@@ -34,26 +34,26 @@ app.command(name="map")(map_)
 @app.command()
 def read(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
-    ask: Annotated[list[str], typer.Option(help="A question; may be given several times.")],
+    ask: Annotated[list[str], typer.Option(help="A question about the document; repeatable.")],
     model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
     policy: Annotated[str, typer.Option(help=", ".join(policies.names()))] = "namm-key",
-    budget: Annotated[int | None, typer.Option(help="Slots a KV head keeps.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Slots each KV head keeps.")] = None,
     scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
-    mode: Annotated[str, typer.Option(help="auto, budget, or parity with the reference.")] = "auto",
+    mode: Annotated[str, typer.Option(help="auto, budget or parity (the reference's keep rule).")] = "auto",
     interval: Annotated[int | None, typer.Option(help="Tokens between evictions.")] = None,
     positions: Annotated[
-        str | None, typer.Option(help="auto, absolute or cache-relative; the scorer's own if left out.")
+        str | None, typer.Option(help="auto, absolute or cache-relative. Default: the scorer's own.")
     ] = None,
     max_output_tokens: int = 64,
     temperature: float = 0.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: spread over all.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto to use all devices.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     tensor_parallel: Annotated[
-        bool, typer.Option("--tensor-parallel", help="Divide the heads among torchrun's processes.")
+        bool, typer.Option("--tensor-parallel", help="Divide the heads among the processes of torchrun.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answers and usage as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print answers and usage as JSON.")] = False,
 ) -> None:
-    """Read FILE once and answer every question from what was kept of it."""
+    """Read FILE once into a bounded cache and answer every question from it."""
     from namm_runtime.engine import Engine, Request, Run
     from namm_runtime.model.loading import load_model
 
@@ -85,7 +85,7 @@ def read(
     except Refusal as refusal:
         fail(refusal)
     if loaded.shard[0]:
-        return  # every process answers alike, and the first says so
+        return  # all processes have the same answers; the first one prints them
     if as_json:
         report = {"answers": [asdict(answer) for answer in run.answers], "usage": run.usage.to_dict()}
         console.print_json(json.dumps(report))
@@ -97,7 +97,7 @@ def read(
 
 @app.command()
 def inspect(
-    directory: Annotated[Path, typer.Argument(help="Scorer checkpoint, or a bundled scorer's name.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of a scorer, or a bundled scorer's name.")],
 ) -> None:
     """Verify a scorer checkpoint and print its manifest."""
     try:
@@ -115,15 +115,15 @@ def inspect(
 
 @app.command(name="import")
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A trainer's ckpt.pt.")],
-    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
-    name: Annotated[str, typer.Option(help="What to call it.")] = "imported",
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The trainer's ckpt.pt.")],
+    out: Annotated[Path, typer.Option(help="Directory to write the scorer to.")],
+    name: Annotated[str, typer.Option(help="Name of the scorer.")] = "imported",
     cap: Annotated[int | None, typer.Option(help="cache_size of the run's selection, if it had one.")] = None,
     best_member: Annotated[
-        bool, typer.Option("--best-member", help="The best single candidate instead of the mean.")
+        bool, typer.Option("--best-member", help="Import the best single candidate, not the mean.")
     ] = False,
 ) -> None:
-    """Import a checkpoint of the reference implementation; nothing in it is executed."""
+    """Import a checkpoint of the reference implementation, without executing code from it."""
     from namm_runtime.scorer.reference_checkpoint import import_checkpoint
 
     vector = "best_member" if best_member else "mean"
@@ -143,7 +143,7 @@ def import_(
 
 @app.command()
 def scorers() -> None:
-    """List the bundled scorers; `inspect` says more of one."""
+    """List the bundled scorers; `inspect` shows one in detail."""
     table = Table("scorer", "parameters", "sha256", "evolved in", "serves in", "interval")
     for ref in checkpoint.bundled():
         scorer = checkpoint.load(ref.path)
@@ -163,7 +163,7 @@ def _print_usage(usage: "Usage") -> None:
     spent = usage.seconds
     table = Table(show_header=False, box=None)
     table.add_row("tokens read", f"{usage.tokens_document:,}")
-    table.add_row("kept", f"{usage.kept_fraction:.2%} of them, {usage.positions} positions")
+    table.add_row("kept", f"{usage.kept_fraction:.2%} of the tokens, {usage.positions} positions")
     if usage.regime:
         table.add_row("regime", usage.regime)
     table.add_row(

@@ -1,13 +1,13 @@
-"""Constants on the device that needs them."""
+"""Constant tensors, copied once to every device that needs them."""
 
 import torch
 from torch import Tensor
 
 
 class DeviceConstants:
-    """Tensors that do not change, with a copy on every device that asked.
+    """Constant tensors with a cached copy per device.
 
-    A copy to a GPU is waited for, and would be at every layer of every eviction.
+    Copying to a GPU blocks, and would otherwise happen in every layer at every eviction.
     """
 
     def __init__(self, *tensors: Tensor) -> None:

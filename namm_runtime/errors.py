@@ -1,11 +1,11 @@
-"""The one exception a caller of the runtime has to know."""
+"""The one exception that callers of the runtime need to handle."""
 
 
 class Refusal(Exception):
-    """A request that cannot be served, with a machine code and a sentence for its sender.
+    """A request that cannot be served, with an error code and a message for its sender.
 
-    Raised for what the caller sent (an empty document, a budget beyond the model's window, a scorer that
-    does not fit), never for a defect of ours.
+    Raised for invalid input (an empty document, a budget beyond the model's window, an incompatible scorer),
+    never for a bug.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -14,4 +14,4 @@ class Refusal(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[type["Refusal"], tuple[str, str]]:
-        return Refusal, (self.code, self.message)  # it crosses between processes
+        return Refusal, (self.code, self.message)  # it is sent between processes

@@ -1,4 +1,4 @@
-"""Where and when a figure was made."""
+"""The machine and date of a measurement."""
 
 import platform
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ import transformers
 
 
 def machine() -> dict[str, Any]:
-    """Processor, threads, versions and date, as every published result carries them."""
+    """Processor, threads, versions and date, which every published result includes."""
     model = platform.processor() or "unknown processor"
     information = Path("/proc/cpuinfo")
     for line in information.read_text().splitlines() if information.exists() else ():

@@ -1,4 +1,4 @@
-"""What the commands of `namm` share: a progress bar, and how they refuse."""
+"""What the commands of `namm` share: a progress bar, and error output."""
 
 from typing import NoReturn
 
@@ -11,12 +11,12 @@ from namm_runtime.errors import Refusal
 
 
 def progress_bar(quiet: bool = False) -> Progress:
-    """On standard error, gone when it is done; shows nothing where another process shows it."""
+    """A progress bar on standard error that disappears when done; `quiet` if another process shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True)
 
 
 def fail(refusal: Refusal) -> NoReturn:
-    """Say why, and end with status 2."""
+    """Print the error and exit with status 2."""
     Console(stderr=True).print(f"[red]{refusal.code}[/]: {escape(refusal.message)}", highlight=False)
     raise typer.Exit(2)

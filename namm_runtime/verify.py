@@ -1,12 +1,13 @@
-"""Decide whether an uploaded scorer may serve.
+"""Verify an uploaded scorer before it may serve.
 
 python -m namm_runtime.verify FOLDER OUT --name NAME --version VERSION
 
-FOLDER holds scorer.safetensors and manifest.json, or checkpoint.pt, which the reference's trainer wrote. OUT
-gets the two files that may serve, and verdict.json: {"verified": true, "sha256": …} or
+FOLDER holds scorer.safetensors and manifest.json, or checkpoint.pt as written by the reference's trainer. OUT
+gets the two verified files, and verdict.json: {"verified": true, "sha256": …} or
 {"verified": false, "code": …, "message": …}.
 
-Nothing in FOLDER is trusted. Who runs this limits its time and memory; dying without a verdict is one, too.
+Nothing in FOLDER is trusted. The caller limits time and memory, and treats an exit without a verdict as a
+failed verification.
 """
 
 import argparse
@@ -33,11 +34,11 @@ GOLDEN_TOKENS = 96
 DOCUMENT = "".join(
     f"On day {day} the ferry left pier {day * 7 % 30} with {day * 13} crates. " for day in range(60)
 )
-BUDGET, INTERVAL = 64, 128  # of the smoke read: the document is longer, so tokens are scored and dropped
+BUDGET, INTERVAL = 64, 128  # of the smoke test: the document is longer, so tokens are scored and evicted
 
 
 def verify(folder: Path, out: Path, name: str, version: str) -> dict[str, Any]:
-    """Writes the files of a good scorer to `out` → the verdict, which `main` writes."""
+    """Write the files of a valid scorer to `out` → the verdict, which `main` writes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
@@ -60,7 +61,7 @@ def _convert(path: Path, out: Path, name: str, version: str) -> None:
 
 
 def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
-    """Copies the files once their sizes, the manifest's entries and the tensors' names are right.
+    """Copy the files after checking their sizes, the manifest's entries and the tensors' names.
 
     Raises:
         Refusal: `scorer_unreadable`, `scorer_wrong_shape`.
@@ -75,15 +76,15 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
     except (ValueError, RecursionError) as error:
         raise Refusal("scorer_unreadable", f"manifest.json is not JSON: {error}") from None
     if not isinstance(entries, dict):
-        raise Refusal("scorer_unreadable", "manifest.json does not hold a JSON object")
+        raise Refusal("scorer_unreadable", "manifest.json is not a JSON object")
     unknown = entries.keys() - {"format", *REQUIRED, *OPTIONAL}
     if unknown:
         raise Refusal("scorer_unreadable", f"unknown manifest entries: {str(sorted(unknown))[:200]}")
     config = entries.get("config")
     for entry in SIZES:
         size = config.get(entry) if isinstance(config, dict) else None
-        if isinstance(size, int) and size > MAX_SIZE:  # to name its tensors alone could take all memory
-            raise Refusal("scorer_unreadable", f"'{entry}' in the manifest is more than {MAX_SIZE}")
+        if isinstance(size, int) and size > MAX_SIZE:  # even listing its tensors could exhaust memory
+            raise Refusal("scorer_unreadable", f"'{entry}' in the manifest is larger than {MAX_SIZE}")
     text = json.dumps(entries | {"name": name, "version": version}, indent=2)
     (out / MANIFEST_FILE).write_text(text + "\n")
     shutil.copyfile(folder / TENSORS_FILE, out / TENSORS_FILE)
@@ -96,11 +97,11 @@ def _adopt(folder: Path, out: Path, name: str, version: str) -> None:
         ) from None
     if names != TENSORS:
         held = ", ".join(sorted(names))[:200] or "none"
-        raise Refusal("scorer_wrong_shape", f"the tensors should be {', '.join(sorted(TENSORS))}, not {held}")
+        raise Refusal("scorer_wrong_shape", f"the tensors must be {', '.join(sorted(TENSORS))}, not {held}")
 
 
 def golden_scores(scorer: Scorer) -> torch.Tensor:
-    """Scores [1, 2, N] of features that are the same everywhere.
+    """Scores [1, 2, N] of fixed features.
 
     Raises:
         Refusal: `scorer_not_finite`, `scorer_not_repeatable`.
@@ -109,14 +110,14 @@ def golden_scores(scorer: Scorer) -> torch.Tensor:
     features = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).sin().float().view(shape)
     first, second = (scorer.config.network.score(scorer.parameters, features) for _ in range(2))
     if not torch.isfinite(first).all():
-        raise Refusal("scorer_not_finite", "the scorer gives scores that are not finite to ordinary features")
+        raise Refusal("scorer_not_finite", "the scorer gives non-finite scores for ordinary features")
     if not torch.equal(first, second):
-        raise Refusal("scorer_not_repeatable", "the scorer gives the same features two different scores")
+        raise Refusal("scorer_not_repeatable", "the scorer gives different scores for the same features")
     return first
 
 
 def smoke_read(scorer: Path) -> None:
-    """Reads a short document with the bundled model.
+    """Read a short document with the bundled model.
 
     Raises:
         Refusal: `scorer_cannot_read`.
@@ -144,11 +145,11 @@ def smoke_read(scorer: Path) -> None:
     finally:
         document.unlink()
     if run.usage.kept_fraction >= 1 or not run.answers:
-        raise Refusal("scorer_cannot_read", "a short document was read and nothing of it was dropped")
+        raise Refusal("scorer_cannot_read", "a short document was read, but no token was evicted")
 
 
 def main() -> None:
-    """Verifies and writes the verdict. A defect or a lack of memory ends the process with another status."""
+    """Verify and write the verdict. A bug or a lack of memory ends the process with another exit status."""
     parser = argparse.ArgumentParser(prog="python -m namm_runtime.verify")
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

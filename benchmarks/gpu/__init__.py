@@ -1,1 +1,1 @@
-"""What is measured and checked on a GPU."""
+"""Checks and measurements on a GPU."""

@@ -1,4 +1,4 @@
-"""The bundled model's answers on a GPU beside its answers on the CPU: the whole way from text to text."""
+"""The bundled model's answers on a GPU compared with those on the CPU, end to end."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from namm_runtime.model.loading import load_model
 from namm_runtime.tasks.item import Item
 from namm_runtime.tasks.suite import documents
 
-LEAST_SHARE = 0.8  # of answers that are the same; sums in another order turn some near ties
+LEAST_SHARE = 0.8  # of equal answers; another order of summation changes some near ties
 FAMILIES = ("single", "multi", "kv", "tracking")
 QUESTIONS = 12  # of each document
 TOKENS, BUDGET, SEED = 8192, 512, 20
 
 
 def rows(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Documents of a few families by scorers and heuristics, in the model's own precision and in bf16."""
+    """Documents of a few families with a scorer and a heuristic, in the model's own precision and in bf16."""
     here = load_model("bundled")
     asked = {
         text: items[:QUESTIONS]
@@ -45,7 +45,7 @@ def rows(device: torch.device) -> Iterator[dict[str, Any]]:
 
 
 def _answers(engine: Engine, policy: str, asked: dict[str, list[Item]]) -> list[tuple[str, bool]]:
-    """Every answer in order, and whether it is right."""
+    """Every answer in order, and whether it is correct."""
     found = []
     for text, items in asked.items():
         run = _read(engine, policy, text, tuple(item.input for item in items))

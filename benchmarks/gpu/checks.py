@@ -1,7 +1,7 @@
-"""Attention and spectrogram in double precision, head by head, and how far a faster way is from them.
+"""A double-precision oracle for attention and spectrogram, head by head, and the errors of faster ones.
 
-Written to be obviously right: no tiles, no log-sum-exp, `torch.stft` instead of a product. The tests hold the
-CPU's and the interpreter's results to it, `benchmarks.gpu` those of a GPU.
+Written to be obviously correct: no tiles, no log-sum-exp merging, `torch.stft` instead of a product. The
+tests compare results of the CPU and of Triton's interpreter with it, `benchmarks.gpu` those of a GPU.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ GAMMA = 0.99
 
 @dataclass(frozen=True)
 class Case:
-    """Random queries and keys over ragged heads, with what double precision makes of them.
+    """Random queries and keys over ragged heads, with exact results in double precision.
 
     Attributes:
         source: query [B, Hq, n, D], key [B, Hkv, C, D] and the exact log-sum-exp in fp32.
@@ -50,7 +50,7 @@ def make_case(
     batch: int = 2,
     seed: int = 0,
 ) -> Case:
-    """Keys with a sink everyone looks at; heads that keep between a third and all of `start` slots."""
+    """Keys with an attention sink; heads that keep between a third and all of `start` slots."""
     generator = torch.Generator().manual_seed(seed)
     seen, capacity = start + pending, start + pending + 7
 
@@ -121,7 +121,7 @@ def fold_error(fold: Fold, case: Case, **options: Any) -> float:
 
 
 def layer_of(case: Case) -> BoundedLayer:
-    """A cache layer in the state that a case describes."""
+    """A cache layer with the state of a case."""
     given = case.source
     layer = BoundedLayer(given.start, given.key.shape[2] - given.start, {})
     layer.lazy_initialization(given.key, case.value)
@@ -143,7 +143,7 @@ def error_through_evictions(
 ) -> float:
     """The largest relative error over four updates of 48 queries, with random evictions in between.
 
-    What must hold: state moves with its tokens, heads become ragged, new keys start from nothing.
+    It covers that state moves with its tokens, that heads become ragged, and that new keys start from zero.
     """
     generator = torch.Generator().manual_seed(5)
     ours, exact = (BoundedLayer(64, 48, Spectrogram.state) for _ in range(2))
@@ -172,7 +172,7 @@ def error_through_evictions(
 def causal_error(
     causal: Callable[..., Tensor], device: torch.device | str = "cpu", tokens: int = 300, width: int = 32
 ) -> float:
-    """Relative error of a scorer's attention over newer tokens, where some look like an attention sink."""
+    """Relative error of a scorer's attention over newer tokens, some of which resemble attention sinks."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(2, 3, tokens, 3 * width, generator=generator)
     x[:, :, ::50, : 2 * width] *= 20
@@ -184,7 +184,7 @@ def causal_error(
 
 
 def relative(ours: Tensor, exact: Tensor, used: Tensor | None = None) -> float:
-    """Largest difference over the largest value, among used slots [B, H, N] where given. NaN stays NaN."""
+    """Largest difference relative to the largest value, over used slots [B, H, N] if given. Keeps NaN."""
     difference = (ours.double() - exact).abs()
     if used is not None:
         difference, exact = difference[used], exact[used]

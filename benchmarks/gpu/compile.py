@@ -1,7 +1,7 @@
-"""Compile the Triton kernels for GPUs that are not here: registers, spills and shared memory, as JSON rows.
+"""Cross-compile the Triton kernels without a GPU: registers, spills and shared memory, as JSON rows.
 
-`python -m benchmarks.gpu.compile` needs Triton (its wheel brings ptxas) and no GPU. It shows that the code
-compiles and fits, not that it computes anything: that is for `benchmarks.gpu` on a GPU.
+`python -m benchmarks.gpu.compile` needs Triton (its wheel includes ptxas) but no GPU. It shows that the
+kernels compile and fit, not that they are correct: `benchmarks.gpu` verifies that on a GPU.
 """
 
 import json
@@ -19,7 +19,7 @@ ALIGNED = {"query_batch", "query_head", "query_token", "key_batch", "key_head", 
 
 
 def compiled(capability: int, dtype: torch.dtype, width: int, group: int) -> dict[str, Any]:
-    """What ptxas says of the spectrogram kernel for one GPU generation (80: A100, 90: H100)."""
+    """Resource usage of the spectrogram kernel by ptxas for one GPU generation (80: A100, 90: H100)."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -1,7 +1,7 @@
-"""Time a Llama with random weights over a long text of random tokens, beside the least work it must do.
+"""Time a Llama with random weights on a long text of random tokens, compared with the minimum work.
 
-Random weights attend almost evenly and answer nothing: tokens a second and bytes are real, quality is not
-measured. Nothing is downloaded.
+Random weights attend almost uniformly: tokens per second and bytes are realistic, quality is not measured.
+Nothing is downloaded.
 """
 
 import time
@@ -63,7 +63,7 @@ class Setting:
 
 
 def random_llama(shape: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """A Llama of a known shape with random weights, made on the device."""
+    """A Llama of a known shape with random weights, created on the device."""
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
     with torch.device(device):
@@ -79,7 +79,7 @@ def random_scorer() -> Scorer:
 
 
 def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[str, Any]:
-    """Read up to `tokens` random tokens, or until time is up. The first filling of the cache is warm-up."""
+    """Read up to `tokens` random tokens, or until time is up. Filling the cache at first is warm-up."""
     bundled = policies.scorer_of(setting.policy)
     scorer = checkpoint.load(checkpoint.resolve(bundled).path) if bundled else None
     policy = policies.make(setting.policy, setting.budget, scorer)
@@ -98,7 +98,7 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
             _synchronise(model.device)
             begun = time.perf_counter()
             warm_seconds = begun - started
-        if read_tokens % (32 * CHUNK) == 0:  # without waiting, queued work would let the clock run ahead
+        if read_tokens % (32 * CHUNK) == 0:  # without synchronising, queued work would distort the clock
             _synchronise(model.device)
             series.append([read_tokens, round(time.perf_counter() - started, 3)])
             if time.perf_counter() - started > setting.seconds:
@@ -107,7 +107,7 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
     seconds = time.perf_counter() - begun
     answer_milliseconds = _answer(memory)
     rate = (read_tokens - warm) / seconds
-    # A cache that grows has no cost a token that would hold for the next one.
+    # In a growing cache the cost per token is not constant.
     work = flops_a_token(model, setting, policy) if policy.evicts else {}
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in _device_name(model.device)), None)
     floor = peak / sum(work.values()) if peak and work else None
@@ -137,7 +137,7 @@ def read(model: LoadedModel, setting: Setting, backend: Backend | None) -> dict[
 
 
 def _answer(memory: Memory, tokens: int = 16) -> float:
-    """Milliseconds a token, where tokens come one by one."""
+    """Milliseconds per token when tokens are fed one by one."""
     one = torch.zeros(1, 1, dtype=torch.int64, device=memory.model.device)
     memory.feed(one)
     _synchronise(one.device)
@@ -149,9 +149,10 @@ def _answer(memory: Memory, tokens: int = 16) -> float:
 
 
 def flops_a_token(model: LoadedModel, setting: Setting, policy: Policy) -> dict[str, float]:
-    """Multiplications and additions, counted as two, that a token costs once the cache is full.
+    """FLOPs per token (a multiply-add counts as two) once the cache is full.
 
-    Derived from shapes, not measured: kept slots plus half an interval of pending ones are what a query sees.
+    Derived from shapes, not measured: a query sees the kept slots plus, on average, half an interval of
+    pending tokens.
     """
     config = model.config
     layers = model.model.get_decoder().layers
@@ -175,7 +176,7 @@ def flops_a_token(model: LoadedModel, setting: Setting, policy: Policy) -> dict[
 
 
 def time_kernels(model: LoadedModel, setting: Setting, repeats: int = 20) -> list[dict[str, Any]]:
-    """One layer's attention and second pass over a full cache: milliseconds, and the rate of its products."""
+    """Milliseconds and FLOP rate of one layer's attention and second pass over a full cache."""
     device, dtype = model.device, model.model.dtype
     backend = probe(device, dtype, model.head_width, model.head_group)
     memory = Memory(model, policies.make("streaming", setting.budget), setting.budget, setting.interval)

@@ -1,12 +1,12 @@
-"""Everything to do with a GPU lent for half an hour: check the CUDA path, then time it. Writes gpu.json.
+"""All checks and measurements for half an hour on a GPU: verify the CUDA path, then time it. Writes gpu.json.
 
     benchmarks/gpu.sh                                           # an H100: checks, then 1,000,000 tokens
-    benchmarks/gpu.sh --policies namm,streaming --minutes 4,1   # not longer than that for each policy
+    benchmarks/gpu.sh --policies namm,streaming --minutes 4,1   # with a time limit for each policy
     python -m benchmarks.gpu --device cpu                       # the same steps on a tiny shape
 
-Needs torch and transformers, no network and no installation. The file is written anew after every step, so
-that an interrupted run leaves what it had; `--steps` takes one step at a time. Exit status 1: a check
-failed; the timings are still there.
+Needs torch and transformers, no network and no installation. The file is rewritten after every step, so that
+an interrupted run keeps its results; `--steps` selects steps. Exit status 1: a check failed; the timings are
+still written.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from namm_runtime.attention.backends import probe
 from namm_runtime.attention.columns import fold_tiles
 from namm_runtime.attention.flash import plain
 
-# Relative errors. Half precision is compared with a double-precision oracle over the same rounded inputs.
+# Relative errors. Half precision is compared with a double-precision oracle on the same rounded inputs.
 FOLD_LIMITS = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 1e-3, "torch": 1e-5}
 OUTPUT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 LSE_LIMIT = 1e-3
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(device: torch.device, keep: Callable[[Row], None]) -> None:
-    """Every attention kernel and every second pass that runs here, against double precision."""
+    """Every attention kernel and second pass that runs here, compared with double precision."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     shapes = ((32, 8), (64, 4), (128, 1), (128, 2), (128, 4), (128, 8))
     for dtype in dtypes if device.type == "cuda" else dtypes[:2]:
@@ -84,14 +84,14 @@ def check(device: torch.device, keep: Callable[[Row], None]) -> None:
 
 
 def scorer_row(device: torch.device) -> Row:
-    """A scorer's own attention: as chosen here, against double precision."""
+    """The selected kernel for the scorer's attention, compared with double precision."""
     kernel, rejected = backends.causal(device)
     error = checks.causal_error(kernel, device, tokens=2000)
     return {"check": "scorer", "error": error, "rejected": rejected, "ok": error <= CAUSAL_LIMIT}
 
 
 def rows_together(device: torch.device) -> Row:
-    """How often a keep decision depends on the rows beside it, in the precision that is served."""
+    """How often a keep decision depends on the other rows of a batch, in serving precision."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = reading.random_llama("tiny", device, dtype)
     ids = torch.randint(0, model.vocab_size, (8, 4096), generator=torch.Generator().manual_seed(2)).to(device)
@@ -99,7 +99,7 @@ def rows_together(device: torch.device) -> Row:
 
 
 def attention_rows(case: checks.Case, dtype: torch.dtype) -> list[Row]:
-    """Two calls and their merge on ragged heads, by each kernel that is offered."""
+    """Two merged calls on ragged heads, for each available kernel."""
     device, width, group = case.value.device, case.value.shape[-1], case.source.group
     rows: list[Row] = []
     makes = [
@@ -109,7 +109,7 @@ def attention_rows(case: checks.Case, dtype: torch.dtype) -> list[Row]:
         try:
             name, kernel = make()
             output, lse = checks.attention_errors(kernel, case)
-        except Exception as error:  # what is not offered is a row, not the end
+        except Exception as error:  # an unavailable kernel becomes a row
             rows.append({"check": "attention", "unavailable": _short(error)})
             continue
         ok = output <= OUTPUT_LIMITS[dtype] and lse <= LSE_LIMIT
@@ -118,7 +118,7 @@ def attention_rows(case: checks.Case, dtype: torch.dtype) -> list[Row]:
 
 
 def fold_rows(case: checks.Case, device: torch.device, dtype: torch.dtype) -> list[Row]:
-    """The second pass in torch and in Triton, once over a large case and through evictions."""
+    """The second pass in torch and in Triton, on one large case and across evictions."""
     width = case.value.shape[-1]
     folds: list[tuple[str, Any, Row]] = [("torch", fold_tiles, {})]
     if device.type == "cuda":
@@ -146,12 +146,10 @@ def fold_rows(case: checks.Case, device: torch.device, dtype: torch.dtype) -> li
 
 
 def time_it(options: argparse.Namespace, device: torch.device, keep: Callable[[str, Row], None]) -> None:
-    """Kernels over a full cache, then a long text by every policy asked for."""
+    """Time the kernels over a full cache, then read a long text with every requested policy."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = reading.random_llama(options.shape, device, dtype)
-    backend = probe(
-        device, dtype, model.head_width, model.head_group
-    )  # on a CPU too, for the sake of the test
+    backend = probe(device, dtype, model.head_width, model.head_group)  # on a CPU too, for the test
     minutes = [float(number) for number in options.minutes.split(",")]
 
     def setting(policy: str, limit: float = 0.0) -> Setting:
@@ -171,7 +169,7 @@ def _short(error: Exception) -> str:
 
 
 def machine(device: torch.device) -> Row:
-    """What ran where, versions included."""
+    """The device and the versions of libraries."""
     found: Row = {"date": datetime.now(UTC).date().isoformat(), "python": platform.python_version()}
     for package in ("torch", "transformers", "triton", "flash-attn"):
         try:
@@ -200,10 +198,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", default=STEPS, help="which of these (default: all)")
     parser.add_argument("--shape", choices=sorted(reading.SHAPES), help="default: 8b, on a CPU tiny")
     parser.add_argument("--tokens", type=int, help="default: 1,000,000, on a CPU 4,096")
-    parser.add_argument("--minutes", default="5", help="of reading, for each policy or for all (default: 5)")
-    parser.add_argument("--budget", type=int, help="slots a head; default: 8,192, on a CPU 512")
+    parser.add_argument(
+        "--minutes",
+        default="5",
+        help="limit per policy, one or several (default: 5)",
+    )
+    parser.add_argument("--budget", type=int, help="slots per head; default: 8,192, on a CPU 512")
     parser.add_argument("--interval", type=int, default=512, help="tokens between evictions (default: 512)")
-    parser.add_argument("--policies", default="namm", help="separated by commas (default: namm)")
+    parser.add_argument("--policies", default="namm", help="comma-separated (default: namm)")
     options = parser.parse_args(arguments)
     small = options.device == "cpu"
     options.shape = options.shape or ("tiny" if small else "8b")

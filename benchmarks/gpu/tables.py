@@ -1,4 +1,4 @@
-"""What a lent GPU measured, as Markdown; what company changes, too."""
+"""The results of GPU checks and measurements, and of batch invariance, as Markdown."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from benchmarks.labels import LABELS, MIB, Row, made, table
 
 
 def gpu(result: dict[str, Any]) -> str:
-    """Checks in one sentence, readings in a table; a check that failed is named."""
+    """The checks in a sentence that names failed ones, and the readings in a table."""
     checks = [row for row in result["checks"] if "ok" in row]
     failed = [row for row in checks if not row["ok"]]
     said = f"{len(checks) - len(failed)} of {len(checks)} checks against double precision or the CPU passed."
@@ -52,7 +52,7 @@ def gpu(result: dict[str, Any]) -> str:
 
 
 def _last(series: list[list[float]]) -> str:
-    """Tokens a second between the last two points (tokens, seconds) of a reading."""
+    """Tokens per second between the last two points (tokens, seconds) of a reading."""
     if len(series) < 2:
         return "–"
     (before, since), (tokens, until) = series[-2:]

@@ -1,6 +1,6 @@
-"""Which attention kernel and which second pass a device offers, found out by trying them.
+"""Select the attention kernel and the second pass for a device by trying them.
 
-Every choice checks itself against plain torch before it is used.
+Every candidate is verified against plain torch before it is used.
 """
 
 import math
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Backend:
-    """What attention and the scorer's second pass run on.
+    """The kernels for attention and for the scorer's second pass.
 
     Attributes:
-        name: both, with versions, for results to say which ran.
-        rejected: why each better choice was passed over.
+        name: names and versions of both, for results.
+        rejected: why each preferred candidate was rejected.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Backend:
     rejected: tuple[str, ...] = ()
 
 
-# How libraries lay out the log-sum-exp of R rows of T queries and G heads; arguments are lse, R, T and G.
+# The layouts in which libraries return the log-sum-exp of R rows of T queries and G heads (lse, R, T, G).
 LSE_LAYOUTS: tuple[Callable[[Tensor, int, int, int], Tensor], ...] = (
     lambda lse, rows, tokens, group: lse.reshape(rows, group, tokens),
     lambda lse, rows, tokens, group: lse.reshape(group, rows, tokens).transpose(0, 1),
@@ -61,11 +61,11 @@ def select_backend(device: torch.device, dtype: torch.dtype, width: int, group: 
 
 @lru_cache
 def probe(device: torch.device, dtype: torch.dtype, width: int, group: int) -> Backend:
-    """Try kernels and second passes on `device`, best first; take the first of each that answers correctly.
+    """Try kernels and second passes on `device`, best first; use the first of each that is correct.
 
     Args:
-        width: floats of one head.
-        group: query heads that share a KV head.
+        width: head dimension.
+        group: query heads per KV head.
     """
     rejected: list[str] = []
     kernel_name, kernel = _first(
@@ -88,7 +88,7 @@ def _first(
             return candidate()
         except Unavailable as error:
             rejected.append(str(error))
-        except Exception as error:  # a compiler's, a driver's, a signature's: none of them may stop a reading
+        except Exception as error:  # compilers, drivers and changed signatures raise anything; fall back
             first_line = next(iter(str(error).splitlines()), "")
             rejected.append(f"{type(error).__name__}: {first_line[:200]}")
     return fallback
@@ -97,23 +97,23 @@ def _first(
 def verified_kernel(
     make: Callable[[], tuple[str, Kernel]], device: torch.device, dtype: torch.dtype, width: int, group: int
 ) -> tuple[str, Kernel]:
-    """The kernel with its log-sum-exp in our layout and base, as a small example shows them.
+    """The kernel, converting its log-sum-exp to our layout and base, which small examples determine.
 
-    Libraries differ: FlashInfer counts in powers of two, and torch documents [T, H] and returns [H, T].
+    Libraries differ: FlashInfer uses base 2, and torch documents [T, H] but returns [H, T].
 
     Raises:
-        Unavailable: outputs are wrong, or no known convention explains the log-sum-exp.
+        Unavailable: outputs are wrong, or the log-sum-exp follows no known convention.
     """
     name, raw = make()
     readings = [(layout, base) for layout in LSE_LAYOUTS for base in (1.0, math.log(2))]
-    # One query may take another kernel, and over many slots one that splits them.
+    # A single query may run another kernel, and over many slots one that splits the keys.
     for tokens, slots, square in ((3, 6, False), (3, 6, True), (1, 6, False), (1, 6, True), (1, 4096, False)):
         query, keys, values, lengths = _rows(device, dtype, width, group, tokens, slots)
         output, lse = raw(query, keys, values, lengths, square, width**-0.5)
         exact, total = plain(query.double(), keys.double(), values.double(), lengths, square, width**-0.5)
         tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
         if not torch.allclose(output.double(), exact, atol=tolerance):
-            raise Unavailable(f"{name} computes another attention ({tokens} queries, causal: {square})")
+            raise Unavailable(f"{name} gives wrong attention outputs ({tokens} queries, causal: {square})")
         readings = [
             (layout, base)
             for layout, base in readings
@@ -135,7 +135,7 @@ def verified_kernel(
 
 @lru_cache
 def causal(device: torch.device) -> tuple[Causal, tuple[str, ...]]:
-    """Causal attention of query, key and value [B, H, N, D] fp32 for scorers, and why not a better one."""
+    """Causal attention of query, key, value [B, H, N, D] fp32 for scorers, and why others were rejected."""
     in_torch: tuple[str, Causal] = ("torch", partial(functional.scaled_dot_product_attention, is_causal=True))
     rejected: list[str] = []
     chosen = _first([partial(_triton_causal, device)] if device.type == "cuda" else [], in_torch, rejected)
@@ -149,18 +149,18 @@ def _triton_causal(device: torch.device) -> tuple[str, Causal]:
     kernel = module.causal
     for width in module.WIDTHS:
         example = torch.randn(2, 2, 150, 3 * width, generator=torch.Generator().manual_seed(0)).to(device)
-        example[:, :, ::50] *= 5  # attention sinks, whose scores show a product that is less than exact
+        example[:, :, ::50] *= 5  # attention sinks, whose large scores reveal inexact products
         query, key, value = example.chunk(3, dim=-1)
         exact = functional.scaled_dot_product_attention(
             query.double(), key.double(), value.double(), is_causal=True
         )
         if not torch.allclose(kernel(query, key, value).double(), exact, atol=1e-3):
-            raise Unavailable("the Triton kernel computes another causal attention")
+            raise Unavailable("the Triton kernel gives wrong causal attention")
 
     def on_its_device(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if query.requires_grad or query.dtype != torch.float32 or query.shape[-1] not in module.WIDTHS:
             return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        with torch.cuda.device(query.device):  # Triton launches on the current one, whatever its tensors say
+        with torch.cuda.device(query.device):  # Triton launches on the current device, not the tensors'
             return cast(Tensor, kernel(query, key, value))
 
     return "Triton", on_its_device
@@ -169,7 +169,7 @@ def _triton_causal(device: torch.device) -> tuple[str, Causal]:
 def _rows(
     device: torch.device, dtype: torch.dtype, width: int, group: int, tokens: int, slots: int
 ) -> tuple[Tensor, ...]:
-    """Queries, keys, values and lengths of two ragged rows, cut out of a larger buffer."""
+    """Queries, keys, values and lengths of two ragged rows, as views of a larger buffer."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, tokens, group, width, generator=generator).to(device, dtype)
     buffers = torch.randn(2, 2, slots + 3, width, generator=generator).to(device, dtype)
@@ -178,7 +178,7 @@ def _rows(
 
 
 def _triton(device: torch.device, dtype: torch.dtype, width: int, group: int) -> tuple[str, Fold]:
-    """The Triton kernel of the second pass, if it compiles here and agrees with torch."""
+    """The Triton kernel of the second pass, if it compiles here and matches torch."""
     if util.find_spec("triton") is None:
         raise Unavailable("Triton is not installed")
     if device.type != "cuda":
@@ -193,19 +193,19 @@ def _triton(device: torch.device, dtype: torch.dtype, width: int, group: int) ->
         fold(Spectrogram(), example, ema, carry)
         folded.append(ema)
     if not torch.allclose(folded[0], folded[1], rtol=1e-2, atol=1e-4):
-        raise Unavailable(f"{name} computes another spectrogram")
+        raise Unavailable(f"{name} gives a wrong spectrogram")
 
     def fold_on_its_device(
         spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor
     ) -> None:
-        with torch.cuda.device(ema.device):  # Triton launches on the current one, whatever its tensors say
+        with torch.cuda.device(ema.device):  # Triton launches on the current device, not the tensors'
             fused.fold(spectrogram, source, ema, carry)
 
     return name, fold_on_its_device
 
 
 def _example(device: torch.device, dtype: torch.dtype, width: int, group: int) -> ColumnSource:
-    """32 queries over two ragged heads: enough to touch every branch of a second pass."""
+    """32 queries over two ragged heads: enough to exercise every branch of a second pass."""
     generator = torch.Generator().manual_seed(0)
     start, seen = 40, 80
     query = torch.randn(1, 2 * group, 32, width, generator=generator).to(device, dtype)

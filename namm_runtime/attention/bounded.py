@@ -1,14 +1,15 @@
-"""Attention over a bounded cache, and the attention columns that policies watch.
+"""Attention over a bounded cache, and the attention columns that policies observe.
 
 Registered with transformers as `bounded`. No mask function is registered under that name, so transformers
-builds no mask of queries × cache; the only mask here is the square over the tokens of the running block.
+builds no queries × cache mask; the only mask here is the causal square over the tokens of the current block.
 
-This module is the CPU's way, one pass; on a GPU the same call goes through `namm_runtime.attention.two_pass`.
+This module implements the one-pass path for CPUs; on a GPU the same call uses
+`namm_runtime.attention.two_pass`.
 
-Scratch: a block of queries meets all keys at once, and is as long as `TILE_BYTES` allows (a multiple of 16,
-at least 16). Documents that share a tensor make blocks shorter, and where the tile has no room for all of
-them they go one part after the other. So it depends on the budget, never on the document's length, the
-layers or the number of documents.
+Scratch: a block of queries attends to all keys at once and is as long as `TILE_BYTES` allows (a multiple of
+16, at least 16). Documents batched in one tensor make the blocks shorter, and are processed in several parts
+if the tile has no room for all of them. So scratch depends on the budget, but not on the document's length,
+the number of layers or the number of documents.
 """
 
 import time
@@ -24,7 +25,7 @@ from namm_runtime.attention.two_pass import two_pass_attention
 from namm_runtime.attention.workspace import take
 from namm_runtime.cache import BoundedLayer
 
-TILE_BYTES = 8 << 20  # scores of one block; smaller ones repeat work per block, larger ones leave the cache
+TILE_BYTES = 8 << 20  # scores of one block; smaller ones add overhead, larger ones fall out of the CPU cache
 
 
 def bounded_attention(
@@ -37,9 +38,10 @@ def bounded_attention(
     context: Context,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend query [B, Hq, T, D] over the layer's slots → [B, T, Hq, D], and let the policy watch.
+    """Attend query [B, Hq, T, D] over the layer's slots → [B, T, Hq, D], and show the policy the columns.
 
-    `key` and `value` [B, Hkv, N, D] are the cache's own slots, unrotated, the newest T of them just appended.
+    `key` and `value` [B, Hkv, N, D] are views of the cache's slots, unrotated; the newest T were just
+    appended.
     """
     layer = context.cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]
     if context.backend is not None:
@@ -67,7 +69,7 @@ def _one_pass(
     scaling: float,
     output: Tensor,
 ) -> None:
-    """Fill output [B, Hq, T, D] with the attention of some documents; the policy sees it now or later."""
+    """Fill output [B, Hq, T, D] for some documents; the policy observes the columns now or later."""
     query, key = _rotate(query, key, layer, context)
     tokens = query.shape[2]
     aligned = tokens % HOP == 0 and layer.queries is None
@@ -79,17 +81,17 @@ def _one_pass(
 
 
 def _rotate(query: Tensor, key: Tensor, layer: BoundedLayer, context: Context) -> tuple[Tensor, Tensor]:
-    """Rotate by slot or by place in the text. Slots of one KV head stand for its group of query heads.
+    """Rotate by slot or by position in the text. The query heads of a group use their KV head's slots.
 
     Args:
         query: [B, Hq, T, D] of the newest T tokens.
-        key: [B, Hkv, N, D] of the first N slots, the newest token's among them.
+        key: [B, Hkv, N, D] of the first N slots, up to and including the newest token's.
     """
     used, slots = layer.used, key.shape[2]
     first = used - query.shape[2]
     if not context.by_slot:
         where = layer.positions[:, :, :slots]
-        newest = where[:, :1, first:used]  # pending tokens have the same place in every head
+        newest = where[:, :1, first:used]  # pending tokens have the same position in every head
         return context.rotation.rotate(query, newest), context.rotation.rotate(key, where)
     if not layer.ragged:
         rotate = context.rotation.rotate_range
@@ -125,7 +127,7 @@ def _attend(
     unused = layer.unused()[:, :, None, None, :] if layer.ragged else None
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     block = block_length(batch * q_heads * slots * 4, tokens)
-    half = query.dtype != torch.float32  # the softmax is fp32 all the same, and in place where it can be
+    half = query.dtype != torch.float32  # the softmax is computed in fp32 anyway, in place if possible
     for begin in range(0, tokens, block):
         end = min(begin + block, tokens)
         length, visible = end - begin, slots - tokens + end  # later keys are invisible to the whole block
@@ -147,7 +149,7 @@ def _attend(
         if watched_from < end:
             begun = time.perf_counter()
             seen = weights[:, :, :, max(0, watched_from - begin) :]
-            # In the order of the queries, which the spectrogram reads without a copy.
+            # Queries outermost, which the spectrogram reads without a copy.
             columns = take("columns", (seen.shape[3], batch, kv_heads, visible), weights)
             scratch += columns.nbytes
             columns = columns.permute(1, 2, 0, 3)
@@ -160,9 +162,9 @@ def _attend(
 def _watch_later(
     query: Tensor, key: Tensor, value: Tensor, layer: BoundedLayer, context: Context, scaling: float
 ) -> None:
-    """Hold queries back until 16 have come, then rebuild their columns from queries and keys.
+    """Buffer queries until there are 16, then recompute their columns from queries and keys.
 
-    Between two evictions no slot moves, so a held query meets exactly the keys it met when it came.
+    No slot moves between two evictions, so a buffered query sees exactly the keys it saw at first.
     """
     held = query if layer.queries is None else torch.cat((layer.queries, query), dim=2)
     ready = held.shape[2] // HOP * HOP
@@ -178,7 +180,7 @@ def _watch_later(
 def _mean_of_group(weights: Tensor, out: Tensor) -> None:
     """Mean of weights [B, Hkv, G, T, N] over G into out [B, Hkv, T, N].
 
-    By whole additions, which read memory in order: twice as fast as torch.mean over so short an axis.
+    Adds whole tensors, which reads memory in order: twice as fast as torch.mean over such a short axis.
     """
     group = weights.shape[2]
     if group == 1:
@@ -191,5 +193,5 @@ def _mean_of_group(weights: Tensor, out: Tensor) -> None:
 
 
 def block_length(bytes_a_query: int, tokens: int) -> int:
-    """Queries in one block: as many multiples of 16 as the tile holds, at least 16, at most all."""
+    """Queries per block: the largest multiple of 16 that fits into the tile, at least 16, at most all."""
     return min(tokens, max(HOP, TILE_BYTES // bytes_a_query // HOP * HOP))

@@ -1,8 +1,9 @@
-"""Attention columns without an attention matrix: rebuilt from queries, keys and the log-sum-exp.
+"""Attention columns without an attention matrix, recomputed from queries, keys and the log-sum-exp.
 
-A flash kernel returns outputs and the log-sum-exp of every row. The attention a query pays to a key is then
-exp(q·k·scale − lse), so that what policies watch can be computed key by key (arXiv 2205.14135, section 3.1).
-Slots are laid out as in `namm_runtime.cache`: kept ones, unused ones, and the pending tokens from `start` on.
+A flash kernel returns outputs and the log-sum-exp of every row. The attention weight of a query on a key is
+exp(q·k·scale − lse), so the columns that policies observe can be computed key by key (arXiv 2205.14135,
+section 3.1). Slots are laid out as in `namm_runtime.cache`: kept tokens, unused slots, and the pending tokens
+from `start` on.
 """
 
 from collections.abc import Iterator
@@ -14,17 +15,17 @@ from torch import Tensor
 
 from namm_runtime.attention.spectrogram import HOP, Spectrogram
 
-SCRATCH_BYTES = 64 << 20  # scores that the plain torch paths hold at once; no budget or document changes it
+SCRATCH_BYTES = 64 << 20  # scores that the torch fallbacks hold at once, whatever the budget or document
 
 
 @dataclass(frozen=True)
 class ColumnSource:
-    """n consecutive queries that have met every key they can see.
+    """What the attention columns of n consecutive queries are recomputed from.
 
     Attributes:
-        query: [B, Hq, n, D] rotated; the last of them belongs to the token in slot `seen - 1`.
-        key: [B, Hkv, C, D] rotated, contiguous. Slots from `seen` on may hold anything finite.
-        lse: [B, Hq, n] fp32, natural logarithm, of the scaled scores over all visible keys.
+        query: [B, Hq, n, D] rotated; the last one belongs to the token in slot `seen - 1`.
+        key: [B, Hkv, C, D] rotated, contiguous. Slots from `seen` on may hold any finite values.
+        lse: [B, Hq, n] fp32, natural log-sum-exp of the scaled scores over all visible keys.
         lengths: [B, Hkv] slots in use below `start`.
     """
 
@@ -48,7 +49,7 @@ class ColumnSource:
     def columns(self, begin: int, end: int) -> Tensor:
         """Attention to slots begin … end, averaged over each group of heads → [B, Hkv, n, end - begin]."""
         batch, heads, _, width = self.key.shape
-        dtype = torch.promote_types(self.query.dtype, torch.float32)  # half precision would round the scores
+        dtype = torch.promote_types(self.query.dtype, torch.float32)  # half precision would round scores
         query = self.query.to(dtype).reshape(batch, heads, -1, width) * self.scaling
         scores = query @ self.key[:, :, begin:end].to(dtype).transpose(-1, -2)
         scores = scores.view(batch, heads, self.group, self.queries, end - begin)
@@ -64,9 +65,9 @@ class ColumnSource:
         return weights.mean(dim=2)
 
     def blocks(self) -> Iterator[Tensor]:
-        """Columns of 16 or more queries at a time over all slots these can see, oldest queries first.
+        """Columns of blocks of 16 or more queries over all visible slots, oldest queries first.
 
-        Scratch: two blocks of scores, within SCRATCH_BYTES unless 16 queries already exceed it.
+        Scratch: two blocks of scores, within SCRATCH_BYTES unless 16 queries alone exceed it.
         """
         a_query = self.query.shape[0] * self.query.shape[1] * self.seen * 4
         size = max(HOP, SCRATCH_BYTES // a_query // HOP * HOP)
@@ -82,7 +83,7 @@ class ColumnSource:
 
 
 class Fold(Protocol):
-    """Takes n queries (a multiple of 16) into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16]."""
+    """Folds n queries (a multiple of 16) into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16], in place."""
 
     def __call__(
         self, spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor
@@ -92,10 +93,10 @@ class Fold(Protocol):
 def fold_tiles(
     spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor, tile: int | None = None
 ) -> None:
-    """The second pass in plain torch, a tile of slots at a time. In place; the same numbers as one fold.
+    """The second pass in torch, one tile of slots at a time, in place. Equal to a single fold over all slots.
 
     Args:
-        tile: slots at once; by default as many as SCRATCH_BYTES holds, at least 16.
+        tile: slots per tile; by default as many as fit into SCRATCH_BYTES, at least 16.
     """
     a_slot = source.query.shape[0] * source.query.shape[1] * source.queries * 4
     size = tile or max(16, SCRATCH_BYTES // a_slot)

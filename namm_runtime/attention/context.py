@@ -1,4 +1,4 @@
-"""What the attention function is told beside the tensors: one object a forward pass."""
+"""What the attention function needs besides the tensors: one context object per forward pass."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +11,7 @@ from namm_runtime.cache import BoundedCache, BoundedLayer
 
 
 class Observer(Protocol):
-    """What attention needs of a policy."""
+    """The part of a policy that attention uses."""
 
     @property
     def observes(self) -> bool: ...
@@ -21,22 +21,22 @@ class Observer(Protocol):
 
 @dataclass
 class Context:
-    """What one forward pass carries to every layer's attention."""
+    """What one forward pass passes to every layer's attention."""
 
     cache: BoundedCache
     policy: Observer
     rotation: Rotation
-    by_slot: bool  # rotate by slot (cache-relative) instead of by place in the text
-    backend: Backend | None = None  # of two passes; None is the one pass below
-    watch_last: int | None = None  # policies see only so many queries before each eviction; None: all of them
-    scratch_bytes: int = 0  # of the largest temporaries so far
-    watch_seconds: float = 0.0  # spent by the policy on columns
+    by_slot: bool  # rotate by slot (cache-relative) instead of by position in the text
+    backend: Backend | None = None  # of the two-pass path; None selects the one-pass path
+    watch_last: int | None = None  # queries before each eviction that the policy observes; None: all
+    scratch_bytes: int = 0  # size of the largest temporaries so far
+    watch_seconds: float = 0.0  # time the policy spent on columns
 
     def first_observed(self, layer: BoundedLayer, tokens: int, before: int = 0) -> int:
-        """Which of a layer's newest `tokens` queries is the first that its policy sees, at most `tokens`.
+        """Index of the first of a layer's `tokens` queries that its policy observes; `tokens` if none.
 
         Args:
-            before: tokens that came after those.
+            before: number of newer tokens that follow these queries.
         """
         if self.watch_last is None:
             return 0
@@ -45,5 +45,5 @@ class Context:
 
     @property
     def backend_name(self) -> str:
-        """Which attention runs, for results to say."""
+        """Name of the attention implementation, for results."""
         return self.backend.name if self.backend else "one pass (torch)"

@@ -1,10 +1,10 @@
-"""One call of attention over rows that share nothing, by several libraries and by plain torch.
+"""Attention over independent rows of different lengths, by several libraries and by plain torch.
 
-A kernel answers queries over the first `lengths` slots of every row, with or without the causal square:
-output and log-sum-exp. Heads of unequal length are rows of their own, so no kernel needs a mask.
+A kernel attends over the first `lengths` slots of every row, causal or not, and returns output and
+log-sum-exp. Heads of unequal length become separate rows, so no kernel needs a mask.
 
-Of the libraries' an H200 has run `flash_operator`; all three are tested with stand-ins of the same signature
-(docs/decisions/006).
+Of the library kernels, `flash_operator` has run on an H200; all three are tested with stand-ins of the same
+signature (docs/decisions/006).
 """
 
 import inspect
@@ -18,7 +18,7 @@ from namm_runtime.attention.columns import SCRATCH_BYTES
 
 
 class Kernel(Protocol):
-    """Softmax attention of rows that share nothing.
+    """Softmax attention over independent rows.
 
     Args: query [R, T, G, D]; keys, values [R, S, D], views with any row stride, the same for both;
         lengths [R] int32, slots in use; causal: query i sees slots up to lengths − T + i.
@@ -32,13 +32,13 @@ class Kernel(Protocol):
 
 
 class Unavailable(Exception):
-    """This choice does not exist here; the text says why."""
+    """This kernel cannot be used here; the message says why."""
 
 
 def plain(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """The `Kernel` call in torch operations, in fp32 or better, on any device. Scratch: two SCRATCH_BYTES."""
+    """A `Kernel` in torch operations, in fp32 or better, on any device. Scratch: twice SCRATCH_BYTES."""
     rows, tokens, group, width = query.shape
     slots = keys.shape[1]
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -62,12 +62,12 @@ def plain(
 
 
 def flash_attn() -> tuple[str, Kernel]:
-    """The flash-attn package (2.6 or newer), by its cache call, which takes a length for every row."""
+    """The flash-attn package (2.6 or newer): its KV cache call, which takes a length per row."""
     if util.find_spec("flash_attn") is None:
         raise Unavailable("flash-attn is not installed")
     call = getattr(import_module("flash_attn"), "flash_attn_with_kvcache", None)
     if call is None or "return_softmax_lse" not in inspect.signature(call).parameters:
-        raise Unavailable("flash-attn is too old to return the log-sum-exp of a cache call")
+        raise Unavailable("flash-attn is too old: its KV cache call does not return the log-sum-exp")
 
     def kernel(
         query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, causal: bool, scaling: float
@@ -79,7 +79,7 @@ def flash_attn() -> tuple[str, Kernel]:
             cache_seqlens=lengths,
             softmax_scale=scaling,
             causal=causal,
-            num_splits=1,  # sums in one order, whatever else is in the batch
+            num_splits=1,  # a fixed order of summation, whatever else is in the batch
             return_softmax_lse=True,
         )
         return output, lse
@@ -88,7 +88,7 @@ def flash_attn() -> tuple[str, Kernel]:
 
 
 def varlen() -> tuple[str, Kernel]:
-    """torch's own variable-length attention, whose arguments grew from 2.10 to 2.13: the signature tells."""
+    """torch's variable-length attention, by its signature: the arguments changed from 2.10 to 2.13."""
     if util.find_spec("torch.nn.attention.varlen") is None:
         raise Unavailable(f"torch {torch.__version__} has no varlen_attn")
     module = import_module("torch.nn.attention.varlen")
@@ -115,10 +115,10 @@ def varlen() -> tuple[str, Kernel]:
 
 
 def flash_operator() -> tuple[str, Kernel]:
-    """The operator behind `varlen_attn`, which takes lengths where that does not yet (torch 2.11).
+    """The operator behind `varlen_attn`, which takes lengths even where that does not yet (torch 2.11).
 
-    How many parts it splits one query's slots into is its own choice there, so sums while answering may
-    depend on the rows beside.
+    It chooses itself how many parts it splits a query's keys into, so while decoding, the order of summation
+    may depend on the other rows of the batch.
     """
     if not torch.backends.cuda.is_flash_attention_available():
         raise Unavailable(f"torch {torch.__version__} was built without flash attention")
@@ -145,7 +145,7 @@ def flash_operator() -> tuple[str, Kernel]:
 def _as_sequences(
     query: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int]:
-    """How torch's variable-length calls begin: rows behind each other, where each begins, the longest."""
+    """First arguments of torch's variable-length calls: packed rows, their offsets, the maximum lengths."""
     rows, tokens, _, _ = query.shape
     begins = torch.arange(rows + 1, dtype=torch.int32, device=query.device) * tokens
     slots = keys.shape[1]
@@ -154,12 +154,12 @@ def _as_sequences(
 
 
 def _as_one_sequence(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows [R, S, D] of a larger buffer as one sequence [·, 1, D] and where each row begins in it [R + 1]."""
+    """View rows [R, S, D] of a larger buffer as one sequence [·, 1, D], with each row's offset [R + 1]."""
     rows, slots, width = keys.shape
     stride = keys.stride(0) // width
     if keys.stride() != values.stride() or keys.stride(0) % width or keys.stride(1) != width:
-        raise ValueError(f"keys {keys.stride()} and values {values.stride()} are not rows of one layout")
-    total = (rows - 1) * stride + slots  # slots between two rows belong to nobody: `lengths` never reach them
+        raise ValueError(f"keys {keys.stride()} and values {values.stride()} do not have the same row layout")
+    total = (rows - 1) * stride + slots  # slots between two rows are never read: `lengths` excludes them
     shape, strides = (total, 1, width), (width, width, 1)
     offsets = (torch.arange(rows + 1, device=keys.device) * stride).clamp(max=total).int()
     return keys.as_strided(shape, strides), values.as_strided(shape, strides), offsets

@@ -1,8 +1,8 @@
-"""The one place that rotates queries and keys.
+"""Rotary position embeddings; the only place that rotates queries and keys.
 
-transformers hands a cache keys that are already rotated, and no angles. The model is therefore run with
+transformers passes keys to a cache already rotated, without the angles. The model is therefore run with
 `position_ids = 0`, where its own rotation is the identity (times `attention_scaling`, applied exactly once),
-keys are stored unrotated, and this module rotates them by whatever position the memory gives them.
+keys are stored unrotated, and this module rotates them by the positions that the memory assigns.
 """
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from namm_runtime.device_constants import DeviceConstants
 from namm_runtime.errors import Refusal
 
-# Static ones, whose frequencies are the same for every token. Static NTK is `default` with a larger base.
+# Static types, whose frequencies are the same for every token. Static NTK is `default` with a larger base.
 TYPES = ("default", "linear", "llama3", "yarn")
 
 
 class Rotation:
-    """Rotary embedding with angles in double precision, since fp32 angles are off by 0.03 rad at position 1M.
+    """Rotary embedding with angles in fp64, since fp32 angles are off by 0.03 rad at position 1M.
 
     Args:
         inv_freq: [D/2] inverse frequencies, as the model's own RoPE variant computes them.
@@ -26,7 +26,7 @@ class Rotation:
     def __init__(self, inv_freq: Tensor, angles: torch.dtype = torch.float64) -> None:
         self.inv_freq = inv_freq.detach().to(angles)
         self._frequencies = DeviceConstants(self.inv_freq)
-        # By device, since the layers of a large model lie on several.
+        # By device, since the layers of a large model may be on several.
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -35,15 +35,15 @@ class Rotation:
 
         Raises:
             Refusal: `rope_unsupported` for types not in `TYPES`: dynamic NTK and longrope would rotate cached
-                keys by several bases, others were not checked.
+                keys with several bases, and others have not been verified.
         """
         rotary = model.get_decoder().rotary_emb  # type: ignore[operator]
         if rotary.rope_type not in TYPES:
             moving = rotary.rope_type in {"dynamic", "longrope"}
             why = (
-                "changes its frequencies with the length, so cached keys would disagree"
+                "changes its frequencies with the length, so cached keys would be inconsistent"
                 if moving
-                else "is not one that was checked against transformers"
+                else "has not been verified against transformers"
             )
             raise Refusal(
                 "rope_unsupported",
@@ -53,7 +53,7 @@ class Rotation:
         return cls(rotary.inv_freq)
 
     def in_fp32(self) -> "Rotation":
-        """The same with angles rounded as the reference implementation (and transformers) rounds them."""
+        """The same with fp32 angles, as in the reference implementation and in transformers."""
         return Rotation(self.inv_freq, torch.float32)
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Rotation:
         return _apply(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
 
     def rotate_range(self, x: Tensor, first: int) -> Tensor:
-        """Rotate x [..., T, D] by positions first, first + 1, …, the same for every head, from a table."""
+        """Rotate x [..., T, D] by positions first, first + 1, …, the same in every head, using a table."""
         last = first + x.shape[-2]
         cos, sin = self._tables.get(x.device, (None, None))
         if cos is None or sin is None or cos.shape[0] < last or cos.dtype != x.dtype:
@@ -74,18 +74,18 @@ class Rotation:
         return _apply(x, cos[first:last], sin[first:last])
 
     def _on(self, device: torch.device) -> Tensor:
-        """[D/2] the frequencies on that device."""
+        """The frequencies [D/2] on that device."""
         return self._frequencies.on(device)[0]
 
 
 def ntk_base(theta: float, width: int, factor: float, alpha: float) -> float:
     """Base of a static NTK extension: default RoPE with a larger theta, from the first token on.
 
-    The reference policy was evolved on a Llama 3 with factor 4 and alpha 2; give the result to the model's
-    configuration as `rope_theta`.
+    The reference policy was evolved on a Llama 3 with factor 4 and alpha 2; set the result as `rope_theta` in
+    the model's configuration.
 
     Args:
-        width: of a head.
+        width: head dimension.
     """
     stretch = alpha * factor - (alpha - 1)
     return float(theta * stretch ** (width / (width - 2)))

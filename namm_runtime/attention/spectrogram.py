@@ -1,7 +1,8 @@
-"""How each cached token was attended to, as a spectrum that fades with time (arXiv 2410.13166, section 3).
+"""The attention each cached token received, as a decaying spectrogram (arXiv 2410.13166, section 3).
 
-Every 16 queries close a frame of 32. A frame's magnitude spectrum is 17 numbers a token; frames are summed
-with weights that halve every 69 queries. The recursion is the same whether queries come 16 or 512 at a time.
+Every 16 queries complete a frame of 32. A frame's magnitude spectrum is 17 numbers per token; frames are
+averaged with weights that halve every 69 queries. The recursion gives the same result for blocks of 16 or
+512.
 """
 
 import math
@@ -28,20 +29,20 @@ class Spectrogram:
     """Folds attention columns into each slot's `ema` (17 floats) and `carry` (the last 16 columns).
 
     Args:
-        gamma: fading per query; the published value is 0.99.
+        gamma: decay per query; the published value is 0.99.
     """
 
     state: ClassVar[dict[str, int]] = {"ema": BINS, "carry": HOP}
 
     def __init__(self, gamma: float = 0.99) -> None:
         self.gamma = gamma
-        self.scratch_bytes = 0  # of the largest call so far
+        self.scratch_bytes = 0  # size of the largest call's temporaries so far
         self._basis = torch.empty(0)
 
     def fold_into(self, state: Mapping[str, Tensor], columns: Tensor) -> None:
-        """`fold` for a layer's state [B, H, C, floats], of which the block saw the oldest N slots.
+        """`fold` for a layer's state [B, H, C, floats]; the block attended to the oldest N slots.
 
-        Slots it could not see were attended by nobody: their spectrum is zero and stays so.
+        Newer slots have received no attention yet: their spectrum stays zero.
         """
         slots = columns.shape[-1]
         self.fold(columns, *(state[name][:, :, :slots] for name in ("ema", "carry")))
@@ -51,7 +52,7 @@ class Spectrogram:
 
         Args:
             columns: [B, H, n, N] attention paid by n consecutive queries (n a multiple of 16) to N keys.
-                Fastest where one query's columns lie together in memory, as `attention` lays them.
+                Fastest if a query's columns are contiguous in memory, as `attention` lays them out.
         """
         batch, heads, queries, keys = columns.shape
         frames, rows = queries // HOP, batch * heads * keys
@@ -71,7 +72,7 @@ class Spectrogram:
         if frames > 1:
             overlapping = by_query.as_strided((frames - 1, FRAME, rows), (HOP * rows, rows, 1))
             torch.bmm(basis.expand(frames - 1, -1, -1), overlapping, out=spectrum[1:])
-        # Not torch.hypot, which takes twice as long to save magnitudes below 1e-19 from becoming zero.
+        # Not torch.hypot, which takes twice as long only to keep magnitudes below 1e-19 from becoming zero.
         real, imaginary = spectrum[:, :BINS], spectrum[:, BINS:]
         torch.mul(real, real, out=magnitude).addcmul_(imaginary, imaginary).sqrt_()
         fade = self.gamma**HOP

@@ -1,7 +1,7 @@
-"""Attention for a GPU: two flash calls merged by their log-sum-exp, then a second pass for the policy.
+"""Attention on a GPU: two flash calls merged by their log-sum-exp, then a second pass for the policy.
 
-Kept slots have a length of their own in every head and no causality; the pending tokens are causal and have
-one length. Each is a call that flash kernels know, so that no mask of queries × cache is ever made.
+Kept slots have a different length in every head and need no causal mask; pending tokens are causal and have
+the same length everywhere. Flash kernels support each of the two calls, so no queries × cache mask is built.
 """
 
 import time
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def two_pass_attention(
     query: Tensor, key: Tensor, layer: BoundedLayer, context: "Context", backend: Backend, scaling: float
 ) -> Tensor:
-    """Attend query [B, Hq, T, D] over the layer's slots → [B, T, Hq, D], and let the policy watch.
+    """Attend query [B, Hq, T, D] over the layer's slots → [B, T, Hq, D], and show the policy the columns.
 
     Args:
         query: rotated, of the newest T tokens.
-        key: [B, Hkv, C, D] rotated, all of the layer's capacity.
+        key: [B, Hkv, C, D] rotated, for the layer's whole capacity.
     """
     output, source = attend(backend.kernel, query, key, layer, scaling, layer.used)
     scratch = key.nbytes + 3 * query.nbytes + 8 * output.numel() + 2 * source.lse.nbytes
@@ -43,7 +43,7 @@ def two_pass_attention(
 def attend(
     kernel: Kernel, query: Tensor, key: Tensor, layer: BoundedLayer, scaling: float, seen: int
 ) -> tuple[Tensor, ColumnSource]:
-    """Both calls for the T queries up to slot `seen` → output [B, T, Hq, D] and what a policy can watch."""
+    """Both calls for the T queries up to slot `seen` → output [B, T, Hq, D] and their columns' source."""
     batch, q_heads, tokens, width = query.shape
     heads = key.shape[1]
     rows, group = batch * heads, q_heads // heads
@@ -65,9 +65,9 @@ def attend(
 
 
 def merge(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs [R, T, G, D] over disjoint keys and their log-sum-exps [R, G, T] → those over all keys.
+    """Merge outputs [R, T, G, D] over disjoint keys by their log-sum-exps [R, G, T] → the same over all keys.
 
-    In fp32 or better. `one_lse` is finite; where `other_lse` is −inf, `other` may hold anything.
+    In fp32 or better. `one_lse` must be finite; where `other_lse` is −inf, `other` may hold anything.
     """
     lse = torch.logaddexp(one_lse, other_lse)
     weight, rest = ((part - lse).exp().transpose(1, 2).unsqueeze(-1) for part in (one_lse, other_lse))
@@ -75,9 +75,9 @@ def merge(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> tup
 
 
 def _watch(source: ColumnSource, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
-    """Show the policy 16 queries or a multiple; hold the rest back, and attend them again when due.
+    """Show the policy a multiple of 16 queries; buffer the rest, and attend again once there are enough.
 
-    Between two evictions no slot moves, so a held query meets exactly the keys it met when it came.
+    No slot moves between two evictions, so a buffered query sees exactly the keys it saw at first.
     """
     query = source.query
     if layer.queries is None and query.shape[2] % HOP == 0:
@@ -99,7 +99,7 @@ def _watch(source: ColumnSource, layer: BoundedLayer, context: "Context", backen
 
 
 def _show(source: ColumnSource, layer: BoundedLayer, context: "Context", backend: Backend) -> None:
-    """One fused call where the policy offers it, else columns block by block."""
+    """One fused call if the policy supports it, else columns block by block."""
     first = context.first_observed(layer, source.queries, before=layer.used - source.seen)
     if first == source.queries:
         return

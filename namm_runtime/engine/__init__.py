@@ -1,4 +1,4 @@
-"""The engine: documents in slots, read and answered step by step."""
+"""The engine: reads documents and answers questions about them, step by step, several at a time."""
 
 from namm_runtime.engine.engine import Answer, Engine, Refusal, Request, Run
 

@@ -1,4 +1,4 @@
-"""One prompt's answer: on its own fork of a document's memory, a few tokens at a time."""
+"""Decoding of one prompt's answer on its own fork of a document's memory, a few tokens at a time."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,19 +22,19 @@ class Answer:
 
 
 class Answering:
-    """An answer on its way.
+    """An answer that is being decoded.
 
     Args:
-        memory: the fork that the prompt and the answer go into.
-        prompt: tokens that ask, `prompt_ids`.
-        limit: tokens of an answer at most.
+        memory: the fork that the prompt and the answer are fed to.
+        prompt: the prompt's tokens, from `prompt_ids`.
+        limit: maximum number of tokens in the answer.
 
     Raises:
         Refusal: `bad_request` for a limit below 1 or a temperature below 0.
 
     Attributes:
         produced: tokens of the answer so far. The newest one has not been fed yet.
-        reason: why the answer is over, None while it is not.
+        reason: why decoding stopped; None until it has.
     """
 
     def __init__(self, memory: Memory, prompt: list[int], limit: int, sampler: Sampler) -> None:
@@ -45,7 +45,7 @@ class Answering:
         self.reason: str | None = None
 
     def advance(self, tokens: int) -> None:
-        """Choose up to `tokens` more tokens."""
+        """Decode up to `tokens` more tokens."""
         for _ in range(tokens):
             fed = self.produced[-1:] or self.prompt
             ids = torch.tensor([fed], dtype=torch.int64, device=self.memory.model.device)
@@ -66,7 +66,7 @@ class Answering:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a snapshot holds of it beside the fork's cache, as JSON."""
+        """The part of a snapshot besides the fork's cache, as JSON."""
         return {"produced": self.produced, "generator": self.sampler.state}
 
     @state.setter
@@ -75,7 +75,7 @@ class Answering:
 
 
 def prompt_ids(model: LoadedModel, prompt: str, interval: int) -> list[int]:
-    """Tokens that ask `prompt` after a document.
+    """Tokens of `prompt` as it follows a document, with the chat template around it.
 
     Raises:
         Refusal: `prompt_too_long` for one that does not fit between two evictions.
@@ -83,7 +83,7 @@ def prompt_ids(model: LoadedModel, prompt: str, interval: int) -> list[int]:
     ids = model.frame.prompt_ids(model.tokenizer, prompt)
     if len(ids) > interval:
         raise Refusal(
-            "prompt_too_long", f"a prompt has {len(ids)} tokens; at most {interval} fit beside the memory"
+            "prompt_too_long", f"a prompt has {len(ids)} tokens; at most {interval} fit between evictions"
         )
     return ids
 
@@ -91,7 +91,7 @@ def prompt_ids(model: LoadedModel, prompt: str, interval: int) -> list[int]:
 def ask(
     memory: Memory, prompt: str, max_output_tokens: int = 64, temperature: float = 0.0, seed: int = 0
 ) -> Answer:
-    """Answer `prompt` from a fork of `memory`, which stays as it is.
+    """Answer `prompt` from a fork of `memory`, which is not changed.
 
     Raises:
         Refusal: `prompt_too_long`, `bad_request`.

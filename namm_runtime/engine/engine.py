@@ -1,8 +1,9 @@
-"""Documents in slots: admit, step, release. Reading and answering are loops over these.
+"""The engine's slots: admit a document, step, release it.
 
-A step advances every admitted document by one unit (a chunk of tokens read, a few tokens answered), so that a
-caller can watch deadlines and hand out slots in between. Each document is computed on its own, in shapes and
-with a number of cores that do not depend on the others: what it answers never depends on its company.
+A step advances every admitted document by one unit of work (one chunk of tokens read, or a few tokens of an
+answer), so that a caller can check deadlines and assign slots in between. Each document is computed
+separately, in shapes and with a number of cores that do not depend on the others, so its answers never depend
+on which other documents are in flight.
 """
 
 import time
@@ -27,15 +28,15 @@ class Engine:
     """Runs documents through one model.
 
     Args:
-        slots: documents in flight at once.
-        threads: how many of these are computed side by side, each in a thread of its own with one core for
-            its arithmetic. By default they take turns, and each has all the cores that torch may use; so do
-            documents above `LONG` in any case, which are waited for.
+        slots: maximum number of documents in flight.
+        threads: how many of them are computed in parallel, each in its own thread on one core. With 0 they
+            take turns, and each uses all the cores that torch may use. Documents larger than `LONG` always
+            use all cores, one at a time.
     """
 
     def __init__(self, model: LoadedModel, slots: int = 1, threads: int = 0) -> None:
         self.model, self.slots = model, slots
-        # A run stays in its lane, so what a thread keeps for itself is the run's own.
+        # A run stays on one lane, so thread-local buffers belong to it.
         self._lanes = [_lane(number) for number in range(threads)]
         self._active: list[_Admitted] = []
 
@@ -44,10 +45,10 @@ class Engine:
         return self.slots - len(self._active)
 
     def admit(self, request: Request, snapshot: Path | None = None) -> Run:
-        """Take a document in. Nothing is computed yet.
+        """Assign a slot to a document. Nothing is computed yet.
 
         Args:
-            snapshot: where an earlier run of the same request stopped, as `Run.snapshot` wrote it.
+            snapshot: written by `Run.snapshot` of an earlier run of the same request, to resume from.
 
         Raises:
             Refusal: the request cannot be served; its code says why.
@@ -57,14 +58,14 @@ class Engine:
             raise RuntimeError("no free slot")
         run = Run(request, self.model, snapshot)
         taken = [entry.lane for entry in self._active]
-        # Its own size decides, not its company: sums may depend on the number of cores.
+        # Only its own size decides, since the order of summation may depend on the number of cores.
         long = request.document.is_file() and request.document.stat().st_size > LONG
         lane = None if long else min(range(len(self._lanes)), key=taken.count, default=None)
         self._active.append(_Admitted(run, run.steps(), lane))
         return run
 
     def step(self) -> list[Run]:
-        """Advance every run by one unit. Returns those now done; those that failed carry `error`."""
+        """Advance every run by one unit of work. Returns the runs now done; failed ones have `error` set."""
         entries = list(self._active)
         for entry in entries:
             if entry.lane is None:
@@ -76,14 +77,14 @@ class Engine:
         return finished
 
     def _side_by_side(self, entries: list["_Admitted"]) -> None:
-        """One unit of each run, those of different lanes at once; they share the time that this took."""
+        """One unit of each run, lanes in parallel; the elapsed time is divided among the runs."""
         before = [(entry.run.usage, dict(entry.run.usage.seconds)) for entry in entries]
         begun = time.perf_counter()
         units = [self._lanes[entry.lane].submit(entry.advance) for entry in entries if entry.lane is not None]
         for unit in units:
             unit.result()
         elapsed = time.perf_counter() - begun
-        # A run that went on from a snapshot has another account now, with what was used before.
+        # A run that resumed from a snapshot in this step has a new usage, which includes earlier attempts.
         same = [
             (usage.seconds, was)
             for entry, (usage, was) in zip(entries, before, strict=True)
@@ -92,20 +93,20 @@ class Engine:
         spent = sum(sum(now.values()) - sum(was.values()) for now, was in same)
         if spent <= elapsed:
             return
-        # The device was busy for `elapsed` seconds, whoever was computed: no second is paid for twice.
+        # The device was busy for `elapsed` seconds in total: no second is billed twice.
         for now, was in same:
             for phase in now:
                 now[phase] = was[phase] + (now[phase] - was[phase]) * elapsed / spent
 
     def release(self, run: Run) -> None:
-        """Free the run's slot at once, whatever it is doing. Runs that are done have freed theirs."""
+        """Free a run's slot immediately, in any phase. Finished runs have already freed theirs."""
         self._active = [entry for entry in self._active if entry.run is not run]
 
     def complete(self, request: Request, snapshot: Path | None = None) -> Run:
-        """Read and answer one request to the end.
+        """Run one request to completion.
 
         Raises:
-            Refusal: as `admit`, or on the way. Any other exception is a defect of ours.
+            Refusal: as `admit`, or while running. Any other exception is a bug.
         """
         run = self.admit(request, snapshot)
         while run.phase != "done":
@@ -124,11 +125,11 @@ class _Admitted:
     def advance(self) -> None:
         try:
             next(self.steps, None)
-        except Exception as error:  # a Refusal, or a defect that must not take the other slots along
+        except Exception as error:  # a Refusal, or a bug that must not affect the other slots
             self.run.error, self.run.phase = error, "done"
 
 
 def _lane(number: int) -> ThreadPoolExecutor:
-    """A thread that computes on one core; torch keeps the number of cores for each thread apart."""
+    """An executor with one thread that computes on one core; torch's number of threads is per thread."""
     name = f"slot-{number}"
     return ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))

@@ -1,4 +1,4 @@
-"""What is left of a document after reading it: a bounded cache that can be saved, forked and asked."""
+"""A document's memory: the bounded cache after reading it, which can be saved, restored and forked."""
 
 import hashlib
 import json
@@ -28,20 +28,20 @@ FORMAT = 2
 
 
 class Memory:
-    """The cache of one document and everything needed to go on reading or answering.
+    """The cache of one document (or a batch of them), ready to continue reading or to answer.
 
     Args:
-        budget: slots a KV head keeps at an eviction (None: all, or in parity mode the scorer's own cap).
-        interval: tokens between evictions, a multiple of 16. Evictions fall on its multiples, counted from
-            the first token of the document through to the last one answered.
-        by_slot: cache-relative positions; otherwise places in the text.
-        backend: attention in two passes by these kernels; by default what the model's device offers, and one
-            pass on a CPU. `context.backend_name` says which.
-        watch_last: show the policy only so many queries before each eviction, a multiple of 16: cheaper, and
-            not what scorers were evolved with. None shows all of them.
+        budget: slots each KV head keeps at an eviction (None: all, or in parity mode the scorer's own cap).
+        interval: tokens between evictions, a multiple of 16. Evictions happen at multiples of it, counted
+            from the first token of the document to the last token of the answer.
+        by_slot: cache-relative positions; otherwise positions in the text.
+        backend: kernels of the two-pass path; by default the best ones for the model's device, or one pass on
+            a CPU. `context.backend_name` says which.
+        watch_last: the policy observes only this many queries before each eviction, a multiple of 16.
+            Cheaper, but not the setting that scorers were evolved in. None: all queries.
 
     Raises:
-        Refusal: `bad_interval`; `regime_mismatch` for settings that the policy's mode does not have.
+        Refusal: `bad_interval`; `regime_mismatch` for settings that the policy's mode does not support.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Memory:
         if policy.mode == "parity" and model.shard[1] > 1:
             raise Refusal(
                 "regime_mismatch",
-                "parity mode keeps one length for all heads of a layer, and tensor parallelism has them on "
-                "several devices; take budget mode, or device_map",
+                "parity mode keeps the same number of tokens in all heads of a layer, and tensor parallelism "
+                "spreads them over several devices; use budget mode or device_map",
             )
         if watch_last is not None and policy.mode == "parity":
-            raise Refusal("regime_mismatch", "parity mode and a policy that sees the last queries only")
+            raise Refusal("regime_mismatch", "parity mode does not support watch_last")
         self.model, self.policy = model, policy
         self.budget = policy.room(budget, interval, by_slot)
         self.evicting = self.budget is not None or policy.mode == "parity"
@@ -81,22 +81,22 @@ class Memory:
             model.device, model.model.dtype, model.head_width, model.head_group
         )
         self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
-        self.score_seconds = 0.0  # features, scores and evictions since the caller last took it
+        self.score_seconds = 0.0  # of features, scores and evictions, until the caller resets it
 
     @property
     def scratch_bytes(self) -> int:
-        """The most that temporaries of attention and scorer took so far, from the shapes of the largest."""
+        """Bytes of the largest temporaries of attention and scorer so far, from their shapes."""
         attending = self.context.scratch_bytes + self.policy.watch_scratch
         return max(attending, self.policy.score_scratch)
 
     @property
     def clock(self) -> int:
-        """Tokens seen."""
+        """Tokens read so far."""
         return self.cache.layers[0].clock
 
     @torch.inference_mode()
     def feed(self, ids: Tensor) -> Tensor:
-        """Read ids [B, T], evicting whenever `interval` tokens have come. Returns the last logits [B, V]."""
+        """Read ids [B, T], evicting every `interval` tokens. Returns the last token's logits [B, vocab]."""
         while True:
             room = min(CHUNK, self.interval - self.cache.pending) if self.evicting else CHUNK
             logits = self._forward(ids[:, :room], 1)[:, -1]
@@ -110,7 +110,7 @@ class Memory:
 
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:
-        """Read ids [B, T] that fit before the next eviction → logits [B, T, vocab] at every token."""
+        """Read ids [B, T], which must fit before the next eviction → logits [B, T, vocab] of every token."""
         return self._forward(ids, 0)
 
     def _empty_cache(self) -> BoundedCache:
@@ -132,7 +132,7 @@ class Memory:
         return logits
 
     def fork(self) -> "Memory":
-        """An independent copy, so that many prompts can follow one document."""
+        """An independent copy, so that many prompts can be asked about one document."""
         twin = copy(self)
         twin.cache = self._empty_cache()
         for mine, theirs in zip(self.cache.layers, twin.cache.layers, strict=True):
@@ -149,7 +149,7 @@ class Memory:
     # -- on disk -------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """Hash of what must be the same for a saved memory to be read on: model, policy, scorer, settings."""
+        """Hash of what must match for a saved memory to be restored: model, policy, scorer and settings."""
         scorer = getattr(self.policy, "scorer", None)
         parts = {
             "format": FORMAT,
@@ -168,15 +168,15 @@ class Memory:
         extra: dict[str, Any] | None = None,
         forks: "Mapping[str, Memory] | None" = None,
     ) -> None:
-        """Write one safetensors file, complete or not at all.
+        """Write one safetensors file atomically.
 
         Args:
-            extra: JSON that `restore` gives back.
-            forks: of this memory, by name, to be read back by that name.
+            extra: JSON that `restore` returns.
+            forks: forks of this memory by name, to be restored by that name.
 
         Raises:
             OSError: it cannot be written.
-            Refusal: `snapshot_unsupported` while a normaliser gathers statistics: no document owns them.
+            Refusal: `snapshot_unsupported` while a normaliser gathers statistics, which span documents.
         """
         normaliser = getattr(self.policy, "normaliser", None)
         if normaliser is not None and not normaliser.frozen:
@@ -201,7 +201,7 @@ class Memory:
                 raise OSError(f"cannot write {partial}: {error}") from error
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that was kept and seen, `LAYER.NAME` → the slots in use."""
+        """The cache's contents: `LAYER.NAME` → tensor of the slots in use."""
         tensors: dict[str, Tensor] = {}
         for index, layer in enumerate(self.cache.layers):
             if not layer.is_initialized:
@@ -216,10 +216,10 @@ class Memory:
         return tensors
 
     def restore(self, path: Path, fork: str = "") -> dict[str, Any]:
-        """Take over a saved memory, or the fork of that name saved with it; returns `extra`.
+        """Load a saved memory, or a fork saved with it; returns `extra`.
 
         Raises:
-            Refusal: `snapshot_unreadable`, or `snapshot_mismatch` when it was saved by another model, scorer
+            Refusal: `snapshot_unreadable`, or `snapshot_mismatch` if it was saved with another model, scorer
                 or setting.
         """
         try:
@@ -227,11 +227,11 @@ class Memory:
                 metadata = file.metadata() or {}
                 if metadata.get("fingerprint") != self.fingerprint():
                     raise Refusal(
-                        "snapshot_mismatch", f"{path.name} was saved by another model, scorer or setting"
+                        "snapshot_mismatch", f"{path.name} was saved with another model, scorer or setting"
                     )
                 saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 if _digest(saved) != metadata["digest"]:
-                    raise ValueError("its contents are not what was written")
+                    raise ValueError("its checksum does not match its contents")
                 clocks = json.loads(metadata["clocks"])[fork]
                 for index, layer in enumerate(self.cache.layers):
                     start, device = f"{fork}/{index}.", self.model.layer_device(index)

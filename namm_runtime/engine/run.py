@@ -1,4 +1,4 @@
-"""One document's way through the engine: counted, read, asked."""
+"""One document's run through the engine: its tokens are counted, it is read, its prompts are answered."""
 
 import time
 from collections.abc import Iterator
@@ -20,31 +20,29 @@ from namm_runtime.scorer import checkpoint, regime
 from namm_runtime.scorer.regime import Regime
 
 DEFAULT_BUDGET = 512
-ANSWER_STEP = 16  # tokens of an answer in one step
+ANSWER_STEP = 16  # tokens of an answer per step
 POSITIONS = ("auto", *regime.POSITIONS)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A document and what to ask of it.
+    """A document and the prompts to answer about it.
 
     Attributes:
         document: a UTF-8 file.
         prompts: each is answered from its own fork of the document's memory.
         policy: a name from `policies.names()`.
-        scorer: a scorer or the directory of its checkpoint; None takes the bundled one named like the policy.
-        budget: slots a KV head keeps.
+        scorer: a scorer, or the directory of its checkpoint; None uses the bundled scorer of the policy.
+        budget: slots each KV head keeps.
         interval: tokens between evictions, a multiple of 16.
-        watch_last: the policy sees only so many queries before each eviction, a multiple of 16.
-        mode: `budget` or `parity`; `auto` is the one that the scorer was evolved in.
-        positions: `absolute` rotates by place in the text, `cache-relative` by slot; `auto` takes the first
-            where document and answers fit the model's window and the second beyond.
-
-    `budget`, `interval`, `watch_last` and `positions` of None leave them to the scorer: what its manifest
-    gives for serving, else what it was evolved in. Without a scorer they are 512, 512, all and `auto`.
-
-    Other attributes:
+        watch_last: the policy observes only this many queries before each eviction, a multiple of 16.
+        mode: `budget` or `parity`; `auto` is the mode that the scorer was evolved in.
+        positions: `absolute` rotates by position in the text, `cache-relative` by slot; `auto` uses absolute
+            positions if document and answers fit the model's window, else cache-relative ones.
         max_document_tokens: longer documents are refused before they are read.
+
+    If `budget`, `interval`, `watch_last` or `positions` is None, the scorer decides: its manifest's serving
+    setting, else the one it was evolved in. Without a scorer the defaults are 512, 512, all and `auto`.
     """
 
     document: Path
@@ -68,9 +66,9 @@ class Run:
 
     Attributes:
         phase: counting → reading → answering → done.
-        tokens_total, tokens_read: of the document, known once counted.
-        answering: the answer on its way.
-        error: why it ended early, if it did: a Refusal, or a defect of ours.
+        tokens_total, tokens_read: of the document; the total is known once it is counted.
+        answering: the answer that is being decoded.
+        error: why it failed, if it did: a Refusal, or any other exception for a bug.
 
     Raises (on construction):
         Refusal: `unknown_policy`, `unknown_scorer`, `scorer_…`, `budget_out_of_range`, `bad_request`,
@@ -96,7 +94,7 @@ class Run:
             raise Refusal("bad_request", "max_output_tokens must be at least 1 and temperature at least 0")
         if request.budget is not None and request.budget < 16:
             raise Refusal(
-                "budget_out_of_range", f"a budget of {request.budget} slots is too small; 16 is the least"
+                "budget_out_of_range", f"a budget of {request.budget} slots is too small; the minimum is 16"
             )
         scorer = None
         bundled = policies.scorer_of(request.policy)
@@ -120,7 +118,7 @@ class Run:
         self._prompts = [prompt_ids(self.model, prompt, self._interval) for prompt in request.prompts]
 
     def steps(self) -> Iterator[None]:
-        """Do the work, yielding after every unit of it."""
+        """Do the work, yielding after every unit."""
         yield from self._count()
         self._check_lengths()
         self.memory = self._empty_memory()
@@ -136,14 +134,14 @@ class Run:
         self.phase = "done"
 
     def snapshot(self, path: Path) -> None:
-        """Write everything needed to go on in another process. Needs the phase reading or answering.
+        """Write everything needed to resume in another process. The phase must be reading or answering.
 
-        That is the memory, the place in the text and the answers so far, and of an answer on its way its
-        fork of the memory, its tokens and the random generator: what comes after is the same, bit for bit,
-        on the same CPU, build and thread count, sampled or not.
+        That is the memory, the position in the text and the answers so far, and for an answer in progress its
+        fork of the memory, its tokens and the state of the random generator. The resumed run gives the same
+        results bit for bit on the same CPU, build and thread count, whether sampled or greedy.
         """
         if self.memory is None:
-            raise RuntimeError("nothing has been read yet")
+            raise RuntimeError("there is nothing to save yet")
         with self.usage.timed("snapshot"):
             usage = asdict(self.usage)
             extra = {
@@ -166,7 +164,7 @@ class Run:
         for tokens in counted(self.request.document, self.model.tokenizer):
             self.tokens_total = self.usage.tokens_document = tokens
             if limit is not None and tokens > limit:
-                raise Refusal("document_too_long", f"the document has more than {limit:,} tokens, the limit")
+                raise Refusal("document_too_long", f"the document exceeds the limit of {limit:,} tokens")
             self.usage.seconds["count"] += time.perf_counter() - begun
             yield
             begun = time.perf_counter()
@@ -200,7 +198,7 @@ class Run:
         self.usage.tokens_read = self.tokens_read
 
     def _chunk(self, memory: Memory) -> int:
-        """Tokens up to the next multiple of a chunk: the opening of a chat template shifts nothing."""
+        """Tokens up to the next multiple of CHUNK, counting the tokens of the chat template before it."""
         return CHUNK - memory.clock % CHUNK
 
     def _feed(self, memory: Memory, ids: list[int]) -> Tensor:
@@ -229,7 +227,7 @@ class Run:
         sampler = Sampler(self.request.temperature, self.request.seed)  # the same for every prompt
         return Answering(fork, ids, self.request.max_output_tokens, sampler)
 
-    # -- around them ---------------------------------------------------------------------------------------
+    # -- set-up and accounting -----------------------------------------------------------------------------
 
     def _check_lengths(self) -> None:
         request, window = self.request, self.model.window
@@ -244,9 +242,9 @@ class Run:
         if (parity and self._by_slot) or (wanted == "absolute" and not request.positions and total > window):
             raise Refusal(
                 "regime_mismatch",
-                f"the scorer was evolved with places in the text; here that takes {total:,} of them and the "
-                f"model was trained for {window:,}. Ask for absolute positions to go beyond, or for budget "
-                "mode and cache-relative positions",
+                f"the scorer was evolved with absolute positions, of which this request needs {total:,}, and "
+                f"the model was trained for {window:,}. Request absolute positions to exceed that, "
+                "or budget mode with cache-relative positions",
             )
         if not self._policy.evicts and self._by_slot:
             raise Refusal(
@@ -256,7 +254,7 @@ class Run:
         if self._by_slot and self._budget is not None and self._budget + self._interval > window:
             raise Refusal(
                 "budget_out_of_range",
-                f"{self._budget} slots and {self._interval} new tokens exceed the window of {window}",
+                f"{self._budget} slots and {self._interval} new tokens exceed the model's window of {window}",
             )
 
     def _empty_memory(self) -> Memory:
@@ -289,7 +287,7 @@ class Run:
             fork.restore(path, "answering")
             self.answering = self._new_answering(fork, self._prompts[len(self.answers)])
             self.answering.state = extra["answering"]
-        counted = self.usage.seconds["count"]  # counting again was this attempt's work
+        counted = self.usage.seconds["count"]  # this attempt had to count again
         self.usage = Usage(**extra["usage"])
         self.usage.seconds["count"] += counted
 

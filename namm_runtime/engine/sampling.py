@@ -1,4 +1,4 @@
-"""Choose the next token."""
+"""Sampling of the next token."""
 
 import base64
 
@@ -14,7 +14,7 @@ class Sampler:
         self.generator = torch.Generator().manual_seed(seed)
 
     def choose(self, logits: Tensor) -> int:
-        """logits [1, vocab] → token id. The lowest id wins among equal greedy logits."""
+        """logits [1, vocab] → token id. Greedy ties go to the lowest id."""
         if self.temperature <= 0:
             return int(logits[0].argmax())
         probabilities = torch.softmax(logits[0].cpu().double() / self.temperature, dim=-1)
@@ -22,10 +22,10 @@ class Sampler:
 
     @property
     def state(self) -> str:
-        """Where the generator stands, as text."""
+        """The generator's state as text."""
         return base64.b64encode(self.generator.get_state().numpy().tobytes()).decode()
 
     @state.setter
     def state(self, text: str) -> None:
-        # A writable copy: torch takes no read-only buffer.
+        # A writable copy, since torch does not accept a read-only buffer.
         self.generator.set_state(torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8))

@@ -1,8 +1,8 @@
-"""What a document cost in time and memory, and what a full cache would have taken.
+"""Time and memory that a document used, and what a full cache would have needed.
 
-kept      bytes of K and V after the last eviction, tail included, at the largest head of each layer
+kept      bytes of K and V in the cache, pending tokens included, at the largest head of each layer
 resident  bytes allocated for K, V, positions and the policy's state
-peak      resident plus the largest scratch of attention and scorer, from the shapes of its tensors
+peak      resident plus the largest temporaries of attention and scorer, from their shapes
 dense     bytes of K and V that a full cache would hold for the tokens read so far
 """
 
@@ -19,7 +19,7 @@ PHASES = ("count", "read", "score", "answer", "snapshot")
 
 @dataclass
 class Usage:
-    """Running account of one document. Bytes, tokens, seconds and byte-seconds."""
+    """Usage of one document so far, in bytes, tokens, seconds and byte-seconds."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     tokens_document: int = 0
@@ -33,23 +33,23 @@ class Usage:
     dense_bytes: int = 0
     kv_byte_seconds: float = 0.0
     dense_byte_seconds: float = 0.0
-    snapshot_bytes: int = 0  # written, all snapshots together
-    # What it ran with, known once the document is counted.
+    snapshot_bytes: int = 0  # written by all snapshots together
+    # The settings it ran with, known once the document is counted.
     mode: str | None = None  # budget | parity
-    budget: int | None = None  # slots a head, None without a limit
-    interval: int | None = None  # tokens between evictions, None without any
+    budget: int | None = None  # slots per head, None without a limit
+    interval: int | None = None  # tokens between evictions, None without evictions
     positions: str | None = None  # absolute | cache-relative
-    regime_matches: bool = True  # all of it is what the scorer was evolved in, or there is no scorer
-    regime: str | None = None  # where it is not: what differs, in words
+    regime_matches: bool = True  # whether they are those the scorer was evolved in; True without a scorer
+    regime: str | None = None  # if they are not, a sentence that says what differs
 
     @property
     def kept_fraction(self) -> float:
-        """Share of the document's tokens still in the cache: largest head of each layer, mean over layers."""
+        """Share of the document's tokens in the cache: largest head of each layer, mean over layers."""
         return self.tokens_kept / self.tokens_document if self.tokens_document else 0.0
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the block's wall time to a phase."""
+        """Add the wall time of the block to a phase."""
         begin = time.perf_counter()
         try:
             yield
@@ -57,7 +57,7 @@ class Usage:
             self.seconds[phase] += time.perf_counter() - begin
 
     def observe(self, memory: Memory, elapsed: float, beside: Memory | None = None) -> None:
-        """Take the sizes after a step of `elapsed` seconds; `beside` is what `memory` was forked from."""
+        """Record the sizes after a step of `elapsed` seconds; `beside` is the memory it was forked from."""
         cache, dense = memory.cache, memory.clock * memory.model.dense_bytes_per_token
         resident = cache.resident_bytes()
         if beside is None:

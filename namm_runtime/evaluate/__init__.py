@@ -1,1 +1,1 @@
-"""Policies × budgets over suites of questions: marked, compared and written down."""
+"""Evaluate policies × budgets on suites of questions, and report the results."""

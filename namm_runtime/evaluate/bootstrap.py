@@ -1,9 +1,9 @@
-"""Confidence intervals by resampling documents: questions about one document are not independent.
+"""Bootstrap confidence intervals over documents, since questions about one document are not independent.
 
-Documents are drawn within strata of equal tasks and length, as the suite fixed how many of each there are;
-where a stratum has only one document, all are drawn together. Of m documents m − 1 are drawn and weighed by
-m / (m − 1), which keeps the intervals of small strata from being too narrow (Rao and Wu, JASA 83, 1988).
-All policies are resampled with the same draws, so that their differences are paired.
+Documents are resampled within strata of equal tasks and length, as the suite fixes the number of each; if a
+stratum has only one document, all are resampled together. Of m documents m − 1 are drawn and weighted by
+m / (m − 1), which keeps the intervals of small strata from being too narrow (Rao and Wu, JASA 83, 1988). All
+policies use the same resamples, so that their differences are paired.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
-FEWEST = 4  # documents; resampling fewer says nothing
+FEWEST = 4  # documents; resampling fewer is meaningless
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 
 def _divide(above: Array, below: NDArray[Any]) -> Array:
-    """NaN where there is nothing to divide by."""
+    """Elementwise division; NaN where the divisor is not positive."""
     quotient: Array = np.full(below.shape, np.nan)
     np.divide(above, below, out=quotient, where=below > 0)
     return quotient
@@ -28,11 +28,11 @@ def _divide(above: Array, below: NDArray[Any]) -> Array:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """ScoreTable of one policy at one budget.
+    """Scores of one policy at one budget.
 
     Attributes:
-        sums: [D, T] sum of the scores of a document's questions, by task.
-        counts: [D, T] how many questions that was; all zero for documents it could not do.
+        sums: [D, T] sum of the scores of each document's questions, by task.
+        counts: [D, T] number of those questions; all zero for documents that were refused.
     """
 
     sums: Array
@@ -40,11 +40,11 @@ class ScoreTable:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """[D] documents with scores."""
+        """[D] whether each document has scores."""
         return np.asarray(self.counts.sum(1) > 0)
 
     def only(self, documents: NDArray[np.bool_]) -> "ScoreTable":
-        """The same without the other documents."""
+        """The same for these documents only."""
         return ScoreTable(self.sums * documents[:, None], self.counts * documents[:, None])
 
     def task(self, number: int) -> "ScoreTable":
@@ -55,10 +55,10 @@ class ScoreTable:
         return int(self.counts.sum())
 
     def score(self, weights: Array | None = None) -> Array:
-        """Mean over tasks of the mean over questions → [R]; NaN where there is none.
+        """Mean over tasks of the mean over questions → [R]; NaN if there are none.
 
         Args:
-            weights: [R, D] of the documents; None weighs all alike.
+            weights: [R, D] of the documents; None weights all equally.
         """
         weights = np.ones((1, len(self.sums))) if weights is None else weights
         counts = weights @ self.counts
@@ -68,11 +68,11 @@ class ScoreTable:
 
 
 def resample_weights(strata: Sequence[Hashable], documents: NDArray[np.bool_]) -> Array | None:
-    """Weights [R, D] of resampled documents, always the same draws; None where there are too few.
+    """Weights [R, D] of resampled documents, from a fixed seed; None if there are too few documents.
 
     Args:
-        strata: [D] what each document shares with those it can be replaced by.
-        documents: [D] which of them take part.
+        strata: [D] each document's stratum.
+        documents: [D] which of them to resample.
     """
     taking_part = np.flatnonzero(documents).tolist()
     if len(taking_part) < FEWEST:
@@ -93,7 +93,7 @@ def resample_weights(strata: Sequence[Hashable], documents: NDArray[np.bool_]) -
 
 
 def interval(values: Array | None) -> Interval | None:
-    """The middle 95 % of resampled values; None where there are none."""
+    """The middle 95 % of resampled values; None if there are none."""
     if values is None:
         return None
     values = values[np.isfinite(values)]
@@ -105,7 +105,7 @@ def interval(values: Array | None) -> Interval | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval, and how many documents and questions it rests on."""
+    """A value with its interval and the number of documents and questions behind it."""
 
     value: float
     interval: Interval | None
@@ -119,14 +119,14 @@ def score(scores: ScoreTable, strata: Sequence[Hashable]) -> Estimate | None:
 
 
 def difference(scores: ScoreTable, other: ScoreTable, strata: Sequence[Hashable]) -> Estimate | None:
-    """Mean score less the other's, over the documents that both did."""
+    """Mean score minus the other's, over the documents that both answered."""
     both = scores.done & other.done
     mine, theirs = scores.only(both), other.only(both)
     return _estimate(strata, both, mine, lambda weights: mine.score(weights) - theirs.score(weights))
 
 
 def ratio(scores: ScoreTable, other: ScoreTable, strata: Sequence[Hashable]) -> Estimate | None:
-    """Mean score as a share of the other's on the same documents; None where that is nothing."""
+    """Mean score as a share of the other's on the same documents; None if the other's is zero."""
     both = scores.done & other.done
     mine, theirs = scores.only(both), other.only(both)
 

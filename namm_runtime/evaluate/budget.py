@@ -1,4 +1,4 @@
-"""How much of a document may be kept: a number of slots, or a share of the document."""
+"""Cache budgets: a number of slots, or a share of each document."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ LEAST = 16  # slots
 
 @dataclass(frozen=True)
 class Budget:
-    """`512` is slots a KV head keeps at an eviction; `25%` the share of a document kept once it is read.
+    """`512`: slots each KV head keeps at an eviction; `25%`: the share of a document kept after reading it.
 
-    Tokens that came after the last eviction are kept too. A share includes them, so that it bounds what the
-    field `kept_fraction` reports; decision 009 says why.
+    Tokens after the last eviction are kept too. A share includes them, so that it bounds the reported
+    `kept_fraction`; decision 009 says why.
     """
 
     label: str
@@ -21,7 +21,11 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Raises Refusal `bad_budget`."""
+        """Parse slots or a percentage.
+
+        Raises:
+            Refusal: `bad_budget`.
+        """
         text = text.strip()
         try:
             if text.endswith("%"):
@@ -34,14 +38,15 @@ class Budget:
             pass
         raise Refusal(
             "bad_budget",
-            f"'{text}' is no budget: give slots from {LEAST} up (512) or a share of each document (25%)",
+            f"invalid budget '{text}': give a number of slots from {LEAST} (512) or a share of each document "
+            "(25%)",
         )
 
     def slots_for(self, tokens: int, before: int, interval: int) -> int:
-        """Slots a head for a document of `tokens` tokens after `before` others, a multiple of 16 for a share.
+        """Slots per head for a document of `tokens` tokens that follow `before` others.
 
         Raises:
-            Refusal: `bad_budget` where what waits for an eviction at the end already fills the share.
+            Refusal: `bad_budget` if the tokens after the last eviction alone exceed the share.
         """
         if self.share is None:
             return self.slots or LEAST
@@ -50,7 +55,7 @@ class Budget:
         if slots < LEAST:
             raise Refusal(
                 "bad_budget",
-                f"{self.label} of a document of {tokens:,} tokens is less than the {waiting} that wait at "
-                f"its end for an eviction and {LEAST} slots; take a smaller --interval or a larger budget",
+                f"{self.label} of a document of {tokens:,} tokens is less than the {waiting} tokens after "
+                f"its last eviction plus {LEAST} slots; use a smaller --interval or a larger budget",
             )
         return slots

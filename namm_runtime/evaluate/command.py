@@ -17,38 +17,36 @@ POLICIES = "full,namm,namm-key,namm-zero,bam-key,h2o,snapkv,keydiff,l2,streaming
 
 def evaluate(
     out: Annotated[
-        Path, typer.Option("--json", help="The report; a table and a plot are written beside it.")
+        Path, typer.Option("--json", help="File for the report; a table and a plot are written next to it.")
     ],
     tasks: Annotated[
         list[str],
         typer.Option(help="A suite (bundled, long, million, or a TOML file) or JSONL; repeatable."),
     ] = ["bundled"],  # noqa: B006  typer copies it
     policies: Annotated[
-        str, typer.Option(help="Separated by commas; NAME=DIR is a scorer of your own.")
+        str, typer.Option(help="Comma-separated; NAME=DIR adds a scorer of your own.")
     ] = POLICIES,
     budgets: Annotated[
-        str, typer.Option(help="Slots (512) or shares of each document (25%), by commas.")
+        str, typer.Option(help="Comma-separated slots (512) or shares of each document (25%).")
     ] = "25%",
     model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
-    limit: Annotated[int | None, typer.Option(help="Documents of each task and length.", min=1)] = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="Of an answer.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents per task and length.", min=1)] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="Maximum length of an answer.", min=1)] = None,
     device: str = "cpu",
-    processes: Annotated[int, typer.Option(help="Documents at a time, each with one thread.", min=1)] = 1,
+    processes: Annotated[int, typer.Option(help="Number of processes, one thread each.", min=1)] = 1,
     plot: Annotated[str, typer.Option(help="svg, png, or none.")] = "svg",
 ) -> None:
-    """Mark policies at several budgets on the same questions; run again to go on after an interruption.
+    """Score policies at several budgets on the same questions. Run again to resume after an interruption.
 
-    Finished work is kept beside the report in a file that ends in .jsonl.
+    Finished work is kept next to the report, in a file that ends in .jsonl.
     """
     if plot not in ("svg", "png", "none") or out.suffix != ".json":
-        fail(
-            Refusal("bad_request", "--plot should be svg, png or none, and --json a file that ends in .json")
-        )
+        fail(Refusal("bad_request", "--plot must be svg, png or none, and --json a file that ends in .json"))
     try:
         if plot != "none":
-            import matplotlib  # noqa: F401  a missing one should be noticed before an hour of reading
+            import matplotlib  # noqa: F401  fail now if it is missing, not after an hour of reading
 
         from namm_runtime.evaluate.budget import Budget
         from namm_runtime.evaluate.evaluation import Evaluation, Settings

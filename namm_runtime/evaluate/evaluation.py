@@ -1,4 +1,4 @@
-"""The whole grid: every document under every policy and budget, in one process or several."""
+"""The evaluation grid: every document under every policy and budget, in one process or several."""
 
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -29,9 +29,9 @@ class Settings:
         tasks: names of suites, TOML files, JSONL files.
         interval: tokens between evictions.
         positions: as in a `Request`; the same for every policy, whatever a scorer's manifest says.
-        limit: documents of each task at most.
-        max_output_tokens: of an answer; None takes the suite's or benchmark's own.
-        processes: documents at a time. More than one gives each process one thread.
+        limit: maximum number of documents per task.
+        max_output_tokens: per answer; None for the suite's or benchmark's own.
+        processes: if more than one, each has one thread.
     """
 
     tasks: tuple[str, ...]
@@ -48,10 +48,10 @@ class Settings:
 
 @dataclass
 class Evaluation:
-    """A grid and what of it is done.
+    """A grid of units and the finished ones.
 
     Args:
-        journal: where finished units go; those already there are not done again.
+        journal: stores finished units; those already in it are not repeated.
 
     Raises (on construction):
         Refusal: `bad_request`, `bad_tasks`, `bad_suite`, `bad_budget`, `model_…`.
@@ -66,9 +66,7 @@ class Evaluation:
         settings = self.settings
         labels = [spec.label for spec in settings.policies] + [budget.label for budget in settings.budgets]
         if len(set(labels)) < len(labels):
-            raise Refusal(
-                "bad_request", f"every policy and budget can be there once only: {', '.join(labels)}"
-            )
+            raise Refusal("bad_request", f"policies and budgets must not be repeated: {', '.join(labels)}")
         if settings.processes > 1:
             torch.set_num_threads(1)
         self.model = load_model(settings.model, device=settings.device)
@@ -77,7 +75,7 @@ class Evaluation:
         self._files = [self._write(document) for document in self.documents]
         prefix = len(self.model.frame.prefix)
         self._tokens = [max(counted(file, self.model.tokenizer), default=0) for file in self._files]
-        # Document by document, so that an interrupted run leaves rows that can be compared.
+        # Document by document, so that an interrupted run leaves comparable rows.
         self.units = {
             (spec.label, budget and budget.label, number): self._unit(spec, budget, number, prefix)
             for number in range(len(self.documents))
@@ -92,7 +90,7 @@ class Evaluation:
         return sum(key in self.journal.entries for key in self._keys.values())
 
     def run(self) -> Iterator[Unit]:
-        """Do what is not done yet; yields each unit once it is in the journal."""
+        """Run the unfinished units; yields each one once it is in the journal."""
         waiting = {
             key: self.units[place] for place, key in self._keys.items() if key not in self.journal.entries
         }
@@ -110,7 +108,7 @@ class Evaluation:
                 yield unit
 
     def report(self) -> dict[str, Any]:
-        """Everything as JSON. Needs every unit done."""
+        """The report as JSON. All units must be finished."""
         cells = [
             Cell(
                 spec,
@@ -150,7 +148,7 @@ class Evaluation:
         }
 
     def _cells(self) -> Iterator[tuple[PolicySpec, Budget | None]]:
-        """The full cache has no budget and is one cell."""
+        """All pairs of policy and budget; the full cache has no budget and is one cell."""
         for spec in self.settings.policies:
             if spec.policy == "full":
                 yield spec, None

@@ -1,4 +1,4 @@
-"""Finished work in a file of lines, so that an interrupted evaluation goes on where it stopped."""
+"""A log of finished work, so that an interrupted evaluation can resume where it stopped."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Journal:
-    """A line of JSON for each finished unit, under the hash of everything it depends on.
+    """One line of JSON per finished unit, keyed by the hash of everything it depends on.
 
-    A line that was being written when the process died is cut off. Lines of other models, scorers or suites
-    stay in the file and are never looked at.
+    A line that was incomplete when the process died is truncated. Lines of other models, scorers or suites
+    stay in the file and are ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class Journal:
             file.truncate(whole)
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
-        """Write it through to the disk."""
+        """Append an entry and sync it to disk."""
         self.entries[key] = entry = {"key": key, **entry}
         with self.path.open("ab") as file:
             file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")

@@ -7,7 +7,7 @@ Row = dict[str, Any]
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Policies and budgets, then tasks, then paired differences."""
+    """Tables by policy and budget, by task and by length, paired differences, and refusals."""
     rows = report["rows"]
     parts = [
         _policies(rows),
@@ -89,7 +89,7 @@ def _lengths(rows: list[Row]) -> str:
 
 
 def _differences(rows: list[Row]) -> str:
-    """Points of every row less those of the full cache and the heuristics."""
+    """Each row's score minus those of the full cache and the heuristics, in points."""
     columns = list(dict.fromkeys(label for row in rows for label in row["minus"]))
     if not columns:
         return ""
@@ -135,5 +135,5 @@ def points(difference: Row | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """A file's own task names may hold anything."""
+    """Escape a task name, which a user's file may choose freely."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,8 +1,8 @@
-"""How an answer is marked: every metric gives a number from 0 to 1.
+"""Metrics that score an answer from 0 to 1.
 
 Our own families use exact, recall, f1, rouge_l, edit and classification. The others are those of the public
 benchmarks; their repositories are the source of each rule, and docs/how-to/evaluate.md names the differences.
-Where several answers are given any of them is right (the best counts), except for recall and contains_all.
+If an item has several answers, the best match counts, except for recall and contains_all.
 """
 
 import re
@@ -17,7 +17,7 @@ from rouge_score.tokenizers import Tokenizer
 from namm_runtime.tasks.item import Item
 from namm_runtime.tasks.public.question import Question
 
-Pair = Callable[[str, str], float]  # answer, truth → mark
+Pair = Callable[[str, str], float]  # answer, truth → score
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NUMBER = re.compile(r"\d+\.\d+|\d+")
@@ -30,7 +30,7 @@ _UNITS = re.compile(
 
 
 class _Units(Tokenizer):  # type: ignore[misc]
-    """rouge-score's own tokenizer knows only ASCII letters and digits."""
+    """For any script; rouge-score's own tokenizer supports only ASCII letters and digits."""
 
     def tokenize(self, text: str) -> list[str]:
         return _UNITS.findall(text.lower())
@@ -42,16 +42,16 @@ _rouge_lsum = RougeScorer(["rougeLsum"])
 
 
 def score_answer(answer: str, item: Item) -> float:
-    """Mark `answer` by the item's metric → 0 to 1.
+    """Score `answer` by the item's metric → 0 to 1.
 
     Raises:
-        KeyError: the metric is none of `METRICS`; readers refuse such a file.
+        KeyError: for an unknown metric; readers refuse such files.
     """
     return METRICS[item.metric](answer, item)
 
 
 def _best(pair: Pair) -> Callable[[str, Item], float]:
-    """The best over all answers; only the first line counts where the benchmark says so."""
+    """The best over all correct answers; only the first line counts if the benchmark says so."""
 
     def marked(answer: str, item: Item) -> float:
         if isinstance(item, Question) and item.first_line:
@@ -62,7 +62,7 @@ def _best(pair: Pair) -> Callable[[str, Item], float]:
 
 
 def _exact(answer: str, truth: str) -> float:
-    """Equal but for case, spacing and a final full stop."""
+    """Equal except for case, spacing and a final full stop."""
     return _plain(answer) == _plain(truth)
 
 
@@ -71,7 +71,7 @@ def _plain(text: str) -> str:
 
 
 def _recall(answer: str, item: Item) -> float:
-    """Share of the answers that stand in it as whole words."""
+    """Share of the correct answers that occur in it as whole words."""
     text = " ".join(answer.casefold().split())
     found = [
         re.search(rf"(?<!\w){re.escape(' '.join(truth.casefold().split()))}(?!\w)", text) is not None
@@ -81,7 +81,7 @@ def _recall(answer: str, item: Item) -> float:
 
 
 def _contains_all(answer: str, item: Item) -> float:
-    """RULER's string_match_all: share of the answers that occur in it, inside words too."""
+    """RULER's string_match_all: share of the correct answers that occur in it, also inside words."""
     return sum(truth.lower() in answer.lower() for truth in item.answers) / len(item.answers)
 
 
@@ -91,7 +91,7 @@ def _contains(answer: str, truth: str) -> float:
 
 
 def _f1(answer: str, truth: str) -> float:
-    """Overlap of words without case, punctuation and articles (SQuAD's, LongBench's qa_f1)."""
+    """Word overlap, ignoring case, punctuation and articles (SQuAD's F1, LongBench's qa_f1)."""
     return _overlap(_normal(answer).split(), _normal(truth).split())
 
 
@@ -100,7 +100,7 @@ def _normal(text: str) -> str:
 
 
 def _f1_units(answer: str, truth: str) -> float:
-    """The same for scripts without spaces: overlap of characters."""
+    """The same for scripts without spaces: character overlap."""
     return _overlap(_UNITS.findall(answer.lower()), _UNITS.findall(truth.lower()))
 
 
@@ -121,20 +121,20 @@ def _edit(answer: str, truth: str) -> float:
 
 
 def _classification(answer: str, item: Item) -> float:
-    """1 / number of classes named, if the right one is among them; the first line counts."""
+    """1 / number of classes named in the first line, if the correct one is among them."""
     line = answer.lstrip("\n").split("\n")[0]
     classes = item.classes if isinstance(item, Question) and item.classes else item.answers
     named = [name for name in classes if name in line]
     best = 0.0
     for truth in item.answers:
-        # A class whose name is part of the right one's name was not meant.
+        # A class whose name is part of the correct one's name does not count as named.
         left = [name for name in named if name == truth or name not in truth]
         best = max(best, 1 / len(left) if truth in left else 0.0)
     return best
 
 
 def _number(answer: str, truth: str) -> float:
-    """Share of the numbers in the answer that are the true one (LongBench's count and retrieval)."""
+    """Share of the answer's numbers that are correct (LongBench's count and retrieval)."""
     right = re.findall(r"\d+", truth)
     numbers = re.findall(r"\d+", answer)
     return numbers.count(right[0]) / len(numbers) if numbers and right else 0.0
@@ -153,7 +153,7 @@ def _last_number(answer: str, truth: str) -> float:
 
 
 def _leading_numbers(answer: str, item: Item) -> float:
-    """Share of the numbers that are right before the first wrong one (InfiniteBench's math_calc)."""
+    """Share of the expected numbers given before the first wrong one (InfiniteBench's math_calc)."""
     numbers = re.findall(r"\d+", answer)
     right = 0
     for number, truth in zip(numbers, item.answers, strict=False):
@@ -168,9 +168,9 @@ def _word(answer: str, truth: str) -> float:
 
 
 def _choice(answer: str, item: Item) -> float:
-    """A letter from A to D: at the start, after "answer is" or the like, else the first that stands alone.
+    """A letter from A to D: at the start, after "answer is" or similar, else the first that stands alone.
 
-    An answer that spells out the right option instead of its letter is right as well.
+    An answer that spells out the correct option instead of its letter is correct as well.
     """
     letters, texts = [truth for truth in item.answers if truth in "ABCD"], item.answers
     patterns = (

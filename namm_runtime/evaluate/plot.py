@@ -1,4 +1,4 @@
-"""Quality against cache size as a picture."""
+"""Plot quality against cache size."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from namm_runtime.plotting import save_figure
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Draw score (of the full cache's, where there is one) against the share kept; SVG or PNG by suffix.
+    """Draw the score (relative to the full cache's, if present) against the share kept; SVG or PNG by suffix.
 
     Raises:
         Refusal: `extra_missing` without matplotlib.
@@ -34,7 +34,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         if not points:
             continue
         kept, values, bounds = zip(*points, strict=True)
-        aside = 1.012 ** (number - len(policies) / 2)  # intervals of equal caches would hide each other
+        aside = 1.012 ** (number - len(policies) / 2)  # intervals of equal caches would overlap
         below = [max(0.0, value - bound[0]) for value, bound in zip(values, bounds, strict=True)]
         above = [max(0.0, bound[1] - value) for value, bound in zip(values, bounds, strict=True)]
         axes.errorbar(
@@ -52,7 +52,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.set_xticks(ticks, [f"{share:.3g}%" for share in (100 * tick for tick in ticks)])
     axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("share of tokens kept, largest head of each layer; points of a budget stand side by side")
+    axes.set_xlabel("share of tokens kept, largest head of each layer; points of a budget are side by side")
     axes.set_ylabel("score, full cache = 100%" if relative else "score")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Answers and usage of all units to one JSON report: rows of policy and budget, each with its intervals."""
+"""Rows of the JSON report, one per policy and budget, from the answers and usage of all units."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +18,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A policy at a budget with the outcome of each document, in the order of the documents.
+    """A policy at a budget, with the outcome of each document in order.
 
     Attributes:
-        budget: its label; None for the full cache, which has none.
-        outcomes: what `Unit.work` returned.
+        budget: its label; None for the full cache.
+        outcomes: the return values of `Unit.work`.
     """
 
     spec: PolicySpec
@@ -31,7 +31,7 @@ class Cell:
 
 
 def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
-    """One row a cell. Differences are taken to the full cache and to the heuristics at the same budget."""
+    """One row per cell, with differences from the full cache and from the heuristics at the same budget."""
     tasks = sorted({item.task for document in documents for item in document.items})
     strata: list[Hashable] = [(document.tasks, document.length) for document in documents]
     scores = [_score_table(cell, documents, tasks) for cell in cells]
@@ -119,7 +119,7 @@ def _rounded(estimate: Estimate | None) -> list[float] | None:
 
 
 def _figures(outcomes: list[dict[str, Any]]) -> Row:
-    """Cache and speed over the documents that were read; refusals by code, with one sentence each."""
+    """Cache sizes and speed over the documents that were read; refusals by code, with an example message."""
     usages = [outcome["usage"] for outcome in outcomes if "usage" in outcome]
     refused: dict[str, Row] = {}
     for outcome in outcomes:

@@ -1,10 +1,10 @@
-"""What is asked: generated families by a small TOML, or JSONL files.
+"""Suites of documents and questions: generated families described by a small TOML file, or JSONL files.
 
 name = "bundled"
-families = ["single", "listing"]   # left out: all there are
-lengths = [4240, 8336]             # tokens of a document at most
-documents = 6                      # of each family and length
-questions = 8                      # of each document at most
+families = ["single", "listing"]   # default: all
+lengths = [4240, 8336]             # maximum tokens per document
+documents = 6                      # per family and length
+questions = 8                      # maximum per document
 split = "test"
 seed = 0
 max_output_tokens = 32
@@ -29,11 +29,11 @@ OUTPUT_TOKENS = 64
 
 @dataclass(frozen=True)
 class Document:
-    """A text and what is asked of it.
+    """A text and the questions about it.
 
     Attributes:
-        length: the suite's length in tokens, None for a file's documents.
-        max_output_tokens: of each answer.
+        length: the suite's length in tokens, None for documents from a file.
+        max_output_tokens: per answer.
     """
 
     text: str
@@ -65,7 +65,11 @@ class Suite:
 
     @classmethod
     def read(cls, path: Path) -> "Suite":
-        """Raises Refusal `bad_suite` naming what is wrong."""
+        """Read a TOML file.
+
+        Raises:
+            Refusal: `bad_suite`, naming what is wrong.
+        """
         try:
             values: dict[str, Any] = tomllib.loads(path.read_text())
             unknown = values.keys() - {field.name for field in fields(cls)}
@@ -79,22 +83,20 @@ class Suite:
             raise Refusal("bad_suite", f"{path}: {error}") from None
         numbers = (*suite.lengths, suite.documents, suite.questions, suite.max_output_tokens)
         if not suite.lengths or any(not isinstance(number, int) or number < 1 for number in numbers):
-            raise Refusal(
-                "bad_suite", f"{path}: lengths, documents and questions should be whole numbers from 1"
-            )
+            raise Refusal("bad_suite", f"{path}: lengths, documents and questions must be positive integers")
         if suite.split not in SPLITS:
-            raise Refusal("bad_suite", f"{path}: there is no split '{suite.split}', only {', '.join(SPLITS)}")
+            raise Refusal("bad_suite", f"{path}: unknown split '{suite.split}', not {', '.join(SPLITS)}")
         return suite
 
     def make(self, tokenizer: Any) -> list[Document]:
-        """Generate the documents. Raises Refusal `bad_suite` for a family that does not exist."""
-        # Its generators are heavy to import and a file of one's own needs none of them.
+        """Generate the documents. Raises Refusal `bad_suite` for an unknown family."""
+        # Imported here because the generators are slow to import, and JSONL files do not need them.
         generators = import_module("namm_runtime.tasks.suite")
         families = self.families or generators.FAMILIES
         unknown = set(families) - set(generators.FAMILIES)
         if unknown:
             known = ", ".join(generators.FAMILIES)
-            raise Refusal("bad_suite", f"no family is called {', '.join(sorted(unknown))}; there are {known}")
+            raise Refusal("bad_suite", f"unknown families: {', '.join(sorted(unknown))}; known: {known}")
         return [
             Document(text, tuple(items[: self.questions]), length, self.max_output_tokens)
             for family in families
@@ -109,7 +111,7 @@ def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None 
     """Documents of the named suites, TOML or JSONL files.
 
     Args:
-        limit: documents of each task, the first ones; None takes all.
+        limit: use only the first documents of each task; None uses all.
 
     Raises:
         Refusal: `bad_suite`, `bad_tasks`.
@@ -123,17 +125,17 @@ def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None 
             found += _from_file(path)
         else:
             known = ", ".join(sorted(suite.stem for suite in SUITES.glob("*.toml")))
-            raise Refusal("bad_tasks", f"there is no file '{name}' and no suite of that name ({known})")
+            raise Refusal("bad_tasks", f"'{name}' is neither a file nor a suite ({known})")
     if limit is not None:
         taken: dict[tuple[object, ...], int] = {}
         found = [document for document in found if _count(taken, (document.tasks, document.length)) <= limit]
     if not found:
-        raise Refusal("bad_tasks", f"{', '.join(names)} holds no question")
+        raise Refusal("bad_tasks", f"{', '.join(names)} contains no questions")
     return found
 
 
 def _from_file(path: Path) -> list[Document]:
-    """Questions of one text make one document, read once."""
+    """Questions about the same text become one document, which is read once."""
     items: dict[str, list[Question]] = {}
     for item in read(path):
         items.setdefault(item.context, []).append(item)

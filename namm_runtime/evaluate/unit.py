@@ -1,4 +1,4 @@
-"""One document under one policy and budget: read once, every question asked on a fork of what was kept."""
+"""One unit of work: a document under one policy and budget, read once, with every question answered."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.scorer import checkpoint
 
-# What answers and figures can depend on: everything of the runtime but what marks them.
+# Folders that answers and measurements do not depend on, left out of the hash of the code.
 _NOT_CODE = ("evaluate", "memory_map", "evolve", "tasks", "bundled", "training")
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """A policy as it was asked for: `h2o`, or `mine=DIR` for a scorer of one's own.
+    """A policy as requested: `h2o`, or `mine=DIR` for the user's own scorer.
 
     Attributes:
-        label: what tables call it.
+        label: its name in tables.
         scorer: directory of the scorer's checkpoint, None for a heuristic.
     """
 
@@ -33,7 +33,11 @@ class PolicySpec:
 
     @classmethod
     def parse(cls, text: str) -> "PolicySpec":
-        """Raises Refusal `unknown_policy`, and `scorer_…` for a scorer that cannot be used."""
+        """Parse a policy.
+
+        Raises:
+            Refusal: `unknown_policy`; `scorer_…` for a scorer that cannot be loaded.
+        """
         label, given, directory = text.strip().partition("=")
         if given:
             checkpoint.load(Path(directory))
@@ -41,7 +45,7 @@ class PolicySpec:
         policy = policies.canonical(label)
         if policy not in policies.names():
             known = ", ".join(policies.names())
-            raise Refusal("unknown_policy", f"there is no policy '{label}'; choose one of {known}")
+            raise Refusal("unknown_policy", f"unknown policy '{label}'; choose one of {known}")
         bundled = policies.scorer_of(policy)
         return cls(policy, policy, checkpoint.resolve(bundled).path if bundled else None)
 
@@ -50,7 +54,7 @@ class PolicySpec:
         return self.scorer is not None
 
     def identity(self) -> dict[str, Any]:
-        """What tells this policy from another of the same name."""
+        """Everything that distinguishes this policy from others, for hashes and reports."""
         if self.scorer is None:
             return {"policy": self.policy}
         scorer = checkpoint.load(self.scorer)
@@ -66,7 +70,12 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class Unit:
-    """Attributes: slots: of a head, None for the full cache; document: its text as a file."""
+    """A document to read and prompts to answer.
+
+    Attributes:
+        slots: per head; None for the full cache.
+        document: file with its text.
+    """
 
     spec: PolicySpec
     slots: int | None
@@ -77,7 +86,7 @@ class Unit:
     max_output_tokens: int
 
     def key(self, model: LoadedModel, document: str) -> str:
-        """Hash of all that the outcome depends on; `document` is the text's own hash."""
+        """Hash of everything the outcome depends on; `document` is the hash of the text."""
         parts = {
             "model": [model.revision, str(model.model.dtype), model.device.type, model.tokenizer_sha256],
             "policy": self.spec.identity(),
@@ -89,8 +98,8 @@ class Unit:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def work(self, model: LoadedModel) -> dict[str, Any]:
-        """Answers and usage, or why the request was refused."""
-        # Where nothing is ever evicted a token's slot is its place in the text.
+        """Answers and usage, or the reason why the request was refused."""
+        # Without evictions a token's slot is its position in the text.
         positions = (
             "auto" if self.spec.policy == "full" and self.positions == "cache-relative" else self.positions
         )
@@ -113,7 +122,7 @@ class Unit:
 
 @cache
 def code_hash() -> str:
-    """Of the runtime's sources, so that a changed policy is measured anew."""
+    """Hash of the runtime's source files, so that results are measured again after a change."""
     root = Path(namm_runtime.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):

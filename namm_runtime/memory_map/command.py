@@ -19,19 +19,19 @@ console = Console()
 
 def map_(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
-    out: Annotated[Path | None, typer.Option(help="The page; FILE.map.html if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page to write. Default: FILE.map.html.")] = None,
     policy: Annotated[
-        list[str], typer.Option(help="Repeat it to compare; NAME=DIR is a scorer of your own.")
+        list[str], typer.Option(help="Repeatable, to compare policies; NAME=DIR is a scorer of your own.")
     ] = ["namm-key"],  # noqa: B006  typer copies it
     budget: Annotated[str, typer.Option(help="Slots (512) or a share of the document (25%).")] = "512",
     model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[
-        str | None, typer.Option(help="auto, absolute or cache-relative; as the scorer has it if left out.")
+        str | None, typer.Option(help="auto, absolute or cache-relative. Default: the scorer's own.")
     ] = None,
     device: str = "cpu",
 ) -> None:
-    """Read FILE and write a page that shows what of it is still in the cache."""
+    """Read FILE and write a page that shows which parts of it are still in the cache."""
     from namm_runtime.evaluate.budget import Budget
     from namm_runtime.evaluate.unit import PolicySpec
     from namm_runtime.memory_map.page import page
@@ -58,7 +58,7 @@ def map_(
         fail(refusal)
     of_tokens, decided = classify_tokens(document, file.name)
     target = out or Path(f"{file.name}.map.html")
-    # A line break of the text is as it stands in the file, on every system.
+    # Written as bytes, so that line breaks stay as they are in the file on every system.
     target.write_bytes(page(file.name, loaded, document, readings, of_tokens, decided, interval).encode())
     console.print(f"{target}: {target.stat().st_size / 1024:,.0f} KiB", highlight=False)
 

@@ -1,4 +1,4 @@
-"""The map as one HTML page: no script, nothing loaded from anywhere, light and dark."""
+"""The memory map as a single HTML page without scripts or external resources, for light and dark mode."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -14,7 +14,7 @@ from namm_runtime.model.loading import LoadedModel
 
 LEVELS = 8  # shades
 SECTION = 8_000  # characters that a browser lays out together
-LONGEST = 2_000_000  # characters; of longer documents forgotten stretches are left out
+LONGEST = 2_000_000  # characters; in longer documents, evicted stretches are left out
 _EDGE = 100  # characters shown at both ends of a stretch that is left out
 _BINS = 200  # bars of the overview
 
@@ -31,11 +31,12 @@ def page(
     interval: int,
     longest: int = LONGEST,
 ) -> str:
-    """HTML of the map; several readings stand side by side.
+    """HTML of the map, with several readings side by side.
 
     Args:
-        kinds: [T] index into TOKEN_KINDS of each token; `decided` says how.
-        longest: characters of text shown.
+        kinds: [T] index into TOKEN_KINDS of each token.
+        decided: a sentence that says how the kinds were determined.
+        longest: maximum number of characters of text to show.
     """
     shown = _Shown(document, readings, longest)
     style = files("namm_runtime.memory_map").joinpath("page.css").read_text()
@@ -51,12 +52,12 @@ def page(
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Memory map of {escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f'<body style="{columns}">\n<h1>Memory map of {escape(title)}</h1>\n'
-        f"<p>{document.tokens:,} tokens. The stronger a passage is shaded, the more of the model's heads "
-        f"still hold it after reading; what stands in grey without a shade is in no head's cache.</p>\n"
+        f"<p>{document.tokens:,} tokens. The darker a passage is shaded, the more of the model's heads still "
+        f"hold it after reading; grey text without shading is in no head's cache.</p>\n"
         f'<div class="row">{heads}</div>\n'
         f"<h2>Along the document</h2>\n"
         f'<div class="row">{overview}</div>\n'
-        f"<h2>What was forgotten, by kind</h2>\n<p>{escape(decided)}</p>\n"
+        f"<h2>What was evicted, by kind of token</h2>\n<p>{escape(decided)}</p>\n"
         f'<div class="row">{forgotten}</div>\n'
         f"<h2>Share of the document kept, by layer and head</h2>\n"
         f'<div class="row">{tables}</div>\n'
@@ -70,7 +71,7 @@ def _summary(model: LoadedModel, reading: Retention, interval: int) -> str:
     entries = [
         ("policy", reading.spec.label),
         ("scorer", f"{identity['scorer']} ({identity['sha256'][:12]})" if "scorer" in identity else "none"),
-        ("budget", f"{reading.slots:,} slots a head" if reading.slots else "all tokens"),
+        ("budget", f"{reading.slots:,} slots per head" if reading.slots else "all tokens"),
         ("evictions", f"every {interval} tokens; the last {reading.waiting:,} tokens came after the last one"
          if reading.slots else "none"),
         ("model", f"{model.name} ({model.revision}), {usage.positions} positions"),
@@ -86,7 +87,7 @@ def _mib(number: int) -> str:
 
 
 def _overview(reading: Retention) -> str:
-    """Bars: share of heads that hold the tokens of each part of the document."""
+    """Bar chart: the share of heads that hold the tokens of each part of the document."""
     tokens = len(reading.counts)
     bins = min(_BINS, tokens)
     edges = np.linspace(0, tokens, bins + 1).astype(int)
@@ -96,9 +97,7 @@ def _overview(reading: Retention) -> str:
         f'<rect x="{x}" y="{40 * (1 - share / top):.2f}" width="1" height="{40 * share / top:.2f}"/>'
         for x, share in enumerate(shares)
     )
-    label = (
-        f"Mean share of heads that hold a token, from the beginning to the end; the highest bar is {top:.1%}"
-    )
+    label = f"Mean share of heads that hold a token, from beginning to end; the highest bar is {top:.1%}"
     return (
         f'<figure><svg viewBox="0 0 {bins} 40" preserveAspectRatio="none" role="img" aria-label="{label}">'
         f"{bars}</svg><figcaption>{label}.</figcaption></figure>"
@@ -174,7 +173,7 @@ class _Shown:
                 left_out += end - begin
 
     def note(self) -> str:
-        """What of the text is not there."""
+        """A note on the parts of the text that are left out."""
         if not self.gaps and self.end == len(self.document.text):
             return ""
         gone = sum(end - begin for begin, end in self.gaps)
@@ -189,7 +188,7 @@ class _Shown:
         return f'<p class="note">{" ".join(filter(None, sentences))}</p>\n'
 
     def sections(self) -> Iterator[str]:
-        """Rows of blocks, one block a reading."""
+        """Rows of blocks, one block per reading."""
         begin = 0
         for gap_begin, gap_end in [*self.gaps, (self.end, self.end)]:
             while begin < gap_begin:
@@ -204,7 +203,7 @@ class _Shown:
             begin = gap_end
 
     def _shades(self, reading: Retention) -> NDArray[np.uint8]:
-        """[characters] level of each: that of the best remembered of the tokens that share it."""
+        """[characters] shading level of each: the highest of the tokens that share it."""
         starts = self.document.starts
         best = np.zeros(len(self.document.text) + 1, dtype=np.int64)
         np.maximum.at(best, starts[:-1], reading.counts)
@@ -214,7 +213,7 @@ class _Shown:
         return np.repeat(level[firsts[:-1]], lengths).astype(np.uint8)
 
     def _forgotten(self) -> list[tuple[int, int]]:
-        """Stretches that no reading holds, without their edges."""
+        """Stretches that are evicted in every reading, without their edges."""
         held = np.zeros(len(self.document.text), dtype=bool)
         for shades in self.shades:
             held |= shades > 0
@@ -223,7 +222,7 @@ class _Shown:
         return [(begin + _EDGE, end - _EDGE) for begin, end in stretches if end - begin > 4 * _EDGE]
 
     def _cut(self, begin: int, limit: int) -> int:
-        """The end of a section: behind a line break, where there is one."""
+        """The end of a section: after a line break, if there is one."""
         if limit - begin <= SECTION:
             return limit
         line = self.document.text.rfind("\n", begin, begin + SECTION)
@@ -240,5 +239,5 @@ class _Shown:
 
 
 def _text(text: str) -> str:
-    """Escaped; a carriage return would be read as a line break."""
+    """Escape text; an HTML parser would turn a bare carriage return into a line break."""
     return escape(text).replace("\r", "&#13;")

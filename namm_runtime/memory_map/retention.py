@@ -1,4 +1,4 @@
-"""What of a document is left after reading it, token by token."""
+"""Which tokens of a document are still in the cache after reading it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from namm_runtime.model.token_stream import TokenStream
 
 @dataclass(frozen=True)
 class TokenisedDocument:
-    """A document with the place of every token in it.
+    """A document's text with the offset of every token.
 
     Attributes:
         starts: [T + 1] character offsets, ascending; the last one is the text's length. Tokens that share a
-            character begin at the same offset.
+            character start at the same offset.
     """
 
     text: str
@@ -33,7 +33,11 @@ class TokenisedDocument:
 
     @classmethod
     def read(cls, path: Path, tokenizer: Any) -> "TokenisedDocument":
-        """Raises Refusal `document_not_text`, `tokenizer_unsupported`."""
+        """Read and tokenise a UTF-8 file.
+
+        Raises:
+            Refusal: `document_not_text`, `tokenizer_unsupported`.
+        """
         data = path.read_bytes()
         starts: list[int] = []
         byte = character = 0
@@ -47,12 +51,12 @@ class TokenisedDocument:
 
 @dataclass(frozen=True)
 class Retention:
-    """What one policy kept.
+    """The tokens that one policy kept.
 
     Attributes:
-        counts: [T] how many heads, over all layers, still hold each token.
-        kept: [layers, heads] tokens of the document each head holds.
-        waiting: tokens at the end that no eviction has met yet; every head holds them.
+        counts: [T] number of heads, over all layers, that still hold each token.
+        kept: [layers, heads] number of the document's tokens that each head holds.
+        waiting: tokens after the last eviction, which every head holds.
     """
 
     spec: PolicySpec
@@ -64,7 +68,7 @@ class Retention:
 
     @property
     def heads(self) -> int:
-        """KV heads of all layers."""
+        """Total number of KV heads in all layers."""
         return int(self.kept.size)
 
 
@@ -77,10 +81,10 @@ def measure_retention(
     positions: str | None,
     watch: Callable[[Run], None] = lambda run: None,
 ) -> Retention:
-    """Read `file` under a policy and look at what is left.
+    """Read `file` under a policy and count which tokens are left.
 
     Args:
-        watch: called after every step.
+        watch: called with the run after every step.
 
     Raises:
         Refusal: as `Engine.complete`.

@@ -1,4 +1,4 @@
-"""What kind of thing each token is: decided by Pygments in source code, by spelling in prose."""
+"""Classify tokens into kinds: by Pygments in source code, by spelling in prose."""
 
 import re
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _FUNCTION_WORDS = frozenset(
 
 
 def classify_tokens(document: TokenisedDocument, filename: str) -> tuple[NDArray[np.int64], str]:
-    """Index into TOKEN_KINDS of every token [T], and a sentence that says how it was decided."""
+    """Index into TOKEN_KINDS of every token [T], and a sentence that says how they were determined."""
     lexer = _lexer(filename)
     runs = _prose(document.text) if lexer is None else _code(document.text, lexer)
     characters = np.full(len(document.text) + 1, _WHITESPACE, dtype=np.int64)
@@ -44,7 +44,7 @@ def classify_tokens(document: TokenisedDocument, filename: str) -> tuple[NDArray
         characters[begin:end] = kind
     visible = np.fromiter((not c.isspace() for c in document.text), dtype=bool, count=len(document.text))
     places = np.flatnonzero(visible)
-    # The first visible character at or after each token's start; beyond its end the token is all whitespace.
+    # The first visible character at or after each token's start; if it is past the end, it is all whitespace.
     starts = document.starts[:-1]
     # Tokens that share a character end where the next character's token begins.
     ends = document.starts[np.searchsorted(document.starts, starts, side="right").clip(max=document.tokens)]

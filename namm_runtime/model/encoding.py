@@ -1,8 +1,8 @@
-"""Text into tokens, by one thread at a time.
+"""Thread-safe tokenisation.
 
-Whether a spelt control token counts as one is not an argument of the tokenizer behind transformers but a
-state, which transformers sets just before it encodes. Of two threads one would set it for the other: a
-document could then pass off its text as the chat template's.
+Whether control tokens spelt in a text are recognised is not an argument of the underlying tokenizer but
+state, which transformers sets just before encoding. Without a lock one thread could set it for another, and
+text in a document could be mistaken for control tokens of the chat template.
 """
 
 from threading import Lock
@@ -12,11 +12,11 @@ _turn = Lock()
 
 
 def encode(tokenizer: Any, text: str, *, control: bool = False, **wanted: bool) -> Any:
-    """What the tokenizer makes of a text, without tokens around it.
+    """Tokenise a text without adding special tokens.
 
     Args:
-        control: spelt control tokens count as such; otherwise they are only text.
-        wanted: what to return beside the ids, as transformers spells it.
+        control: recognise control tokens spelt in the text; otherwise they are treated as text.
+        wanted: further outputs, such as `return_offsets_mapping`.
     """
     with _turn:
         return tokenizer(

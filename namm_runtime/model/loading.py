@@ -1,4 +1,4 @@
-"""Load any Hugging Face decoder with rotary positions and point its attention at the bounded cache."""
+"""Load a Hugging Face decoder with rotary positions, and run its attention over the bounded cache."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what the engine needs to know of it.
+    """A model with what the engine needs to know about it.
 
     Attributes:
-        window: positions it was trained for.
-        revision: hub commit, or a hash of config and weights, to tell two models of one name apart.
-        shard: which part of the heads is here, of how many, under tensor parallelism.
+        window: number of positions it was trained for.
+        revision: hub commit, or a hash of config and weights, to distinguish models of the same name.
+        shard: index of this process's shard of the heads and the number of shards (tensor parallelism).
     """
 
     name: str
@@ -42,10 +42,10 @@ class LoadedModel:
     shard: tuple[int, int] = (0, 1)
 
     def encode(self, text: str, opening: bool = True) -> Tensor:
-        """Tokens [1, T] of a document's text; control tokens it spells are only text.
+        """Tokens [1, T] of a document's text; control tokens spelt in it are treated as text.
 
         Args:
-            opening: with what the model wants before a document, which belongs to its first piece only.
+            opening: prepend the tokens that precede a document; only for its first piece.
         """
         ids = encode(self.tokenizer, text)["input_ids"]
         before = list(self.frame.prefix) if opening else []
@@ -65,35 +65,35 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in."""
+        """The device for input tokens."""
         return self.layer_device(0)
 
     def layer_device(self, index: int) -> torch.device:
-        """Where a layer computes and its cache lies, in a model that is spread by a device map."""
+        """The device on which a layer computes and keeps its cache, for models with a device map."""
         placed = getattr(self.model, "hf_device_map", None)
         if placed is None:
             return torch.device(self.model.device)
         name = f"model.layers.{index}.self_attn.k_proj"
         inside = [key for key in placed if not key or name == key or name.startswith(f"{key}.")]
         device = placed[max(inside, key=len)]
-        # Weights offloaded to memory or disk come to the first accelerator to compute, if there is one.
+        # Weights offloaded to memory or disk are moved to the first accelerator, if any, to compute.
         accelerators = (where for where in placed.values() if str(where) not in ("cpu", "disk"))
         return torch.device(next(accelerators, "cpu") if str(device) in ("cpu", "disk") else device)
 
     @property
     def head_width(self) -> int:
-        """Floats of one head."""
+        """Head dimension."""
         config = self.config
         return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
     @property
     def head_group(self) -> int:
-        """Query heads that share a KV head."""
+        """Query heads per KV head."""
         return int(self.config.num_attention_heads // self.config.num_key_value_heads)
 
     @property
     def dense_bytes_per_token(self) -> int:
-        """Bytes of K and V that a full cache takes for one token: all layers, heads of this shard."""
+        """Bytes of K and V per token in a full cache: all layers, this shard's heads."""
         element = torch.empty((), dtype=self.model.dtype).element_size()
         heads = self.config.num_key_value_heads // self.shard[1]
         return int(self.layers * 2 * heads * self.head_width * element)
@@ -126,17 +126,17 @@ def load_model(
     """Load a directory, a hub id, or a bundled demonstration model (`bundled`, `bundled-deep`).
 
     Args:
-        device: one device for all of it; `auto` is short for `device_map="auto"`.
-        dtype: `auto` takes the checkpoint's own on an accelerator and fp32 on a CPU, where bf16 is slower.
-        device_map: for a model too large for one device, as accelerate spells it: `auto`, or a device for
-            each module. Its layers then compute one device after the other.
-        tensor_parallel: every layer's heads are divided among the processes that torchrun started, each of
-            which loads its part, reads the same tokens and evicts for its own heads.
+        device: one device for the whole model; `auto` is short for `device_map="auto"`.
+        dtype: `auto` uses the checkpoint's dtype on an accelerator, and fp32 on a CPU, where bf16 is slower.
+        device_map: for a model too large for one device, as in accelerate: `auto`, or a device per module.
+            The devices then compute one after the other.
+        tensor_parallel: divide every layer's heads among the processes that torchrun started. Each loads its
+            shard, reads the same tokens and evicts for its own heads.
 
     Raises:
         Refusal: `model_not_found`, `model_unsupported`, `rope_unsupported`; `extra_missing` without
-            accelerate, `bad_request` for tensor parallelism without torchrun or with another placement,
-            `shards_do_not_fit` where the heads cannot be divided evenly.
+            accelerate; `bad_request` for tensor parallelism without torchrun or together with device_map;
+            `shards_do_not_fit` if the heads cannot be divided evenly.
     """
     source = MODELS.get(str(path_or_id), path_or_id)
     if device == "auto" and device_map is None:
@@ -168,9 +168,9 @@ def load_model(
 
 
 def _whole(tokenizer: Any) -> Any:
-    """Without the truncation or padding that its file may ask for, as it would be after its first text.
+    """Disable the truncation or padding that its file may configure, as transformers does on first use.
 
-    So that its hash, which snapshots hold, is the same before and after.
+    This way its hash, which snapshots contain, is the same before and after the first use.
     """
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
@@ -191,7 +191,7 @@ def _computes_on_cpu(
 def _placement(device_map: str | dict[str, str | int] | None, tensor_parallel: bool) -> dict[str, Any]:
     """Arguments of `from_pretrained` for a model on several devices."""
     if device_map is not None and tensor_parallel:
-        raise Refusal("bad_request", "a model is spread by device_map or by tensor parallelism, not by both")
+        raise Refusal("bad_request", "device_map and tensor parallelism cannot be combined")
     if tensor_parallel:
         from transformers.distributed import DistributedConfig
 
@@ -204,22 +204,22 @@ def _placement(device_map: str | dict[str, str | int] | None, tensor_parallel: b
 
 
 def _shard() -> tuple[int, int]:
-    """This process's number and how many there are, as torchrun tells them."""
+    """This process's rank and the world size, as set by torchrun."""
     try:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError):
         raise Refusal(
             "bad_request",
-            "tensor parallelism needs a process for each device: torchrun --nproc-per-node N -m …",
+            "tensor parallelism needs one process per device: torchrun --nproc-per-node N -m …",
         ) from None
 
 
 def _check_supported(config: Any, shards: int) -> None:
-    """Refuse architectures whose attention is more than softmax over every earlier token."""
+    """Refuse architectures whose attention is not plain softmax over all earlier tokens."""
     if config.model_type not in SUPPORTED:
         known = ", ".join(SUPPORTED)
         raise Refusal(
-            "model_unsupported", f"models of type '{config.model_type}' are not supported; {known} are"
+            "model_unsupported", f"unsupported model type '{config.model_type}'; supported: {known}"
         )
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     mistral_window = config.model_type == "mistral" and config.sliding_window is not None
@@ -229,7 +229,7 @@ def _check_supported(config: Any, shards: int) -> None:
         raise Refusal(
             "shards_do_not_fit",
             f"{config.num_attention_heads} heads and {config.num_key_value_heads} KV heads cannot be divided "
-            f"evenly among {shards} processes",
+            f"evenly by {shards} processes",
         )
 
 
@@ -237,7 +237,7 @@ def _revision(source: str | Path, model: Any) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return str(commit)[:12]
-    # Where the files lie and who reads them does not make another model.
+    # The path of the files and the version of the library do not change the model.
     ignored = ("_name_or_path", "transformers_version")
     config = {name: value for name, value in model.config.to_dict().items() if name not in ignored}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

@@ -1,4 +1,4 @@
-"""What surrounds a document and a question, according to the model's own chat template."""
+"""The chat template's text around a document and a question."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ _DOCUMENT, _QUESTION = "\x02document\x03", "\x02question\x03"
 
 @dataclass(frozen=True)
 class Frame:
-    """Token ids before the document, and text around each prompt that follows it."""
+    """The token ids before a document, and the text around each prompt that follows it."""
 
     prefix: tuple[int, ...]
     before: str
@@ -18,7 +18,7 @@ class Frame:
     templated: bool
 
     def prompt_ids(self, tokenizer: Any, prompt: str) -> list[int]:
-        """Tokens that ask `prompt` after the document. Control tokens spelt in the prompt are only text."""
+        """Tokens of `prompt` after the document. Control tokens spelt in the prompt are treated as text."""
         if not self.templated:
             return _ids(tokenizer, self.before + prompt + self.after, control=False)
         around = [_ids(tokenizer, text, control=True) for text in (self.before, self.after)]
@@ -26,7 +26,7 @@ class Frame:
 
 
 def frame_for(tokenizer: Any) -> Frame:
-    """A user turn that holds the document and then the question; without a chat template, plain lines."""
+    """A user turn with the document and then the question; without a chat template, plain lines."""
     if not getattr(tokenizer, "chat_template", None):
         bos = tokenizer.bos_token_id
         return Frame(() if bos is None else (bos,), "\n", "", templated=False)

@@ -1,8 +1,8 @@
-"""A document as a stream of tokens, in flat memory, equal to tokenising it at once.
+"""A document as a stream of tokens, in constant memory, equal to tokenising it at once.
 
-A tokenizer's merges look only a little way around them. So overlapping windows are tokenised on their own and
-joined where both agree: at a token boundary in the overlap after which their next tokens are the same. Text
-that offers no such place, a quarter of a million characters without a break, is cut where it stands.
+A tokenizer's merges depend only on nearby text. So overlapping windows are tokenised separately and joined
+where they agree: at a token boundary in the overlap after which both have the same tokens. Text without such
+a place for a quarter of a million characters is cut at that point.
 """
 
 import codecs
@@ -16,13 +16,13 @@ from namm_runtime.model.encoding import encode
 
 WINDOW = 1 << 15  # characters tokenised at once
 OVERLAP = 1 << 10  # characters two windows share
-AGREE = 8  # tokens that must be the same behind a joint
-LONGEST = 1 << 18  # characters; text without a break for so long is cut where it stands
+AGREE = 8  # tokens that must be the same after a joint
+LONGEST = 1 << 18  # characters after which text without a joint is cut
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stream stands: resuming tokenises the window that begins at `byte` and skips `tokens` of it."""
+    """A position in a stream: resuming tokenises the window at `byte` and skips its first `tokens` tokens."""
 
     byte: int = 0
     tokens: int = 0
@@ -47,7 +47,7 @@ class Piece:
     first: int = 0
 
     def byte_offset(self, token: int) -> int:
-        """Offset in the file of the token's first byte (of its first character, where a token splits one)."""
+        """Offset in the file of the token's first byte (of its first character, if the token splits one)."""
         return self.byte + len(self.text[: self.starts[token]].encode())
 
 
@@ -62,7 +62,7 @@ class TokenStream:
 
     def __init__(self, path: Path, tokenizer: Any, place: Place | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise Refusal("tokenizer_unsupported", "the model's tokenizer has no fast version, so no offsets")
+            raise Refusal("tokenizer_unsupported", "the model's tokenizer has no fast version with offsets")
         self.path, self.tokenizer, self.place = path, tokenizer, place or Place()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -76,11 +76,11 @@ class TokenStream:
             text, byte = reader.read(WINDOW + OVERLAP), self.place.byte
             ids, starts = self._encode(text)
             skip = self.place.tokens
-            while len(ids) < skip and (more := reader.read(len(text))):  # the window had grown there
+            while len(ids) < skip and (more := reader.read(len(text))):  # the window had been extended
                 text += more
                 ids, starts = self._encode(text)
             while True:
-                # Twice as much where no joint was found, so that unbroken text costs no more than its length.
+                # Doubles the window if no joint is found, so that the total cost stays linear.
                 following = reader.read(max(WINDOW, len(text) - OVERLAP))
                 if not following:
                     yield Piece(ids[skip:], starts[skip:], text, byte, skip)
@@ -110,7 +110,7 @@ class TokenStream:
 
 
 def counted(path: Path, tokenizer: Any) -> Iterator[int]:
-    """Tokens so far, piece by piece, up to those of the whole document. Raises as `TokenStream` does."""
+    """Yield the number of tokens so far after every piece. Raises as `TokenStream` does."""
     tokens = 0
     for piece in TokenStream(path, tokenizer):
         tokens += len(piece.ids)
@@ -118,7 +118,7 @@ def counted(path: Path, tokenizer: Any) -> Iterator[int]:
 
 
 class _Reader:
-    """Reads characters of a UTF-8 file by number."""
+    """Reads a given number of characters from a UTF-8 file."""
 
     def __init__(self, file: BinaryIO, byte: int) -> None:
         file.seek(byte)
@@ -140,14 +140,14 @@ class _Reader:
             if not block:
                 break
         if "\0" in text:
-            raise Refusal("document_not_text", f"the document holds NUL bytes before byte {self.byte}")
+            raise Refusal("document_not_text", f"the document contains a NUL byte before byte {self.byte}")
         return text
 
 
 def _joint(
     ids: list[int], starts: list[int], next_ids: list[int], next_starts: list[int], cut: int
 ) -> tuple[int, int] | None:
-    """Token indexes (in this window, in the next) where both tokenisations go on alike."""
+    """Token indices (in this window, in the next) from which both tokenisations agree."""
     where = {start + cut: index for index, start in reversed(list(enumerate(next_starts)))}
     middle = cut + (starts[-1] - cut) // 2 if starts else cut
     for here in range(len(ids) - AGREE - 1, 0, -1):

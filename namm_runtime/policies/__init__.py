@@ -1,4 +1,4 @@
-"""Eviction policies by name: one file a policy, one contract (`base.Policy`)."""
+"""Eviction policies by name: one file per policy, one interface (`base.Policy`)."""
 
 from namm_runtime.policies.base import Policy
 from namm_runtime.policies.registry import FORMER, canonical, make, names, scorer_of

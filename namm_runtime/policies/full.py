@@ -1,4 +1,4 @@
-"""No eviction: the cache of the whole document, as any transformer keeps it."""
+"""No eviction: the full cache of an ordinary transformer."""
 
 from torch import Tensor
 
@@ -14,4 +14,4 @@ class Full(Policy):
         raise RuntimeError("the full cache has no scores")
 
     def evict(self, cache: BoundedCache) -> None:
-        """Nothing goes."""
+        """Evicts nothing."""

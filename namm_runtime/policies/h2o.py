@@ -1,4 +1,4 @@
-"""Heavy hitters: the tokens with the largest attention so far, beside a recent window (arXiv 2306.14048)."""
+"""Heavy hitters: keeps the tokens with the most attention so far, and a recent window (arXiv 2306.14048)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from namm_runtime.policies.base import Policy
 
 
 class H2O(Policy):
-    """Args: recent: newest tokens that always stay; the paper gives them half of the budget."""
+    """Args: recent: number of newest tokens that are always kept; half of the budget in the paper."""
 
     name = "h2o"
     observes = True

@@ -1,4 +1,4 @@
-"""Keys that point away from the average key stay (KeyDiff, arXiv 2504.15364)."""
+"""Keeps the keys least similar to the mean key (KeyDiff, arXiv 2504.15364)."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -8,11 +8,11 @@ from namm_runtime.policies.base import Policy
 
 
 def key_similarity(layer: BoundedLayer) -> Tensor:
-    """Cosine of every unrotated key with the mean of the head's normalised keys → [B, Hkv, used]."""
+    """Cosine similarity of every unrotated key to the mean of the head's normalised keys → [B, Hkv, used]."""
     keys = functional.normalize(layer.keys[:, :, : layer.used].float(), dim=-1)
     if layer.ragged:
         keys = keys.masked_fill(layer.unused().unsqueeze(-1), 0)
-    anchor = functional.normalize(keys.sum(dim=2), dim=-1)  # the length of the mean does not matter
+    anchor = functional.normalize(keys.sum(dim=2), dim=-1)  # the norm of the mean does not matter
     return (keys @ anchor.unsqueeze(-1)).squeeze(-1)
 
 

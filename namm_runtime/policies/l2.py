@@ -1,4 +1,4 @@
-"""Keys of small norm stay: they are the ones that attract attention (arXiv 2406.11430)."""
+"""Keeps the keys with the smallest norm, which attract the most attention (arXiv 2406.11430)."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from namm_runtime.policies.base import Policy
 
 
 class L2(Policy):
-    """Rotation changes no norm, so the unrotated keys of the cache serve. All layers are treated alike."""
+    """Rotation preserves norms, so the cache's unrotated keys can be used. All layers are treated alike."""
 
     name = "l2"
 

@@ -1,4 +1,4 @@
-"""The learned policy: attention spectrogram and recency, scored by backward attention memory."""
+"""The learned policy: attention spectrogram and recency, scored by a backward attention memory (BAM)."""
 
 import math
 
@@ -15,26 +15,26 @@ from namm_runtime.policies.keydiff import key_similarity
 from namm_runtime.scorer.checkpoint import PLACE_FLOATS, Scorer
 from namm_runtime.scorer.normaliser import Moments, Normaliser
 
-SCORE_BYTES = 8 << 20  # temporaries of documents scored at once; one alone may take more
+SCORE_BYTES = 8 << 20  # temporaries of documents scored together; a single one may take more
 
 
 class Namm(Policy):
     """A neural attention memory model (arXiv 2410.13166).
 
-    One whose scorer ignores the spectrum does not watch attention either, and reads as fast as a policy that
-    goes by keys.
+    If the scorer ignores the spectrum, attention is not observed, and reading is as fast as with a key-based
+    policy.
 
     Args:
         scorer: parameters, normaliser and the regime they were evolved in.
-        parameters: [B, size] instead of the scorer's own, one vector a row: how a population is evaluated.
-        mode: `parity` is the reference implementation's keep rule: no budget but the scorer's own cap, one
-            length for all heads of a layer, only the newest token protected, evictions where the scorer had
-            them, places in the text as positions with angles in fp32. `budget` fills each head's slots with
+        parameters: [B, size] instead of the scorer's own, one vector per row, to evaluate a population.
+        mode: `parity` is the reference implementation's keep rule: no budget except the scorer's own cap, one
+            length for all heads of a layer, only the newest token protected, the eviction interval of the
+            scorer's regime, and absolute positions with fp32 angles. `budget` fills each head's slots with
             its best tokens.
-        normaliser: instead of the scorer's own frozen one, to gather statistics.
+        normaliser: replaces the scorer's own frozen one, to gather statistics.
 
     Raises:
-        Refusal: `regime_mismatch` if the scorer uses what the reference does not have.
+        Refusal: `regime_mismatch` if the scorer uses features that the reference does not have.
     """
 
     name = "namm"
@@ -51,7 +51,7 @@ class Namm(Policy):
             _refuse_extras(scorer)
         self._parameters = DeviceConstants(scorer.parameters if parameters is None else parameters)
         self.threshold = scorer.config.threshold
-        # How many spectra a scorer's statistics were gathered from no longer matters once they are frozen.
+        # The number of spectra behind the statistics does not matter once they are frozen.
         self.normaliser = normaliser or Normaliser(Moments(scorer.mean, scorer.variance, 1))
         self.spectrogram = Spectrogram(scorer.config.gamma)
         self.observes = not scorer.config.spectrum_zeroed
@@ -66,28 +66,26 @@ class Namm(Policy):
             return budget
         regime = self.scorer.regime
         if by_slot:
-            reason = "positions relative to the cache; parity keeps every key at its place in the text"
+            reason = "absolute positions, not cache-relative ones"
         elif budget not in (None, regime.budget):
-            reason = (
-                f"a budget of {budget} slots; parity keeps the scorer's own cap ({regime.budget or 'none'})"
-            )
+            reason = f"the scorer's own cap ({regime.budget or 'none'}), not a budget of {budget} slots"
         elif interval != regime.interval:
-            reason = f"an eviction every {interval} tokens; the scorer was evolved with {regime.interval}"
+            reason = f"an eviction every {regime.interval} tokens as evolved, not every {interval}"
         else:
             return regime.budget
-        raise Refusal("regime_mismatch", f"parity mode and {reason}")
+        raise Refusal("regime_mismatch", f"parity mode requires {reason}")
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
         self.spectrogram.fold_into(layer.state, columns)
         self.watch_scratch = self.spectrogram.scratch_bytes
 
     def observe_qk(self, layer: BoundedLayer, source: ColumnSource, fold: Fold) -> None:
-        """The same without columns: `fold` rebuilds them from queries and keys."""
+        """The same without columns: `fold` recomputes them from queries and keys."""
         fold(self.spectrogram, source, layer.state["ema"], layer.state["carry"])
         self.watch_scratch = self.spectrogram.scratch_bytes
 
     def features(self, layer: BoundedLayer) -> Tensor:
-        """[B, Hkv, used, F]: recency first, then the normalised spectrum, then the optional inputs."""
+        """[B, Hkv, used, F]: recency, then the normalised spectrum, then the optional inputs."""
         config = self.scorer.config
         parts = [self._recency(layer), self._spectrum(layer)]
         if config.key_input:
@@ -100,13 +98,13 @@ class Namm(Policy):
         """[B, Hkv, used, 17], normalised."""
         if not self.observes:
             return torch.zeros(*layer.keys.shape[:2], layer.used, BINS, device=layer.keys.device)
-        # Unused slots matter only to statistics that are being gathered.
+        # Unused slots matter only while statistics are gathered.
         counted = None if self.normaliser.frozen or not layer.ragged else ~layer.unused()
         return self.normaliser(layer.state["ema"][:, :, : layer.used], counted)
 
     def scores(self, layer: BoundedLayer) -> Tensor:
         config, (parameters,) = self.scorer.config, self._parameters.on(layer.keys.device)
-        # Features as they are, reversed and updated; queries, keys, values and what they attended to.
+        # Features, their reversed and updated copies; queries, keys, values and attention outputs.
         a_row = layer.keys.shape[1] * layer.used * 4 * (5 * config.features + 4 * config.width)
         scores = []
         for rows, part in layer.parts(a_row, SCORE_BYTES):
@@ -118,7 +116,7 @@ class Namm(Policy):
         x, network = self.features(layer), self.scorer.config.network
         if not layer.ragged:
             return network.score(parameters, x)
-        # Slots without a token must be the last thing newer tokens could look at: sort them before the text.
+        # Tokens attend to newer ones only, so unused slots are sorted before all tokens to have no effect.
         positions = layer.positions[:, :, : layer.used].masked_fill(layer.unused(), -1)
         order = positions.argsort(dim=-1, stable=True)
         packed = x.gather(2, order.unsqueeze(-1).expand_as(x))
@@ -127,7 +125,7 @@ class Namm(Policy):
         )
 
     def _recency(self, layer: BoundedLayer) -> Tensor:
-        """[B, Hkv, used, 8]: sines then cosines of the distance to the newest token, clipped if asked."""
+        """[B, Hkv, used, 8]: sines, then cosines of the (clipped) distance to the newest token."""
         age = layer.clock - 1 - layer.positions[:, :, : layer.used]
         if self.scorer.config.recency_clip is not None:
             age = age.clamp(max=self.scorer.config.recency_clip)
@@ -136,9 +134,9 @@ class Namm(Policy):
 
 
 def _place(layer: BoundedLayer, like: Tensor) -> Tensor:
-    """[B, Hkv, N, 6], as like [B, Hkv, N, …]: slow cosines over the model's layers and a layer's heads.
+    """[B, Hkv, N, 6] for `like` [B, Hkv, N, …]: low-frequency cosines of the layer's and the head's place.
 
-    The same for models of any depth and number of heads, so that a scorer can serve another one.
+    Normalised by the number of layers and heads, so that a scorer can serve a model of another shape.
     """
     placement, (batch, heads, slots, _) = layer.placement, like.shape
     head = torch.arange(heads, device=like.device) + placement.shard * heads
@@ -153,14 +151,14 @@ def _refuse_extras(scorer: Scorer) -> None:
     extras = {
         "clips recency": config.recency_clip is not None,
         "has no threshold": config.threshold is None,
-        "looks at keys": config.key_input,
-        "looks at layers and heads": config.place_input,
+        "uses keys": config.key_input,
+        "uses the place of layers and heads": config.place_input,
         "ignores the spectrum": config.spectrum_zeroed,
     }
     found = [what for what, present in extras.items() if present]
     if found:
         raise Refusal(
             "regime_mismatch",
-            f"the scorer '{scorer.name}' {' and '.join(found)}, which the reference implementation does not; "
-            "serve it in budget mode",
+            f"the scorer '{scorer.name}' {' and '.join(found)}, which the reference implementation does not "
+            "support; use budget mode",
         )

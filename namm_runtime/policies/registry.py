@@ -1,4 +1,4 @@
-"""Every policy by its name."""
+"""Policies by name."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from namm_runtime.policies.base import Policy
 from namm_runtime.scorer.checkpoint import Scorer
 from namm_runtime.scorer.regime import MODES
 
-# The zeroed one is a control: the same scorer, blind to attention.
+# Policy → bundled scorer. `namm-key-zeroed` is a control: the same scorer with the spectrum zeroed.
 LEARNED = {
     "namm-key": "namm-key",
     "namm": "namm",
@@ -18,22 +18,22 @@ LEARNED = {
 }
 
 
-# What requests of earlier versions say.
+# Names in requests of earlier versions → today's names.
 FORMER = {"window": "streaming"}
 
 
 def names() -> list[str]:
-    """Every policy a request may name."""
+    """All policies that a request may name."""
     return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "streaming", "full"]
 
 
 def canonical(name: str) -> str:
-    """The policy's name today."""
+    """The current name of a policy."""
     return FORMER.get(name, name)
 
 
 def scorer_of(name: str) -> str | None:
-    """The bundled scorer a learned policy uses, None for a heuristic."""
+    """The bundled scorer of a learned policy, None for a heuristic."""
     return LEARNED.get(name)
 
 
@@ -41,8 +41,8 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
     """Build a policy.
 
     Raises:
-        Refusal: `unknown_policy`; `scorer_required` for the learned ones; `regime_mismatch` for a mode that
-            the policy or its scorer does not have.
+        Refusal: `unknown_policy`; `scorer_required` for learned policies; `regime_mismatch` for a mode that
+            the policy or its scorer does not support.
     """
     from namm_runtime.policies.full import Full
     from namm_runtime.policies.h2o import H2O
@@ -54,7 +54,7 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
 
     name = canonical(name)
     if mode not in MODES or (mode == "parity" and name not in LEARNED):
-        raise Refusal("regime_mismatch", f"the policy '{name}' has no mode '{mode}'; take 'budget'")
+        raise Refusal("regime_mismatch", f"the policy '{name}' has no mode '{mode}'; use 'budget'")
     match name:
         case "full":
             return Full()
@@ -76,4 +76,4 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
             policy = Namm(scorer, mode=mode)
             policy.name = name
             return policy
-    raise Refusal("unknown_policy", f"there is no policy '{name}'; choose one of {', '.join(names())}")
+    raise Refusal("unknown_policy", f"unknown policy '{name}'; choose one of {', '.join(names())}")

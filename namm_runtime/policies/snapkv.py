@@ -1,7 +1,7 @@
-"""Tokens that the last queries before an eviction looked at (SnapKV, arXiv 2404.14469).
+"""Keeps the tokens that the last queries before an eviction attend to (SnapKV, arXiv 2404.14469).
 
-The paper watches the end of a prompt, where its question stands. Here the document is read before any
-question is known, so the window is the last queries before each eviction, whatever they say.
+The paper observes the end of the prompt, which holds the question. Here the document is read before any
+question is known, so the window is simply the last queries before each eviction.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from namm_runtime.policies.base import Policy
 
 
 class SnapKV(Policy):
-    """Sums the window's attention to each token; a token's neighbours profit from it.
+    """Sums the window's attention to each token, and max-pools it over neighbouring tokens.
 
     Args:
-        window: queries before an eviction whose attention counts, a multiple of 16. They always stay
-            themselves, as far as the budget goes.
-        kernel: width of the max-pooling over neighbouring slots, odd; None pools nothing.
+        window: number of queries before an eviction whose attention counts, a multiple of 16. Their own
+            tokens are always kept, within the budget.
+        kernel: width of the max-pooling over slots, odd; None disables pooling.
 
     Raises:
-        ValueError: another window or kernel.
+        ValueError: for any other window or kernel.
     """
 
     name = "snapkv"
@@ -33,7 +33,7 @@ class SnapKV(Policy):
 
     def __init__(self, window: int = 32, kernel: int | None = 7) -> None:
         if window < 16 or window % 16 or (kernel is not None and (kernel < 1 or kernel % 2 == 0)):
-            raise ValueError(f"no window of {window} queries (a multiple of 16) or kernel of {kernel} (odd)")
+            raise ValueError(f"window must be a multiple of 16 and kernel odd, not {window} and {kernel}")
         self.window, self.kernel = window, kernel
 
     @property
@@ -42,7 +42,7 @@ class SnapKV(Policy):
 
     def observe(self, layer: BoundedLayer, columns: Tensor) -> None:
         queries, slots = columns.shape[2:]
-        first = slots - queries  # the slot of the oldest of these queries
+        first = slots - queries  # slot of the oldest query
         opens = layer.start + max(0, layer.interval - self.window)
         if slots <= opens:
             return
@@ -53,7 +53,7 @@ class SnapKV(Policy):
         mass = layer.state["mass"][:, :, : layer.used, 0]
         recent = layer.positions[:, :, : layer.used] >= layer.clock - self.window
         if self.kernel is not None:
-            # Neither the window's own tokens nor unused slots lift their neighbours.
+            # The window's own tokens and unused slots do not raise their neighbours' scores.
             alone = recent | layer.unused() if layer.ragged else recent
             mass = functional.max_pool1d(
                 mass.masked_fill(alone, 0), self.kernel, stride=1, padding=self.kernel // 2
@@ -63,4 +63,4 @@ class SnapKV(Policy):
     def evict(self, cache: BoundedCache) -> None:
         super().evict(cache)
         for layer in cache.layers:
-            layer.state["mass"].zero_()  # what this window saw has been used
+            layer.state["mass"].zero_()  # the next window starts from zero

@@ -1,4 +1,4 @@
-"""Attention sinks and the most recent tokens (StreamingLLM, arXiv 2309.17453)."""
+"""Keeps attention sinks and the most recent tokens (StreamingLLM, arXiv 2309.17453)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from namm_runtime.policies.base import Policy
 
 
 class Streaming(Policy):
-    """Args: sinks: first tokens of the document that always stay; the paper uses four."""
+    """Args: sinks: number of first tokens of the document that are always kept; four in the paper."""
 
     name = "streaming"
 

@@ -1,7 +1,7 @@
-"""The scorer: backward attention memory, about four thousand parameters shared by every layer and head.
+"""The BAM scorer (backward attention memory): about four thousand parameters shared by all layers and heads.
 
-Each token's features attend to the features of tokens that are as new or newer, so that what came later can
-say it is redundant. Reversed in time that mask is an ordinary causal one, and runs in a flash kernel.
+Each token's features attend to those of itself and newer tokens, so that newer tokens can mark it as
+redundant. Reversed in time, that is an ordinary causal mask, which flash kernels support.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from namm_runtime.attention.backends import causal
 
 @dataclass(frozen=True)
 class Bam:
-    """Shapes of the network; parameters are passed in flat, so that a population can be scored at once.
+    """Shapes of the network. Parameters are flat vectors, so that a population can be scored in one batch.
 
-    The flat order is that of the reference implementation; for 25 features and width 32 it has 4,172 numbers.
+    The flat order is that of the reference implementation; with 25 features and width 32 it has 4,172
+    numbers.
 
     Attributes:
-        multiply: whether the attention scales its token's features as well as adding to them.
+        multiply: whether attention also scales its token's features instead of only adding to them.
         bias: whether the attention has biases; the head always has one.
     """
 
@@ -52,10 +53,10 @@ class Bam:
         return split_flat(flat, self.shapes)
 
     def score(self, flat: Tensor, x: Tensor) -> Tensor:
-        """Score x [B, H, N, features], tokens in the order of the text → [B, H, N].
+        """Score x [B, H, N, features], tokens in text order → [B, H, N].
 
         Args:
-            flat: [size] for all rows, or [B, size] with one parameter vector a row.
+            flat: [size] for all rows, or [B, size] with one parameter vector per row.
         """
         if flat.dim() == 1:
             flat = flat.unsqueeze(0)
@@ -74,7 +75,7 @@ class Bam:
 
 
 def split_flat(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Name the consecutive blocks of a flat vector [..., size] → views [..., *shape]."""
+    """Split a flat vector [..., size] into named views [..., *shape]."""
     parts = torch.split(flat, [torch.Size(shape).numel() for shape in shapes.values()], dim=-1)
     return {
         name: part.view(*part.shape[:-1], *shape)
@@ -83,7 +84,7 @@ def split_flat(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Te
 
 
 def linear(x: Tensor, parameters: dict[str, Tensor], name: str) -> Tensor:
-    """x [..., N, in] through the weight [..., in, out], and the bias [..., out] where there is one."""
+    """x [..., N, in] times the weight [..., in, out], plus the bias [..., out] if there is one."""
     y = x @ parameters[f"{name}.weight"]
     bias = parameters.get(f"{name}.bias")
     return y if bias is None else y + bias.unsqueeze(-2)

@@ -1,4 +1,4 @@
-"""A scorer on disk: a safetensors file and a JSON manifest that says everything needed to use it.
+"""A scorer on disk: a safetensors file and a JSON manifest with everything needed to use it.
 
 scorer.safetensors   parameters [P], mean [17], variance [17], all fp32
 manifest.json        format, name, version, sha256 of the file, config, regime, serving, provenance
@@ -31,25 +31,25 @@ BUNDLED = Path(__file__).parents[1] / "bundled" / "scorers"
 
 @dataclass(frozen=True)
 class ScorerConfig:
-    """Hyper-parameters that the numbers mean nothing without. Defaults are the published ones."""
+    """The scorer's hyper-parameters, needed to interpret its parameters. Defaults are the published ones."""
 
     gamma: float = 0.99
     width: int = 32
     recency_floats: int = 8
     recency_base: float = 50_000.0
-    recency_clip: int | None = None  # tokens; ages above it look alike
-    threshold: float | None = 0.0  # scores below it are dropped; None leaves it to the budget
-    key_input: bool = False  # one more feature: cosine of the key with the head's mean key
+    recency_clip: int | None = None  # tokens; larger ages are clipped to it
+    threshold: float | None = 0.0  # tokens scored below it are dropped; None: only the budget limits them
+    key_input: bool = False  # one more feature: cosine similarity of the key to the head's mean key
     key_mean: float = 0.0
     key_deviation: float = 1.0
     place_input: bool = False  # six more features: cosines of the layer's and the head's place in the model
-    spectrum_zeroed: bool = False  # its features are always zero, and attention is not watched
-    kind: str = "bam"  # or "mlp", which scores each token without looking at others
-    multiply: bool = True  # bam: scale the features as well as adding to them
+    spectrum_zeroed: bool = False  # the spectrum's features are always zero, and attention is not observed
+    kind: str = "bam"  # or "mlp", which scores each token independently
+    multiply: bool = True  # bam: attention also scales the features
     bias: bool = True  # of the attention (bam) or of every layer (mlp)
-    depth: int = 1  # mlp: linear layers
+    depth: int = 1  # mlp: number of linear layers
     residual: bool = True  # mlp: add the features to the first hidden layer
-    frame: int = FRAME  # queries of one spectrum; this and the next two have no other value yet
+    frame: int = FRAME  # queries per spectrum; this and the next two allow no other value yet
     hop: int = HOP  # queries from one spectrum to the next
     window: str = "hann"  # periodic
 
@@ -63,16 +63,16 @@ class ScorerConfig:
 
     @property
     def network(self) -> Bam | Mlp:
-        """What turns features into scores.
+        """The network that turns features into scores.
 
         Raises:
-            ValueError: no such network.
+            ValueError: for an unknown kind, or shapes that the network does not allow.
         """
         if self.kind == "bam":
             return self.bam
         if self.kind == "mlp":
             return Mlp(self.features, self.width, self.depth, self.bias, self.residual)
-        raise ValueError(f"no scorer is of the kind '{self.kind}'")
+        raise ValueError(f"unknown kind of scorer: '{self.kind}'")
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Scorer:
     """A scorer ready for use.
 
     Attributes:
-        parameters: [P] fp32, flat in the reference order.
+        parameters: [P] fp32, flat, in the order of the reference implementation.
         mean, variance: [17] fp32, normaliser of the spectrum.
-        regime: what it was evolved in.
-        serving: what it runs in where a request does not say; empty, that is its regime.
-        sha256: of the safetensors bytes; empty for one that was never saved.
+        regime: the settings it was evolved in.
+        serving: its default settings for serving; if empty, its regime.
+        sha256: of the safetensors file; empty if it was never saved.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Scorer:
 
     @property
     def identity(self) -> str:
-        """Hash of everything that decides a score: numbers and hyper-parameters, saved or not."""
+        """Hash of everything that determines a score: parameters, normaliser and hyper-parameters."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         for tensor in (self.parameters, self.mean, self.variance):
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
@@ -133,7 +133,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class ScorerRef:
-    """Which scorer, without its numbers."""
+    """A reference to a scorer, without its parameters."""
 
     name: str
     version: str
@@ -158,27 +158,27 @@ def load(directory: Path) -> Scorer:
     except (OSError, SafetensorError) as error:
         raise Refusal("scorer_unreadable", f"{file} cannot be read as safetensors: {error}") from None
     if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
-        raise Refusal("scorer_hash_mismatch", f"{file} is not the file its manifest was written for")
+        raise Refusal("scorer_hash_mismatch", f"{file} does not match the sha256 in its manifest")
     try:
         config = ScorerConfig(**checked_section(ScorerConfig, manifest["config"]))
-        # A manifest without the clip it was evolved with means the one it has.
+        # A regime without a recency clip means the config's.
         evolved = {"recency_clip": config.recency_clip} | checked_section(Regime, manifest["regime"])
         regime = Regime(**evolved)
         serving = Serving(**checked_section(Serving, manifest.get("serving", {})))
         shapes = {"parameters": (config.network.size,), "mean": (BINS,), "variance": (BINS,)}
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
-            "scorer_unreadable", f"the manifest of {directory.name} is incomplete or wrong: {error}"
+            "scorer_unreadable", f"the manifest of {directory.name} is incomplete or invalid: {error}"
         ) from None
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
-            raise Refusal("scorer_wrong_shape", f"'{name}' should have the shape {shape} in {file}")
+            raise Refusal("scorer_wrong_shape", f"'{name}' must have the shape {shape} in {file}")
         if tensors[name].dtype != torch.float32:
-            raise Refusal("scorer_wrong_shape", f"'{name}' should be fp32 in {file}")
+            raise Refusal("scorer_wrong_shape", f"'{name}' must be fp32 in {file}")
         if not torch.isfinite(tensors[name]).all():
-            raise Refusal("scorer_not_finite", f"'{name}' holds values that are not finite in {file}")
+            raise Refusal("scorer_not_finite", f"'{name}' contains values that are not finite in {file}")
     if (tensors["variance"] < 0).any():
-        raise Refusal("scorer_not_finite", f"'variance' holds negative values in {file}")
+        raise Refusal("scorer_not_finite", f"'variance' contains negative values in {file}")
     return Scorer(
         name=manifest["name"],
         version=manifest["version"],
@@ -194,7 +194,7 @@ def load(directory: Path) -> Scorer:
 
 
 def given(scorer: Path | Scorer) -> Scorer:
-    """The scorer itself, read from its directory unless it is there already. Raises as `load`."""
+    """The scorer, loaded from its directory if a path is given. Raises as `load`."""
     return load(scorer) if isinstance(scorer, Path) else scorer
 
 
@@ -202,18 +202,18 @@ def resolve(name: str) -> ScorerRef:
     """Find a bundled scorer by name.
 
     Raises:
-        Refusal: `unknown_scorer`, naming the ones there are.
+        Refusal: `unknown_scorer`, listing the bundled ones.
     """
     wanted, _, version = name.partition("@")
     for ref in bundled():
         if ref.name == wanted and version in ("", ref.version):
             return ref
     known = ", ".join(f"{ref.name}@{ref.version}" for ref in bundled()) or "none"
-    raise Refusal("unknown_scorer", f"there is no scorer '{name}'; bundled: {known}")
+    raise Refusal("unknown_scorer", f"unknown scorer '{name}'; bundled: {known}")
 
 
 def bundled() -> list[ScorerRef]:
-    """The scorers that come with the package."""
+    """The scorers that ship with the package."""
     found = []
     for file in sorted(BUNDLED.glob(f"*/{MANIFEST_FILE}")):
         manifest = read_manifest(file.parent)

@@ -1,4 +1,4 @@
-"""What a scorer's manifest may say: known entries, of the right types, with values that mean something."""
+"""Validation of a scorer's manifest: known entries, correct types, meaningful values."""
 
 import json
 import math
@@ -21,11 +21,11 @@ WORDS = {
     bool: "true or false",
     dict: "an object",
     float: "a finite number",
-    int: "a whole number",
-    str: "a text",
+    int: "an integer",
+    str: "a string",
 }
 
-# By entry, wherever it stands. None passes where the entry's type allows it.
+# By the entry's name, in any section. None passes if the entry's type allows it.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "gamma": (lambda x: 0 < x < 1, "between 0 and 1"),
     "width": (lambda x: x >= 1, "at least 1"),
@@ -34,9 +34,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "recency_base": (lambda x: x > 0, "above 0"),
     "recency_clip": (lambda x: x >= 1, "at least 1"),
     "key_deviation": (lambda x: x > 0, "above 0"),
-    "frame": (lambda x: x == FRAME, f"{FRAME}, the only length of a frame here"),
-    "hop": (lambda x: x == HOP, f"{HOP}, the only distance of frames here"),
-    "window": (lambda x: x == "hann", "'hann', the only window here"),
+    "frame": (lambda x: x == FRAME, f"{FRAME}, the only supported frame length"),
+    "hop": (lambda x: x == HOP, f"{HOP}, the only supported hop length"),
+    "window": (lambda x: x == "hann", "'hann', the only supported window"),
     "mode": (lambda x: x in MODES, "'budget' or 'parity'"),
     "positions": (lambda x: x in POSITIONS, "'absolute' or 'cache-relative'"),
     "budget": (lambda x: x >= 1, "at least 1"),
@@ -49,7 +49,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a scorer, whose sections `checked_section` checks.
 
     Raises:
-        Refusal: `scorer_unreadable`: none, not JSON, another format, or entries missing or of a wrong type.
+        Refusal: `scorer_unreadable` if it is missing or not JSON, or has an unknown format, missing entries
+            or entries of the wrong type.
     """
     try:
         manifest = json.loads((directory / MANIFEST_FILE).read_text())
@@ -59,7 +60,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise Refusal("scorer_unreadable", f"the manifest in {directory} lacks required entries")
     if manifest.get("format") != FORMAT:
         raise Refusal(
-            "scorer_unreadable", f"format {manifest.get('format')} is not {FORMAT}, the one known here"
+            "scorer_unreadable", f"unsupported manifest format {manifest.get('format')}; expected {FORMAT}"
         )
     for name, kind in (REQUIRED | OPTIONAL).items():
         if not isinstance(manifest.get(name, kind()), kind):
@@ -70,10 +71,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def checked_section(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of the dataclass `kind`, as one section of a manifest gives them.
+    """Check one section of a manifest and return it as keyword arguments of the dataclass `kind`.
 
     Raises:
-        Refusal: `scorer_unreadable` for an unknown entry, a wrong type or a value that means nothing.
+        Refusal: `scorer_unreadable` for an unknown entry, a wrong type or a meaningless value.
     """
     hints = get_type_hints(kind)
     unknown = values.keys() - {field.name for field in fields(kind)}

@@ -1,4 +1,4 @@
-"""The scorer without memory: each token's features through a small perceptron, seeing no other token."""
+"""The MLP scorer: a small perceptron that scores each token from its own features alone."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +13,12 @@ from namm_runtime.scorer.bam import linear, split_flat
 class Mlp:
     """Shapes of the network, with flat parameters like `Bam`.
 
-    From depth 3 on, the reference implementation throws the results of its middle layers away
-    (h ← h + relu(h)) and keeps their parameters in the vector; vectors evolve that way, so it is reproduced.
+    From depth 3 on, the reference implementation discards the results of its middle layers (h ← h + relu(h))
+    but keeps their parameters in the vector. Its scorers were evolved that way, so it is reproduced here.
 
     Attributes:
-        width: of the hidden layers, unused at depth 1.
-        depth: linear layers; 1 is a linear score.
+        width: of the hidden layers; unused at depth 1.
+        depth: number of linear layers; 1 is a linear score.
         bias: whether the layers have biases.
         residual: add the features to the first hidden layer, which needs width = features.
 
@@ -36,7 +36,7 @@ class Mlp:
         fits = not self.residual or self.width == self.features
         if self.depth < 1 or (self.depth > 1 and not fits) or (self.depth > 2 and not self.residual):
             raise ValueError(
-                f"no MLP scorer has depth {self.depth}, width {self.width} and residual {self.residual}"
+                f"unsupported MLP scorer: depth {self.depth}, width {self.width}, residual {self.residual}"
             )
 
     @property
@@ -57,7 +57,7 @@ class Mlp:
         """Score x [B, H, N, features] → [B, H, N].
 
         Args:
-            flat: [size] for all rows, or [B, size] with one parameter vector a row.
+            flat: [size] for all rows, or [B, size] with one parameter vector per row.
         """
         if flat.dim() == 1:
             flat = flat.unsqueeze(0)

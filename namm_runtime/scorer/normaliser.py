@@ -1,7 +1,8 @@
-"""How the spectrum is brought to scale before it is scored: one mean and one variance a frequency bin.
+"""Normalisation of the spectrum before scoring: one mean and one variance per frequency bin.
 
-The statistics are shared by layers, heads and tokens. A served scorer brings them along, frozen. Gathering
-them is part of evolution: every eviction of every layer adds all cached tokens, in the order they happen.
+The statistics are shared by layers, heads and tokens. A served scorer includes them, frozen. They are
+gathered
+during evolution: every eviction of every layer adds all cached tokens, in the order of the evictions.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from torch import Tensor
 from namm_runtime.attention.spectrogram import BINS
 from namm_runtime.device_constants import DeviceConstants
 
-LEAST_DEVIATION = 1e-7  # the reference's guard against bins that never vary
+LEAST_DEVIATION = 1e-7  # as in the reference, against division by zero for constant bins
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and population variance [17] of `count` spectra."""
+    """Mean and population variance [17] over `count` spectra."""
 
     mean: Tensor
     variance: Tensor
@@ -26,7 +27,7 @@ class Moments:
 
     @cached_property
     def constants(self) -> DeviceConstants:
-        """Mean and guarded deviation, where they are needed."""
+        """Mean and clamped standard deviation."""
         return DeviceConstants(self.mean, self.variance.sqrt().clamp(min=LEAST_DEVIATION))
 
     @classmethod
@@ -35,7 +36,7 @@ class Moments:
 
     @classmethod
     def of(cls, ema: Tensor, counted: Tensor | None = None) -> "Moments":
-        """Of ema [..., 17]; `counted` [...] bool leaves tokens out."""
+        """The moments of ema [..., 17], over the tokens that `counted` [...] selects."""
         rows = ema.reshape(-1, BINS) if counted is None else ema[counted]
         if not len(rows):
             return cls.empty()
@@ -43,7 +44,7 @@ class Moments:
         return cls(mean, (rows - mean).square().mean(0), len(rows))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both samples together, by the exact rule for pooled variances (Chan et al. 1979)."""
+        """The moments of both samples together, by the exact rule for pooled variances (Chan et al. 1979)."""
         if not self.count + other.count:
             return self
         share = other.count / (self.count + other.count)
@@ -58,14 +59,15 @@ class Moments:
 
 
 class Normaliser:
-    """Brings spectra to mean 0 and deviation 1 by the statistics in use, or else by those gathered so far.
+    """Normalises spectra to mean 0 and deviation 1 by the statistics in use, or those gathered so far.
 
-    Statistics that are not frozen belong to the run, not to a document: they carry over from one document to
-    the next and depend on their order. No snapshot holds them, and nothing served uses them.
+    Statistics that are being gathered belong to the run, not to a document: they carry over from one document
+    to the next and depend on the order of documents. Snapshots do not hold them, and serving does not use
+    them.
 
     Args:
-        in_use: what a scorer was evolved with; None normalises by what has been gathered.
-        frozen: gather nothing. With nothing in use either, spectra pass through as they are.
+        in_use: the statistics a scorer was evolved with; None uses those gathered so far.
+        frozen: do not gather. If there is nothing in use either, spectra are returned unchanged.
     """
 
     def __init__(self, in_use: Moments | None = None, frozen: bool = True) -> None:
@@ -73,10 +75,10 @@ class Normaliser:
         self.gathered = Moments.empty()
 
     def __call__(self, ema: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Normalise ema [B, H, N, 17]; where not frozen, gather it first.
+        """Normalise ema [B, H, N, 17]; unless frozen, add it to the gathered statistics first.
 
         Args:
-            counted: [B, H, N] bool, slots that hold a token. The others are left out of the statistics.
+            counted: [B, H, N] bool, slots that hold a token. Other slots are left out of the statistics.
         """
         if not self.frozen:
             self.gathered = _to(self.gathered, ema).merge(Moments.of(ema, counted))
@@ -87,7 +89,7 @@ class Normaliser:
         return (ema - mean) / deviation
 
     def adopt(self) -> None:
-        """Put what was gathered into use and begin anew, as the reference does after its first evaluation."""
+        """Put what was gathered into use and start anew, as the reference does after its first evaluation."""
         self.in_use = (self.in_use or Moments.empty()).merge(self.gathered)
         self.gathered = Moments.empty()
 

@@ -1,8 +1,8 @@
-"""Import what the reference implementation's trainer saved, without trusting the file.
+"""Import checkpoints of the reference implementation's trainer, without trusting the file.
 
-Its checkpoints are pickles in a zip, 210 MB of which a scorer is 17 kB: the mean of the search distribution
-and the normaliser's buffers. Everything else (covariances, paths, populations) is left behind. They hold no
-hyper-parameters, so those of the published recipe are assumed wherever the size of the vector does not tell.
+Its checkpoints are pickles in a zip. Of 210 MB only 17 kB are the scorer: the mean of the search distribution
+and the normaliser's buffers. Everything else (covariances, paths, populations) is ignored. They contain no
+hyper-parameters, so the published ones are assumed unless the size of the vector implies others.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from namm_runtime.errors import Refusal
 from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 from namm_runtime.scorer.regime import Regime
 
-MAX_BYTES = 1 << 30  # a whole checkpoint has a fifth of that
+MAX_BYTES = 1 << 30  # five times the size of a real checkpoint
 BUFFERS = "stored_buffers_to_save.token_embedding_0_"
 VECTORS = ("mean", "best_member")
 
-# Configurations of the reference that a vector's length tells apart.
+# Configurations of the reference; each has a different number of parameters.
 NETWORKS = (
     *(
         ScorerConfig(width=width, multiply=multiply, bias=bias)
@@ -47,19 +47,20 @@ NETWORKS = (
 def import_checkpoint(
     path: Path, *, name: str = "imported", vector: str = "mean", cap: int | None = None
 ) -> Scorer:
-    """Read a trainer's `ckpt.pt` as a scorer of parity mode.
+    """Read a trainer's `ckpt.pt` as a scorer for parity mode.
 
     Args:
-        vector: `mean` is what the reference evaluates and deploys; `best_member` the best single candidate.
-        cap: the selection's `cache_size`, which is in the run's configuration only.
+        vector: `mean` is what the reference evaluates and deploys; `best_member` is the best single
+            candidate.
+        cap: the selection's `cache_size`, which only the run's configuration contains.
 
     Raises:
-        Refusal: `checkpoint_unreadable` (missing, truncated, oversized, not a file of torch.save),
-            `checkpoint_unsafe` (the pickle wants more than tensors and numbers), `checkpoint_wrong_shape`,
+        Refusal: `checkpoint_unreadable` (missing, truncated, oversized, not written by torch.save),
+            `checkpoint_unsafe` (the pickle needs more than tensors and numbers), `checkpoint_wrong_shape`,
             `checkpoint_not_finite`, `bad_request`.
     """
     if vector not in VECTORS or (cap is not None and cap < 1):
-        raise Refusal("bad_request", f"the vector must be one of {', '.join(VECTORS)}, the cap at least 1")
+        raise Refusal("bad_request", f"vector must be one of {', '.join(VECTORS)}, and cap at least 1")
     digest = _checked_file(path)
     top = _load(path)
     state = _state(top, path)
@@ -86,7 +87,7 @@ def import_checkpoint(
 
 
 def _checked_file(path: Path) -> str:
-    """sha256 of a zip of stored (never inflated) members that fits into MAX_BYTES."""
+    """Check that the file is an uncompressed zip of at most MAX_BYTES → its sha256."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise Refusal("checkpoint_unreadable", f"{path.name} is larger than {MAX_BYTES} bytes")
@@ -94,7 +95,7 @@ def _checked_file(path: Path) -> str:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise Refusal(
-                    "checkpoint_unreadable", f"{path.name} is compressed; torch.save stores plainly"
+                    "checkpoint_unreadable", f"{path.name} is compressed, unlike files from torch.save"
                 )
             if sum(member.file_size for member in members) > MAX_BYTES:
                 raise Refusal("checkpoint_unreadable", f"{path.name} unpacks to more than {MAX_BYTES} bytes")
@@ -102,12 +103,12 @@ def _checked_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, zipfile.BadZipFile) as error:
         raise Refusal(
-            "checkpoint_unreadable", f"{path.name} is not a whole file from torch.save: {error}"
+            "checkpoint_unreadable", f"{path.name} is not a complete file from torch.save: {error}"
         ) from None
 
 
 class _Float64Type:
-    """Stands for numpy's type of the one scalar in the file, so that no numpy code runs while reading it."""
+    """Replaces numpy's type of the one scalar in the file, so that no numpy code runs while unpickling."""
 
     def __init__(self, *arguments: object) -> None:
         if arguments != ("f8", False, True):
@@ -125,7 +126,7 @@ def _float64(kind: object, data: object) -> float:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    # Mapped, so that matrices nobody asked for are never read. numpy 2 moved the scalar to another module.
+    # Memory-mapped, so that unused matrices are never read. numpy 2 moved the scalar to another module.
     allowed: list[Any] = [
         (_float64, "numpy.core.multiarray.scalar"),
         (_float64, "numpy._core.multiarray.scalar"),
@@ -137,20 +138,21 @@ def _load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise Refusal(
             "checkpoint_unsafe",
-            f"{path.name} holds more than tensors and numbers, and is not opened further: {_wanted(error)}",
+            f"{path.name} contains more than tensors and numbers, so it was not loaded: {_wanted(error)}",
         ) from None
-    except Exception as error:  # torch raises whatever a damaged file leads it to
+    except Exception as error:  # torch may raise anything for a damaged file
         reason = str(error).split("\n")[0]
         raise Refusal("checkpoint_unreadable", f"{path.name} cannot be read: {reason}") from None
     if not isinstance(top, dict):
         raise Refusal(
-            "checkpoint_unreadable", f"{path.name} holds a {type(top).__name__}, not a trainer's checkpoint"
+            "checkpoint_unreadable",
+            f"{path.name} contains a {type(top).__name__}, not a trainer's checkpoint",
         )
     return top
 
 
 def _wanted(error: pickle.UnpicklingError) -> str:
-    """What a pickle wanted, without torch's advice to open it all the same."""
+    """What the pickle asked for, without torch's advice to load it anyway."""
     text = str(error)
     named = re.search(r"GLOBAL ([\w.]{1,100})", text)
     if named:
@@ -160,7 +162,7 @@ def _wanted(error: pickle.UnpicklingError) -> str:
 
 
 def _state(top: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The evolution's entries, without the prefix that a compiled module adds."""
+    """The evolution state's entries, without the prefix that torch.compile adds."""
     state = top.get("evolution_state")
     if not isinstance(state, Mapping):
         raise Refusal(
@@ -176,15 +178,15 @@ def _tensor(state: dict[str, Any], name: str) -> Tensor:
         raise Refusal("checkpoint_wrong_shape", f"the checkpoint has no dense tensor '{name}'")
     if value.numel() > 2 * max(c.network.size for c in NETWORKS):  # a view may claim any size
         raise Refusal(
-            "checkpoint_wrong_shape", f"'{name}' has the shape {tuple(value.shape)}, too large by far"
+            "checkpoint_wrong_shape", f"'{name}' has the shape {tuple(value.shape)}, which is far too large"
         )
     if value.is_complex() or not torch.isfinite(value.float()).all():
-        raise Refusal("checkpoint_not_finite", f"'{name}' holds values that are not finite numbers")
+        raise Refusal("checkpoint_not_finite", f"'{name}' contains values that are not finite")
     return value.detach().float().clone()
 
 
 def _normaliser(state: dict[str, Any]) -> tuple[Tensor, Tensor, str]:
-    """Statistics in use; those being gathered where none are in use yet; else none, which changes nothing."""
+    """The statistics in use, else those being gathered, else the identity."""
     for which in ("output", "online_new_output"):
         mean, variance, count = (
             _tensor(state, f"{BUFFERS}{which}_{part}") for part in ("mean", "var", "num")
@@ -200,11 +202,11 @@ def _normaliser(state: dict[str, Any]) -> tuple[Tensor, Tensor, str]:
                 "checkpoint_not_finite", f"the normaliser '{which}' has a negative variance or count"
             )
         if (count > 0).all():
-            source = f"{which}, gathered from {int(count.max())} spectra"
+            source = f"{which}, gathered over {int(count.max())} spectra"
             return mean.flatten(), variance.flatten(), source
-    return torch.zeros(BINS), torch.ones(BINS), "none gathered: spectra pass through as they are"
+    return torch.zeros(BINS), torch.ones(BINS), "none gathered: spectra are not normalised"
 
 
 def _number(value: object) -> float | int | None:
-    """What JSON can hold of an entry that only informs."""
+    """The value if it is a finite number, else None."""
     return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Where a scorer was evolved, where it serves, and how to say that the two differ."""
+"""The settings a scorer was evolved in, those it serves in, and a description of their differences."""
 
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -9,19 +9,19 @@ POSITIONS = ("absolute", "cache-relative")
 
 @dataclass(frozen=True)
 class Regime:
-    """What a scorer's parameters have seen; serving it elsewhere is allowed on request, and said."""
+    """The settings a scorer was evolved in. Serving it in others is allowed, and reported in the usage."""
 
     mode: str = "budget"  # or "parity", the reference implementation's keep rule
-    budget: int | None = None  # slots a head; in parity mode the optional cap
+    budget: int | None = None  # slots per head; in parity mode the optional cap
     interval: int = 512  # tokens between evictions
-    positions: str = "cache-relative"  # or "absolute", places in the text
-    recency_clip: int | None = None  # tokens; ages above it look alike
-    watch_last: int | None = None  # queries before an eviction that the policy sees; None: all
+    positions: str = "cache-relative"  # or "absolute", positions in the text
+    recency_clip: int | None = None  # tokens; larger ages are clipped to it
+    watch_last: int | None = None  # queries before an eviction that the policy observes; None: all
 
 
 @dataclass(frozen=True)
 class Serving:
-    """The setting a scorer was validated in, where that is not the one it was evolved in."""
+    """The settings a scorer was validated in, if they differ from those it was evolved in."""
 
     budget: int | None = None
     interval: int | None = None
@@ -29,7 +29,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a request says of the regime; None leaves it to the scorer."""
+    """The settings that a request names; None leaves one to the scorer."""
 
     mode: str | None = None
     budget: int | None = None
@@ -39,8 +39,8 @@ class Settings:
 
 
 def default_regime(evolved: Regime, serving: Serving, mode: str) -> Regime:
-    """What runs in `mode` where nothing else is asked for: the manifest's serving entry, else the regime."""
-    if mode == "parity":  # the reference has no other setting than its own
+    """The regime used in `mode` by default: the manifest's serving settings, else the scorer's regime."""
+    if mode == "parity":  # parity only makes sense in the scorer's own regime
         return replace(evolved, mode=mode)
     return replace(
         evolved,
@@ -51,7 +51,7 @@ def default_regime(evolved: Regime, serving: Serving, mode: str) -> Regime:
 
 
 def difference(evolved: Regime, serving: Serving, served: Regime, asked: Settings) -> str | None:
-    """A sentence on what differs and on whose word, or None where nothing does."""
+    """A sentence that says which settings differ and why, or None if none does."""
     names = [
         field.name for field in fields(Regime) if getattr(evolved, field.name) != getattr(served, field.name)
     ]
@@ -71,7 +71,7 @@ def difference(evolved: Regime, serving: Serving, served: Regime, asked: Setting
 
 
 def describe(regime: Regime) -> str:
-    """Everything that a regime sets, in words."""
+    """All settings of a regime in words."""
     return ", ".join(_words(regime, field.name) for field in fields(Regime))
 
 
@@ -81,12 +81,12 @@ def _words(regime: Regime, name: str) -> str:
         case "mode":
             return f"{value} mode"
         case "budget":
-            return "no limit of slots" if value is None else f"{value:,} slots a head"
+            return "no limit on slots" if value is None else f"{value:,} slots per head"
         case "interval":
             return f"an eviction every {value:,} tokens"
         case "positions":
             return f"{value} positions"
         case "watch_last":
-            return "every query seen" if value is None else f"only the last {value:,} queries seen"
+            return "every query observed" if value is None else f"only the last {value:,} queries observed"
         case _:
             return "unclipped recency" if value is None else f"recency clipped at {value:,} tokens"

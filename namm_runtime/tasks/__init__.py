@@ -1,4 +1,4 @@
-"""Synthetic business documents with planted facts: the task that trains and tests the bundled model."""
+"""Synthetic documents with planted facts, for training and testing the bundled models."""
 
 from namm_runtime.tasks.documents import Document, FillerKind, Planted, make_document
 from namm_runtime.tasks.facts import Fact, sample_facts

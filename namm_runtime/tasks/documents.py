@@ -1,4 +1,4 @@
-"""Documents of any length with facts at known places."""
+"""Documents of any length with facts at known offsets."""
 
 import random
 from collections.abc import Iterator
@@ -10,29 +10,29 @@ from namm_runtime.tasks.filler import business_pieces, ordinary_pieces
 from namm_runtime.tasks.words import Split
 
 FillerKind = Literal["business", "stdlib", "mixed", "contract", "invoice", "minutes"]
-# A mixed document changes between the two kinds after this many pieces.
+# A mixed document switches between the two kinds after this many pieces.
 _MIXED_RUN = (4, 24)
 
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """A fact and where it stands: `text[offset:offset + len(fact.sentence)] == fact.sentence`."""
+    """A fact and its offset: `text[offset:offset + len(fact.sentence)] == fact.sentence`."""
 
     fact: Fact
-    offset: int  # characters from the beginning of the document
+    offset: int  # in characters
     depth: float  # offset / length of the text, 0..1
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text and the facts in it, in the order in which they stand."""
+    """A text and the facts in it, in text order."""
 
     text: str
     facts: tuple[Planted, ...]
 
 
 def filler_pieces(kind: FillerKind, rng: random.Random, split: Split) -> Iterator[str]:
-    """Yield filler of a kind without end; pieces start with a line break and end in a visible character."""
+    """Yield filler of a kind endlessly; pieces start with a line break and end in a visible character."""
     if kind == "business":
         yield from business_pieces(rng, split)
     elif kind == "stdlib":
@@ -62,7 +62,7 @@ def make_document(
     rng = random.Random(f"document:{seed}:{split}:{filler}:{n_chars}:{n_facts}")
     facts = sample_facts(n_facts, rng, split)
     room = max(0, n_chars - sum(len(fact.sentence) for fact in facts))
-    # Depths are drawn in filler characters, so that facts spread evenly whatever their own length is.
+    # Depths are drawn in filler characters, so that facts are spread evenly whatever their length.
     places = sorted(rng.random() * room for _ in facts)
     pieces = filler_pieces(filler, rng, split)
 

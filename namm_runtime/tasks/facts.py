@@ -1,4 +1,4 @@
-"""Facts a document can hold, such as "Invoice 4821 total: 9310.", and how a set of them is drawn."""
+"""Facts that a document can contain, such as "Invoice 4821 total: 9310.", and sampling of sets of facts."""
 
 import random
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ NAME_FIELDS = ("owner", "city", "carrier")
 FIELDS = NUMERIC_FIELDS + NAME_FIELDS
 
 _VALUE_DIGITS = (3, 4, 4, 4, 5, 6)
-# About this many facts share an id, so an id alone never decides the answer.
+# About this many facts share an id, so that an id alone never determines the answer.
 _FACTS_PER_ID = 2.5
-# In training this share of the facts has the field of another one with its id, so that only the record tells
-# them apart: the token furthest back, which a model otherwise learns last or never.
+# In training, this share of the facts has the same field as another fact with the same id, so that only the
+# record distinguishes them: the token furthest back, which a model otherwise learns to use last or never.
 _SAME_FIELD_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One planted statement; the question is its verbatim beginning."""
+    """A planted statement; the question is its verbatim beginning."""
 
     record: str
     number: int
@@ -51,7 +51,7 @@ class Fact:
 
     @property
     def prompt(self) -> str:
-        """What the model reads to be asked: a line break and the question."""
+        """The prompt for the model: a line break and the question."""
         return f"\n{self.question}"
 
     @property
@@ -61,7 +61,7 @@ class Fact:
 
     @property
     def sentence(self) -> str:
-        """The statement as it stands in a document, e.g. "\\nInvoice 4821 total: 9310."."""
+        """The statement as it occurs in a document, e.g. "\\nInvoice 4821 total: 9310."."""
         return self.prompt + self.completion
 
 
@@ -73,7 +73,7 @@ def sample_facts(n_facts: int, rng: random.Random, split: Split) -> list[Fact]:
     while len(facts) < n_facts:
         if not ids or rng.random() < 1 / _FACTS_PER_ID:
             ids.append(sample_number(rng, split, 4))
-        # The newest ids are reused most, which yields facts that differ in the record or the field only.
+        # Recent ids are reused most, which yields facts that differ only in the record or the field.
         number = rng.choice(ids[-3:])
         field = rng.choice(FIELDS)
         if split == "train" and rng.random() < _SAME_FIELD_SHARE:

@@ -1,8 +1,8 @@
-"""The families of tasks: which statements a document holds, which of them matter, and what is asked.
+"""The task families: which statements a document contains, which of them matter, and the questions.
 
 A statement is one short line, "\\nInvoice 4821 total: 931044.", and questions repeat its wording, so that a
-model of a million parameters can learn to answer. What differs between families is what has to be kept:
-everything that looks like a fact, or only the part that the document itself has marked.
+model with a million parameters can learn to answer. Families differ in what has to be kept: everything that
+looks like a fact, or only what the document itself marks as relevant.
 """
 
 import random
@@ -26,7 +26,7 @@ from namm_runtime.tasks.phrases import (
 from namm_runtime.tasks.story import Question, Role, Statement, Story, statement
 from namm_runtime.tasks.words import Split, compose_name, sample_name, sample_number
 
-# A cache that holds a book is no larger than one that holds a letter, so what matters is bounded.
+# The cache has the same size for a book as for a letter, so the number of relevant statements is bounded.
 MOST_RELEVANT = 40
 MOST_FACTS = 120
 
@@ -36,13 +36,13 @@ _VALUE_DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a family is written.
+    """How documents of a family are generated.
 
     Attributes:
-        write: (random numbers, split, about how many statements) -> a story.
-        share: of the document's tokens that are statements, at most.
+        write: (random generator, split, approximate number of statements) -> a story.
+        share: maximum share of the document's tokens that are statements.
         plain: whether everything that looks like a fact may be asked for.
-        marked: whether a statement shows, with what stands before it, if it will be asked for.
+        marked: whether a statement and the text before it reveal if it will be asked for.
     """
 
     write: Callable[[random.Random, Split, int], Story]
@@ -67,7 +67,7 @@ def _recall(most: int) -> Callable[[random.Random, Split, int], Story]:
 
 
 def _listing(rng: random.Random, split: Split, n: int) -> Story:
-    """Several values of one key; a question wants all of them, in the order of the document."""
+    """Several values of one key; a question asks for all of them, in text order."""
     facts: list[Fact] = []
     for record, number in _keys(rng, split, _between(n // 3, 1, 6)):
         values = _distinct(rng, lambda: str(sample_number(rng, split, 4)), rng.randint(2, 3))
@@ -84,7 +84,7 @@ def _listing(rng: random.Random, split: Split, n: int) -> Story:
 
 
 def _tracking(rng: random.Random, split: Split, n: int) -> Story:
-    """Chains of references that end in a name; a question wants the chain."""
+    """Chains of references that end in a name; a question asks for the chain."""
     lines: list[Statement] = []
     questions = []
     numbers = iter(_distinct(rng, lambda: str(sample_number(rng, split, 4)), 30))
@@ -98,7 +98,7 @@ def _tracking(rng: random.Random, split: Split, n: int) -> Story:
 
 
 def _frequent(rng: random.Random, split: Split, n: int) -> Story:
-    """Codes logged again and again for a few keys; a question wants a key's most frequent one."""
+    """Codes logged repeatedly for a few keys; a question asks for a key's most frequent one."""
     lines: list[Statement] = []
     questions = []
     keys = _keys(rng, split, _between(n // 8, 1, 6))
@@ -115,7 +115,7 @@ def _frequent(rng: random.Random, split: Split, n: int) -> Story:
 
 
 def _instructed(rng: random.Random, split: Split, n: int) -> Story:
-    """The first line says which field will be asked for; the records are full of others."""
+    """The first line says which field will be asked for; the records contain many others."""
     wanted = rng.choice(FIELDS)
     header = _instruction(rng, split, wanted)
     body, questions = _marked(rng, split, n, FIELDS, wanted)
@@ -147,7 +147,7 @@ def _marked(
 
 
 def _overwritten(rng: random.Random, split: Split, n: int) -> Story:
-    """Values that are stated anew under the next letter, at random times; the latest is asked for."""
+    """Values that are restated under the next letter, at random positions; questions ask for the latest."""
     keys = _keys(rng, split, _between(n // 6, 1, 2 * MOST_RELEVANT))
     latest = {key: rng.uniform(0.1, 1.0) for key in keys}
     times = [(time, key) for key, time in latest.items()]
@@ -171,7 +171,7 @@ def _overwritten(rng: random.Random, split: Split, n: int) -> Story:
 
 
 def _repeated(rng: random.Random, split: Split, n: int) -> Story:
-    """The same statements again and again, some of them once only."""
+    """The same statements repeated many times, some of them only once."""
     keys = _keys(rng, split, _between(n // 4, 1, MOST_RELEVANT))
     facts = [_fact(rng, split, *key, rng.choice(FIELDS)) for key in keys]
     again = facts[: max(1, len(facts) * 3 // 4)]
@@ -186,7 +186,7 @@ def _repeated(rng: random.Random, split: Split, n: int) -> Story:
 
 
 def _keypoints(rng: random.Random, split: Split, n: int) -> Story:
-    """Minutes with numbered remarks of several kinds; the key points are to be quoted."""
+    """Minutes with numbered remarks of several kinds; questions ask for the key points, word for word."""
     count = _between(n // 4, 1, 4)
     points = [_sentence(rng, split) for _ in range(count)]
     lines = [statement(f"\nKey point {i}:", f" {point}.") for i, point in enumerate(points, 1)]
@@ -238,14 +238,14 @@ def _all(rng: random.Random, split: Split) -> str:
 def _instruction(rng: random.Random, split: Split, field: str) -> str:
     if split != "train" or rng.random() < 0.5:
         return rng.choice(INSTRUCTIONS[split]).replace("{field}", field)
-    # Mostly words that say nothing, so that the field is found in a wording that is new.
+    # Mostly meaningless words, so that the model learns to find the field in an unknown wording.
     before = [_training_word(rng) for _ in range(rng.randint(1, 3))]
     after = [_training_word(rng) for _ in range(rng.randint(0, 3))]
     return f"\n{' '.join((*before, rng.choice(DETERMINERS), field, *after)).capitalize()}."
 
 
 def _fact(rng: random.Random, split: Split, record: str, number: int, field: str) -> Fact:
-    # A name now and then where the field has names; numbers of one length, so that their end is no riddle.
+    # A name if the field has names; numbers of fixed length, so that their end is predictable.
     name = field in NAME_FIELDS
     answer = sample_name(rng, split) if name else str(sample_number(rng, split, _VALUE_DIGITS))
     return Fact(record, number, field, answer)
@@ -254,7 +254,7 @@ def _fact(rng: random.Random, split: Split, record: str, number: int, field: str
 def _sentence(rng: random.Random, split: Split) -> str:
     verb, thing = rng.choice(VERBS_OF_POINTS[split]), rng.choice(THINGS[split])
     if split == "train" and rng.random() < 0.5:
-        # Words that are new to the model are copied piece by piece, which has to be learned from many.
+        # Unknown words have to be copied token by token, which takes many different words to learn.
         verb, thing = _training_word(rng), _training_word(rng)
     return f"{sample_name(rng, split)} {verb} {thing} {sample_number(rng, split, 4)}"
 

@@ -1,7 +1,7 @@
-"""Text between the facts: templated office prose, and ordinary text found on every machine with Python.
+"""Filler between the facts: templated office prose, and ordinary text found on every machine with Python.
 
 Every piece starts with a line break and ends in a visible character. A byte-level tokenizer that splits at
-white space therefore gives the same tokens for the pieces apart as for the pieces joined.
+white space therefore gives the same tokens for separate pieces as for the joined text.
 """
 
 import random
@@ -63,7 +63,7 @@ _TEMPLATES: dict[Split, tuple[str, ...]] = {
     ),
 }
 
-# What the flavours add: each is written with its own sentences and the office ones in turn.
+# Sentences of the flavours: each mixes its own with the office ones.
 _FLAVOURS: dict[str, dict[Split, tuple[str, ...]]] = {
     "contract": {
         "train": (
@@ -130,12 +130,13 @@ _SKIPPED_FOLDERS = frozenset(
 _SUFFIXES = frozenset({".py", ".txt"})
 _BLOCK_CHARS = (80, 420)
 _WORD = re.compile(r"\b[a-z]{4,10}\b")
-# Even classes of the path's checksum are for training; the odd ones are held out, most of them for the test.
+# Even classes of the path's checksum are for training; odd ones are held out, most of them for the test
+# split.
 _FILE_CLASSES: dict[Split, tuple[int, ...]] = {"train": (0, 2, 4, 6), "validation": (1,), "test": (3, 5, 7)}
 
 
 def business_pieces(rng: random.Random, split: Split, flavour: str | None = None) -> Iterator[str]:
-    """Yield office paragraphs of one to four sentences without end; a flavour adds its own to every other."""
+    """Yield office paragraphs of one to four sentences endlessly; half of them are a flavour's, if given."""
     while True:
         templates = _FLAVOURS[flavour][split] if flavour and rng.random() < 0.5 else _TEMPLATES[split]
         chosen = rng.choices(templates, k=rng.randint(1, 4))
@@ -149,7 +150,7 @@ def _fill(template: str, rng: random.Random, split: Split) -> str:
 
 
 def ordinary_pieces(rng: random.Random, split: Split) -> Iterator[str]:
-    """Yield blocks of lines from the standard library, file by file in a seeded order, without end."""
+    """Yield blocks of lines from the standard library endlessly, file by file in a seeded order."""
     paths = list(ordinary_files(split))
     while True:
         rng.shuffle(paths)
@@ -166,9 +167,9 @@ def ordinary_words() -> tuple[str, ...]:
 
 @cache
 def ordinary_files(split: Split) -> tuple[Path, ...]:
-    """List the standard library's source and licence files of a split, in the order of their relative path.
+    """The standard library's source and licence files of a split, sorted by relative path.
 
-    Raises RuntimeError where this Python ships no readable library source (a zipped or stripped install).
+    Raises RuntimeError if this Python has no readable library source (a zipped or stripped installation).
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     relative = sorted(
@@ -185,7 +186,7 @@ def ordinary_files(split: Split) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=1024)
 def _read(path: Path) -> str:
-    """Return a file's text, or nothing for a file that is not UTF-8."""
+    """A file's text; empty if it cannot be read as UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError):

@@ -1,4 +1,4 @@
-"""One question about one document: what every suite, reader and search is made of."""
+"""One question about one document, the unit of every suite."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,12 @@ class Item:
     """One question about one document.
 
     Attributes:
-        task: name of its family ("single", "multi", "kv", "listing", … or a file's own).
+        task: name of its family ("single", "multi", "kv", "listing", …) or the file's own.
         context: the document.
-        input: the question, as the model should see it after the document.
-        answers: any of these is right; for listings and key points all of these are wanted.
-        metric: how it is marked: exact, recall (share of answers found), f1, rouge_l, edit or classification.
+        input: the question, as the model sees it after the document.
+        answers: any of these is correct; for listings and key points all of them are expected.
+        metric: exact, recall (share of answers found), f1, rouge_l, edit, classification, or a benchmark's
+            own.
     """
 
     task: str

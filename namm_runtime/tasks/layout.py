@@ -1,4 +1,4 @@
-"""A story laid out in filler: pieces of text with roles, counted in tokens."""
+"""Lay out a story in filler: pieces of text with roles, measured in tokens."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ _SHRINK = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a document."""
+    """A part of a document with its role and token ids."""
 
     role: Role
     text: str
@@ -30,10 +30,10 @@ class Piece:
 def write_story(
     family: str, split: Split, rng: random.Random, room: int, encode: Encode, share: float | None = None
 ) -> tuple[Story, list[list[Piece]], int]:
-    """A story whose statements fill at most `share` of `room` tokens, by default the family's share.
+    """Write a story whose statements take at most `share` of `room` tokens, by default the family's share.
 
-    Returns the story, its header's and body's lines as pieces, and their tokens. A story has at least one
-    relevant statement, even where that is more than the share.
+    Returns the story, the lines of its header and body as pieces, and their number of tokens. A story has at
+    least one relevant statement, even if that exceeds the share.
     """
     seed = rng.random()
     kind = FAMILIES[family]
@@ -58,10 +58,10 @@ def lay_out(
     filler: FillerKind,
     cut: bool = False,
 ) -> list[Piece]:
-    """Spread a story's lines over `room` tokens of filler, in their order and after the header.
+    """Spread a story's lines over `room` tokens of filler, in order and after the header.
 
-    Where `cut`, the last piece of filler is cut so that the filler has exactly `room` tokens; otherwise
-    filler ends before the first piece that does not fit.
+    With `cut`, the last piece of filler is cut so that the filler has exactly `room` tokens; otherwise filler
+    ends before the first piece that does not fit.
     """
     fill = _filler(encode, room, rng, split, filler, cut)
     body = lines[len(story.header) :]

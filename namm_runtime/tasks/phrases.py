@@ -1,4 +1,4 @@
-"""The words that statements, questions and instructions of the families are made of, split by split."""
+"""The words that statements, questions and instructions of the families consist of, by split."""
 
 from namm_runtime.tasks.facts import FIELDS, RECORDS
 from namm_runtime.tasks.words import Split
@@ -54,7 +54,7 @@ HELD_OUT_WORDS = frozenset(
 
 
 def task_words() -> list[str]:
-    """The words that statements and questions of the training split are made of, names left out."""
+    """The words of statements and questions of the training split, without names."""
     other = (
         "Key",
         "point",

@@ -1,4 +1,4 @@
-"""Token sequences for training: a document of a family and then several questions with their answers."""
+"""Token sequences for training: a document of a family, then several questions with their answers."""
 
 import random
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from namm_runtime.tasks.story import Role
 from namm_runtime.tasks.words import Split
 
 _QUESTIONS_SHARE = 1 / 3
-# Sparse families are trained with more statements than they are asked with later: more answers a token.
+# Sparse families get more statements in training than in evaluation, for more answers per token.
 _DENSE = 0.6
 _TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Token ids and their roles, both of the asked length, and the index at which the questions begin."""
+    """Token ids and their roles, both of the requested length, and the index at which the questions start."""
 
     ids: list[int]
     roles: list[Role]
@@ -35,10 +35,10 @@ def make_sequence(
     split: Split,
     filler: FillerKind,
 ) -> TokenSequence:
-    """Build exactly `n_tokens` tokens: BOS, a document, then questions answered and closed with EOS.
+    """Build exactly `n_tokens` tokens: BOS, a document, then questions with answers, each followed by EOS.
 
-    Questions beyond `n_questions`, or beyond a third of the tokens, are left out. Raises ValueError where
-    not even one fits beside its document.
+    Questions beyond `n_questions`, or beyond a third of the tokens, are left out. Raises ValueError if not
+    even one question fits.
     """
     for _ in range(_TRIES):
         share = rng.uniform(0.5 * FAMILIES[family].share, max(_DENSE, FAMILIES[family].share))
@@ -56,7 +56,7 @@ def make_sequence(
         if asked:
             break
     else:
-        raise ValueError(f"{n_tokens} tokens do not hold a question of the family {family}")
+        raise ValueError(f"{n_tokens} tokens are too few for a question of the family {family}")
 
     ids, roles = [bos], [Role.FILLER]
     for piece in lay_out(story, lines, room, encode, rng, split, filler, cut=True):

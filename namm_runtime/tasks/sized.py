@@ -1,4 +1,4 @@
-"""Documents of at least a wanted number of tokens."""
+"""Documents with at least a given number of tokens."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ from namm_runtime.tasks.documents import Document, FillerKind, make_document
 from namm_runtime.tasks.words import Split
 
 _SAMPLE_CHARS = 200_000
-_CLOSE = 1.03  # an excess that is small enough
+_CLOSE = 1.03  # acceptable excess
 _TRIES = 8
 
 
 def document_of_tokens(
     tokenizer: Any, tokens: int, n_facts: int, seed: int, filler: FillerKind = "stdlib", split: Split = "test"
 ) -> Document:
-    """At least `tokens` tokens, and as few more as a few tries give.
+    """A document of at least `tokens` tokens, and as few more as a few tries achieve.
 
     Args:
-        tokenizer: anything with Hugging Face's `__call__`, or `encode` of the `tokenizers` package.
+        tokenizer: a Hugging Face tokenizer, or one of the `tokenizers` package.
     """
 
     def count(text: str) -> int:

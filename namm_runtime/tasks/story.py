@@ -1,34 +1,34 @@
-"""What a generated document consists of, before it is laid out in filler: statements and questions."""
+"""The statements and questions of a generated document, before it is laid out in filler."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 
 class Role(IntEnum):
-    """What a token of a document or of its questions is there for."""
+    """The role of a token in a document or its questions."""
 
     FILLER = 0
-    FACT = 1  # a statement's beginning, up to its colon
-    OTHER = 2  # a statement's end that no question needs: of another kind, or said before
-    PAST = 3  # a statement's end that was needed until the same record was stated anew
-    HEADER = 4  # says at the top what will be needed
-    VALUE = 5  # a statement's end that a question needs
+    FACT = 1  # the beginning of a statement, up to its colon
+    OTHER = 2  # a statement's value that no question needs: of another kind, or a repetition
+    PAST = 3  # a statement's value that was needed until it was overwritten
+    HEADER = 4  # an instruction at the top that says what will be needed
+    VALUE = 5  # a statement's value that a question needs
     QUESTION = 6
     ANSWER = 7  # the answer's own tokens and its full stop
     STOP = 8  # the end-of-sequence token after an answer
 
 
 Statement = tuple[tuple[Role, str], ...]
-"""Parts of a line. The line begins with a line break; the later parts begin with a space."""
+"""Parts of a line. The first part starts with a line break, later ones with a space."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A line that asks, and what should follow it.
+    """A question and its answer.
 
     Attributes:
-        prompt: begins with a line break, e.g. "\\nInvoice 4821 total:".
-        answers: the answer, or all the entries of a list in the order in which they are to be written.
+        prompt: starts with a line break, e.g. "\\nInvoice 4821 total:".
+        answers: the answer, or all entries of a list in the expected order.
         metric: as in `Item`: "recall" for lists, "exact" otherwise.
     """
 
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Statements in the order in which they stand, and questions in random order."""
+    """Statements in text order, and questions in random order."""
 
     body: tuple[Statement, ...]
     questions: tuple[Question, ...]
@@ -52,5 +52,5 @@ class Story:
 
 
 def statement(prompt: str, completion: str, end: Role = Role.VALUE) -> Statement:
-    """A line whose end, after the colon, has a role of its own."""
+    """A line whose value, after the colon, has the role `end`."""
     return ((Role.FACT, prompt), (end, completion))

@@ -1,4 +1,4 @@
-"""Documents of every family, of any length, with what is asked of them."""
+"""Documents of every family and any length, with their questions."""
 
 import random
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from namm_runtime.tasks.words import Split
 FAMILIES: tuple[str, ...] = tuple(families.FAMILIES)
 
 _TRIES = 6
-_CLOSE = 0.96  # of the wanted length is close enough
+_CLOSE = 0.96  # acceptable share of the requested length
 
 
 def documents(
@@ -22,15 +22,15 @@ def documents(
 ) -> Iterator[tuple[str, list[Item]]]:
     """Yield `count` documents of about `tokens` tokens, never more, each with its questions in random order.
 
-    The same arguments give the same documents on the same Python installation. Splits share no name,
-    number, sentence or source file.
+    The same arguments give the same documents on the same Python installation. Splits share no names,
+    numbers, sentences or source files.
 
     Args:
-        tokenizer: anything with Hugging Face's `__call__`, or `encode_batch` of the `tokenizers` package.
+        tokenizer: a Hugging Face tokenizer, or one of the `tokenizers` package.
 
     Raises:
         KeyError: for an unknown family.
-        ValueError: where `tokens` does not hold one statement.
+        ValueError: if `tokens` is too small for one statement.
     """
     for pieces, questions in laid_out(family, split, tokens, count, seed, encoder(tokenizer)):
         text = "".join(piece.text for piece in pieces)
@@ -40,7 +40,7 @@ def documents(
 def laid_out(
     family: str, split: Split, tokens: int, count: int, seed: int, encode: Encode
 ) -> Iterator[tuple[list[Piece], tuple[Question, ...]]]:
-    """The same documents as pieces that know what they are there for."""
+    """The same documents as pieces with roles."""
     for number in range(count):
         rng = random.Random(f"{family}:{split}:{tokens}:{seed}:{number}")
         filler = FLAVOURS[rng.randrange(len(FLAVOURS))]
@@ -50,7 +50,7 @@ def laid_out(
 def _longest(
     family: str, split: Split, tokens: int, rng: random.Random, encode: Encode, filler: FillerKind
 ) -> tuple[list[Piece], tuple[Question, ...]]:
-    """The longest document of at most `tokens` tokens that a few tries give."""
+    """The longest document of at most `tokens` tokens found in a few tries."""
     room = tokens
     best: tuple[int, list[Piece], tuple[Question, ...]] | None = None
     for _ in range(_TRIES):
@@ -58,7 +58,7 @@ def _longest(
         if used > room:
             break
         pieces = lay_out(story, lines, room - used, encode, rng, split, filler)
-        # Another tokenizer may spell the whole otherwise than the pieces, in more or fewer tokens.
+        # Other tokenizers may tokenise the joined text differently from the pieces.
         have = len(encode(["".join(piece.text for piece in pieces)])[0])
         if have <= tokens and (best is None or have > best[0]):
             best = have, pieces, story.questions
@@ -66,12 +66,12 @@ def _longest(
             break
         room += tokens - have if have > tokens else int(0.9 * (tokens - have))
     if best is None:
-        raise ValueError(f"{tokens} tokens do not hold a document of the family {family}")
+        raise ValueError(f"{tokens} tokens are too few for a document of the family {family}")
     return best[1], best[2]
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """Wrap a tokenizer as texts -> token ids without special tokens."""
+    """A function from texts to token ids without special tokens."""
     core = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(core, "encode_batch"):
         return lambda texts: [e.ids for e in core.encode_batch(list(texts), add_special_tokens=False)]

@@ -1,4 +1,4 @@
-"""What keeps the three splits apart: separate name lists and separate residue classes of numbers."""
+"""Names and numbers of the three splits: separate name lists, and separate residue classes of numbers."""
 
 import random
 from functools import cache
@@ -51,7 +51,7 @@ _SHORTEST, _LONGEST = 4, 11  # letters of an invented name
 
 
 def compose_name(rng: random.Random) -> str:
-    """Invent a name whose letters follow each other as in the training names, never one held out."""
+    """Invent a name from the letter trigrams of the training names, never a held-out one."""
     followers = _followers()
     while True:
         name = "^^"
@@ -64,7 +64,7 @@ def compose_name(rng: random.Random) -> str:
 
 @cache
 def _followers() -> dict[str, str]:
-    """Pairs of letters to the letters that follow them in training names; ^ begins a name and $ ends it."""
+    """Pairs of letters to the letters that follow them in training names; ^ starts a name and $ ends it."""
     followers: dict[str, str] = {}
     for name in NAMES["train"]:
         marked = f"^^{name.lower()}$"
@@ -75,7 +75,7 @@ def _followers() -> dict[str, str]:
 
 
 def sample_name(rng: random.Random, split: Split) -> str:
-    """Draw a name; half of the training names are invented, so that copying several tokens is learned."""
+    """Draw a name; half of the training names are invented, to train copying of several tokens."""
     if split == "train" and rng.random() < 0.5:
         return compose_name(rng)
     return rng.choice(NAMES[split])
@@ -89,5 +89,5 @@ def sample_number(rng: random.Random, split: Split, digits: int) -> int:
 
 
 def split_of_number(number: int) -> Split:
-    """Name the only split in which `number` can be drawn."""
+    """The only split in which `number` can be drawn."""
     return next(split for split in SPLITS if number % _MODULUS in RESIDUES[split])

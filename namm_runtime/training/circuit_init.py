@@ -1,19 +1,20 @@
-"""A structured start: layers 0 to 2 begin as circuits instead of noise.
+"""A structured initialisation: layers 0 to 2 start as circuits instead of noise.
 
 Learning to match a question with an earlier statement from random weights costs a small model most of its
-budget, so the circuit is written down and training refines it:
+training budget, so this circuit is constructed, and training refines it:
 
-- one embedding coordinate is the same for all tokens, so that rotary angles alone decide what layer 0 sees:
-  heads look 1, 2, 3 or 4.5 places back, which is at the 4th and the 5th token alike, and write the names
-  found there, 16 numbers each, into a block of the stream;
-- layer 1 looks where one of a token's predecessors was said before: heads compare the token 1, 2, 3 or about
-  4.5 places back with key tokens, and copy the name before them. The head that looks back to a statement's
-  field so finds the line at the top that asks for it, if there is one;
+- one embedding coordinate is the same for all tokens, so that rotary angles alone decide what layer 0 attends
+  to: heads look 1, 2, 3 or 4.5 tokens back (the last at the 4th and 5th token alike), and write the names
+  found there, 16 numbers each, into a block of the residual stream;
+- layer 1 looks for an earlier mention of one of a token's predecessors: heads compare the token 1, 2, 3 or
+  about 4.5 places back with key tokens, and copy the name before them. The head that looks back to a
+  statement's field thus finds the line at the top that asks for it, if there is one;
 - layer 2 compares the query token and its 4 predecessors with a key token's 5 predecessors, in rotary pairs
-  too slow to feel a distance of thousands of tokens, and copies the key token's embedding to the output;
-- a word begins near the same word with a space before it.
+  too slow to be affected by a distance of thousands of tokens, and copies the key token's embedding to the
+  output;
+- the embedding of a word starts close to that of the same word with a leading space.
 
-Layer 1 lies between the others so that a statement can learn whether it matters before layer 2 keeps it.
+Layer 1 is between the others so that a statement can learn whether it matters before layer 2 keeps it.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ MENTION_LAYER, MATCH_LAYER = 1, 2
 
 # Coordinates of the residual stream: 0 is constant, then token identity, then one block for each offset.
 _CONSTANT = 0
-# "Invoice 4821 total: 9310." has its record five tokens before the value: without it, facts of one number and
-# field are told apart by nothing. Between two tokens lies the place from which both are equally far.
+# In "Invoice 4821 total: 9310." the record is five tokens before the value: without it, facts with the same
+# number and field would be indistinguishable. A half-integer offset attends to two tokens equally.
 _PLACES_BACK = (1.0, 2.0, 3.0, 4.5)
 _OFFSETS = len(_PLACES_BACK)
 _MATCHED_TOKENS = 5
@@ -37,8 +38,8 @@ _BLOCK = 16
 _SLOW_PAIRS = range(8, 16)
 _SLOW_DIMS = torch.tensor([*_SLOW_PAIRS, *(pair + HEAD_DIM // 2 for pair in _SLOW_PAIRS)])  # 16 of a head
 
-# Scores are in nats. The fastest pair tells neighbours apart (10 nats between them), the slower ones tell a
-# place from the same place some turns away. The sum stays small, since a key's norm scales all of it.
+# Scores are in nats. The fastest pair separates neighbours (by 10 nats), the slower ones separate a position
+# from those some turns away. The sum is kept small, since a key's norm scales all of it.
 _OFFSET_SCORES = (20.0, 12.0, 6.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0)
 _MENTION_SCORE = 8.0
 _MATCH_SCORE = 15.0
@@ -72,7 +73,7 @@ def initialise(
     for spaced, bare in twins:
         row = embedding[bare, 1 : 1 + width] + _TWIN_DISTANCE * embedding[spaced, 1 : 1 + width]
         embedding[spaced, 1 : 1 + width] = torch.nn.functional.normalize(row, dim=0)
-    model.model.norm.weight[_CONSTANT] = 0.0  # it would only shift all logits alike
+    model.model.norm.weight[_CONSTANT] = 0.0  # it would only shift all logits equally
 
     naming = _orthogonal(generator, width)[:_BLOCK]  # [16, width]: a token's name, part of its embedding
     _write_offset_layer(model.model.layers[0].self_attn, shape, naming, generator)
@@ -83,7 +84,7 @@ def initialise(
 def constants(model: LlamaForCausalLM) -> Tensor:
     """The embeddings' constant coordinate [vocab], for `hold_constants`.
 
-    A model trained without holding it has rows that fell away from the rest; they get the median.
+    In a model trained without holding it, some rows have drifted away from the rest; they get the median.
     """
     column = model.model.embed_tokens.weight[:, _CONSTANT].detach().clone()
     median = column.median()
@@ -92,12 +93,12 @@ def constants(model: LlamaForCausalLM) -> Tensor:
 
 @torch.no_grad()
 def hold_constants(model: LlamaForCausalLM, column: Tensor) -> None:
-    """Undo what a step did to the constant coordinate.
+    """Undo what an optimiser step did to the constant coordinate.
 
-    Embeddings are also what logits are made with, so training pushes tokens that are hardly ever an answer
-    down by the one coordinate that all of the stream shares. Their keys in layer 0 then point away from all
-    others. In a document of a million tokens a policy that goes by keys keeps nothing else in that layer,
-    and what is read beside them is nonsense.
+    Embeddings are tied to the output layer, so training lowers the logits of tokens that are rarely an answer
+    through the one coordinate that the whole stream shares. Their keys in layer 0 then point away from all
+    others. In a document of a million tokens a key-based policy would keep nothing else in that layer, and
+    the model would misread everything.
     """
     model.model.embed_tokens.weight[:, _CONSTANT] = column
     model.model.norm.weight[_CONSTANT] = 0.0
@@ -108,7 +109,7 @@ def _write_offset_layer(
 ) -> None:
     query, key, value, output = _weights(attention)
     _quieten((query, key, value, output), generator)
-    # Normalised, an embedding of a unit constant and a unit identity has both at sqrt(hidden / 2).
+    # After normalisation, the unit constant and the unit identity of an embedding are both sqrt(hidden / 2).
     scale = (shape.hidden / 2) ** 0.5
     name_norm = scale * (_BLOCK / naming.shape[1]) ** 0.5
     for pair, score in enumerate(_OFFSET_SCORES):
@@ -118,7 +119,8 @@ def _write_offset_layer(
             key[kv_head * HEAD_DIM + pair, _CONSTANT] = strength
         for head in range(shape.heads):
             turn = torch.tensor(_PLACES_BACK[head % _OFFSETS] * angle)
-            # Rotary pairs are (i, i + head_dim / 2); turning the query back by an offset makes it peak there.
+            # Rotary pairs are (i, i + head_dim / 2); rotating the query back by an offset makes it peak
+            # there.
             query[head * HEAD_DIM + pair, _CONSTANT] = strength * turn.cos()
             query[head * HEAD_DIM + pair + HEAD_DIM // 2, _CONSTANT] = -strength * turn.sin()
     for kv_head in range(shape.kv_heads):
@@ -152,10 +154,10 @@ def _write_match_layer(
         value[dims, _tokens(shape)] += share
         for head in range(kv_head * group, (kv_head + 1) * group):
             rows = _SLOW_DIMS + head * HEAD_DIM
-            # The query token itself is still an embedding, whose name is shorter than 1.
+            # The query token itself is still an embedding, whose name has a norm below 1.
             query[rows, _tokens(shape)] += mixers[0] @ naming / name_norm
             for offset in range(1, _OFFSETS + 1):
-                # Seen from its value a token is one further back; the last two are looked for together.
+                # Relative to its value a token is one further back; the last two are matched together.
                 query[rows, _offset_block(shape, offset)] += mixers[min(offset, _OFFSETS - 1)]
             dims = slice(head * HEAD_DIM, head * HEAD_DIM + len(share))
             output[_tokens(shape), dims] += share.T * (_COPY_NORM / (group * scale))
@@ -180,7 +182,7 @@ def _write_mention_layer(
 
 
 def _named_scale(shape: Shape) -> float:
-    """What a part of norm 1 has, normalised, where the stream holds constant, identity and five names."""
+    """Norm, after normalisation, of a unit part of a stream with the constant, identity and five names."""
     return float((shape.hidden / (2 + _MATCHED_TOKENS)) ** 0.5)
 
 

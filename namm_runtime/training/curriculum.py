@@ -1,4 +1,4 @@
-"""Training batches: which length, which families, which filler, how far the positions are spread."""
+"""Training batches: their lengths, families, filler and positions."""
 
 import random
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from namm_runtime.tasks.story import Role
 from namm_runtime.training.shapes import WINDOW
 from namm_runtime.training.traced_forward import Mistakes, View
 
-TOKENS_PER_BATCH = 4096  # or one sequence, where that is longer
-# Length in tokens, and the share of the training after which it is used.
+TOKENS_PER_BATCH = 4096  # or one sequence, if that is longer
+# Length in tokens, and the share of the training from which on it is used.
 LENGTHS = (
     (64, 0.0),
     (128, 0.02),
@@ -30,22 +30,24 @@ LENGTHS = (
 )
 
 _SHORTER_SHARE = 0.5
-_LONGEST_SHARE = 0.25  # of the steps, once there are sequences that fill a batch or more
+_LONGEST_SHARE = 0.25  # of the steps, once sequences fill a batch or more
 _MAX_QUESTIONS = 40
 _FILLERS: tuple[FillerKind, ...] = ("stdlib", "mixed", "business", "contract", "invoice", "minutes")
 _FILLER_WEIGHTS = (5, 2, 2, 1, 1, 1)
-# A share of the batches has gaps between its positions, so that distances up to the window are known.
+# This share of the batches has gaps between positions, so that the model learns distances up to the window.
 _SPREAD_SHARE = 0.3
 _MAX_CUTS = 3
-# Questions see a shrunken cache in this share of the steps: relevant values and so much of the rest.
+# In this share of the steps questions see a shrunken cache: the relevant values and some of the rest.
 _EVICTION_SHARE = 0.7
 _KEPT_OF_REST = (0.0, 0.15)
-# In this share of those, layers before the match keep what the others do.
+# In this share of those, layers before the match layer keep the same tokens as the others.
 _SAME_BEFORE_SHARE = 0.5
-# From this share of the training on there is clutter: documents that questions see a part of begin with junk,
-# and the layers before the match are trained to look past it. Layer 1 has to learn first, or never does.
+# From this share of the training on there is clutter: documents with a shrunken cache start with junk, and
+# the layers before the match layer are trained to ignore it. Layer 1 has to learn its task before, or never
+# does.
 _CLUTTER_FROM = 0.35
-# So many tokens of junk: a million tokens leave a cache full of what no short document has.
+# Range of the number of junk tokens: a million tokens fill a cache with tokens unlike those of short
+# documents.
 _JUNK = (0, 512)
 _JUNK_TYPES = (1, 256)
 
@@ -60,14 +62,14 @@ class Batch:
     families: list[str]
     plain: Tensor  # [B] bool, Family.plain
     marked: Tensor  # [B] bool, Family.marked
-    cluttered: bool  # the layers before the match are to look past clutter
-    junk: Tensor  # [B, L] bool, tokens without sense in the place of filler
-    view: View | None  # what of the document the questions see; None for all of it
+    cluttered: bool  # whether layers before the match layer are trained to ignore clutter
+    junk: Tensor  # [B, L] bool, meaningless tokens that replace filler
+    view: View | None  # the part of the document that questions see; None for all of it
     positions: Tensor  # [L] int64, ascending
 
 
 def draw_length(done: float, rng: random.Random) -> int:
-    """Mostly the longest length reached at this share of the training, sometimes a shorter one."""
+    """The longest length at this share of the training, or sometimes a shorter one."""
     reached = [length for length, start in LENGTHS if done >= start]
     longest = reached[-1]
     shorter = 1 - _LONGEST_SHARE if longest >= TOKENS_PER_BATCH else _SHORTER_SHARE
@@ -84,9 +86,9 @@ def make_batch(
     rng: random.Random,
     done: float = 1.0,
 ) -> Batch:
-    """Draw a batch of the training split at one length, its families by weight.
+    """Draw a batch of the training split at one length, with families by weight.
 
-    `done` is the share of the training that lies behind.
+    `done` is the share of the training that is done.
     """
     cluttered = done >= _CLUTTER_FROM
     count = max(1, TOKENS_PER_BATCH // length)
@@ -129,10 +131,10 @@ def make_batch(
 
 
 def _draw_view(roles: Tensor, junk: Tensor, rng: random.Random) -> View:
-    """What an all-knowing policy would keep, junk, and of the rest what some policy would keep by mistake."""
+    """The tokens an oracle would keep, junk, and some of the rest that a policy would keep by mistake."""
     rest = rng.uniform(*_KEPT_OF_REST)
-    # Layers before the match look back too while a document is read, and find what a policy has left of it:
-    # they need nothing old but instructions, and may be left with all that the others need.
+    # Layers before the match layer also attend to earlier tokens while a document is read, and see what a
+    # policy has left: of old tokens they need only instructions, but may be left with all that others need.
     before = (roles == Role.HEADER) | junk
     needed = (roles == Role.VALUE) | before
     if rng.random() < _SAME_BEFORE_SHARE:
@@ -146,12 +148,12 @@ def _draw_view(roles: Tensor, junk: Tensor, rng: random.Random) -> View:
 
 
 def _draw_junk(ids: Tensor, roles: Tensor, vocab: int, rng: random.Random) -> Tensor:
-    """Write junk over filler at the beginning → [B, L] bool, where it is.
+    """Overwrite filler at the beginning with junk → [B, L] bool, its positions.
 
-    A few tokens many times, or many a few times: either is what a policy's mistakes look like.
+    A few tokens many times, or many tokens a few times: a policy's mistakes look like either.
     """
     junk = roles == Role.FILLER
-    junk[:, 0] = False  # where a text begins
+    junk[:, 0] = False  # BOS
     junk[:, rng.randint(*_JUNK) + 1 :] = False
     junk[:, ids.shape[1] // 2 :] = False
     types = [rng.randrange(2, vocab) for _ in range(rng.randint(*_JUNK_TYPES))]

@@ -1,4 +1,4 @@
-"""The course of a training as a picture: `python -m namm_runtime.training.curves DIR`."""
+"""Plot the training curves: `python -m namm_runtime.training.curves DIR`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from namm_runtime.plotting import save_figure
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Draw each family's running accuracy, and the loss of the answers, against tokens trained on."""
+    """Draw each family's running accuracy and the answer loss against the training tokens."""
     from matplotlib.figure import Figure
 
     log = record["log"]
@@ -31,7 +31,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Write training.svg beside training.json."""
+    """Write training.svg next to training.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     folder = parser.parse_args().model

@@ -1,8 +1,8 @@
-"""Answers by family, length and policy: `python -m namm_runtime.training.evaluate DIR`.
+"""Accuracy by family, length and policy: `python -m namm_runtime.training.evaluate DIR`.
 
-A quick look for the model's card, on the serving path but with the answers given: an answer is right when
-each of its tokens and its full stop is the model's first choice, which is when greedy decoding writes it.
-The full comparison of policies is `namm evaluate`.
+A quick evaluation for the model card, through the serving path but with teacher forcing: an answer is correct
+if each of its tokens and its full stop is the model's first choice, which is exactly when greedy decoding
+would write it. The full comparison of policies is `namm evaluate`.
 """
 
 import argparse
@@ -33,9 +33,9 @@ POLICIES = ("oracle", "keydiff", "h2o", "streaming")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How many answers and answer tokens were right.
+    """How many answers and answer tokens were correct.
 
-    `share` is that of the document's tokens that a head keeps, None for all.
+    `share` is the share of the document's tokens that each head keeps, None for all.
     """
 
     family: str
@@ -49,7 +49,7 @@ class Cell:
 
 
 class Oracle(Policy):
-    """Keeps what the document's author knows to be needed, and then the newest: for reference only."""
+    """Keeps the tokens known to be needed, then the newest ones; an upper bound for reference."""
 
     name = "oracle"
 
@@ -97,13 +97,13 @@ def _read(model: LoadedModel, pieces: Sequence[Piece], policy: str, share: float
     memory = Memory(model, made, budget, INTERVAL, by_slot=share is not None)
     memory.feed(torch.tensor([ids]))
     if memory.evicting and memory.cache.pending:
-        # Most of a long document has been through an eviction when it is asked about; here all of it has.
+        # When a long document is asked about, most of it has been through an eviction; here all of it.
         memory.policy.evict(memory.cache)
     return memory
 
 
 def cells(model: LoadedModel, quick: bool) -> Iterator[Cell]:
-    """The card's figures: the full cache at several lengths, and policies at a quarter and an eighth."""
+    """The figures for the card: the full cache at several lengths, policies at a quarter and an eighth."""
     for family in FAMILIES:
         for tokens in (1024,) if quick else (1024, 2048, 4096, 8192):
             yield evaluate(model, family, tokens)
@@ -113,7 +113,7 @@ def cells(model: LoadedModel, quick: bool) -> Iterator[Cell]:
 
 
 def main() -> None:
-    """Print one JSON line for each cell; add them to training.json and write the card."""
+    """Print one JSON line per cell, add them to training.json and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--quick", action="store_true", help="1,024 tokens only, and write nothing")

@@ -1,4 +1,4 @@
-"""What the bundled model is trained for: answers, ordinary text, and attention to what will matter."""
+"""Training losses of the bundled models: answers, ordinary text, and attention to relevant values."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from namm_runtime.training.traced_forward import Trace, key_similarity, scores_f
 
 _STOP_WEIGHT = 0.3
 _TEXT_SHARE = 0.25
-# A fact's key should have a cosine with the mean key below this, any other key one above it.
+# The cosine similarity to the mean key should be below this for a fact's key, and above it for any other.
 _BOUNDARY, _SHARPNESS = 0.35, 12.0
 _HARDEST_SHARE = 0.02
 _SAMPLED_QUERIES = 64
@@ -20,12 +20,12 @@ _NEAR = 16  # tokens
 
 
 def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Tensor, list[float]]:
-    """Cross-entropy (nats) of answers and their end, and each sequence's accuracy on the answers' tokens."""
+    """Cross-entropy (nats) of answers and their end token, and each sequence's accuracy on answer tokens."""
     roles = batch.roles[:, 1:]
     answers, stops = roles == Role.ANSWER, roles == Role.STOP
     chosen = answers | stops
     targets = batch.ids[:, 1:][chosen]
-    # Logits only where there is a loss: over the whole sequence they would cost more than the layers.
+    # Logits only for positions with a loss: for the whole sequence they would cost more than the layers.
     logits = functional.linear(trace.hidden[:, :-1][chosen], model.lm_head.weight)
     weights = torch.where(stops[chosen], _STOP_WEIGHT, 1.0)
     losses = functional.cross_entropy(logits, targets, reduction="none")
@@ -36,7 +36,7 @@ def answer_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> tuple[Te
 
 
 def text_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> Tensor:
-    """Cross-entropy (nats) on a random share of the filler, so that ordinary text is not foreign."""
+    """Cross-entropy (nats) on a random share of the filler, so that the model also learns ordinary text."""
     roles = batch.roles[:, 1:]
     chosen = (roles == Role.FILLER) & ~batch.junk[:, 1:] & (torch.rand(roles.shape) < _TEXT_SHARE)
     logits = functional.linear(trace.hidden[:, :-1][chosen], model.lm_head.weight)
@@ -46,10 +46,11 @@ def text_loss(model: LlamaForCausalLM, trace: Trace, batch: Batch) -> Tensor:
 def key_loss(trace: Trace, batch: Batch) -> Tensor:
     """Binary cross-entropy that makes the keys of planted values, and no others, unlike the mean key.
 
-    Only where everything that looks like a fact may be asked for: what matters elsewhere is not for keys to
-    say. Layer 0 knows a token's place only. Layer 1 needs nothing old but instructions, yet its cache is as
-    full as any, and what fills it should not be the strangest tokens of a million: it joins in once documents
-    are cluttered.
+    Only for families in which everything that looks like a fact may be asked for; in others, keys alone
+    cannot show what matters. Layer 0 only knows relative positions and is left out. Layer 1 needs only
+    instructions
+    from the past, but its cache is as full as any and should not fill with the strangest of a million tokens:
+    it is included once documents are cluttered.
     """
     first = MENTION_LAYER if batch.cluttered else MATCH_LAYER
     total = trace.hidden.new_zeros(())
@@ -59,11 +60,11 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
     values = roles == Role.VALUE
     others = roles < Role.VALUE
     for keys in trace.keys[first:]:
-        # The questions' keys are neither: a policy never weighs them.
+        # Keys of the questions count as neither: a policy never scores them.
         logits = (_BOUNDARY - key_similarity(keys[batch.plain], others)) * _SHARPNESS  # [B, Hkv, L]
         logits = logits.transpose(1, 2)
         wrong = functional.softplus(logits[others]).flatten()
-        # Over a million tokens the cache fills with the rare worst mistakes, so these count twice over.
+        # Over a million tokens the cache fills with the rare worst mistakes, so these are counted twice.
         hardest = wrong.topk(max(1, int(wrong.numel() * _HARDEST_SHARE))).values
         total = total + functional.softplus(-logits[values]).mean() + wrong.mean() + hardest.mean()
     return total / (len(trace.keys) - first)
@@ -72,12 +73,12 @@ def key_loss(trace: Trace, batch: Batch) -> Tensor:
 def relevance_loss(
     trace: Trace, batch: Batch, probe: torch.nn.Linear
 ) -> tuple[Tensor, dict[str, list[float]]]:
-    """Balanced cross-entropy (nats) of telling needed values from others before the match, by a linear probe.
+    """Balanced cross-entropy (nats) of a linear probe for needed values, on the input of the match layer.
 
     Returns the loss, and by family each sequence's balanced accuracy.
 
-    Only in documents that mark what they need. Without it a model never learns to tell what an instruction at
-    the top is about, and neither its keys nor its attention can tell a policy.
+    Only for documents that mark what they need. Without this loss a model never learns which values an
+    instruction at the top refers to, and neither its keys nor its attention can show a policy.
     """
     accuracy: dict[str, list[float]] = {}
     needed, others = ((batch.roles == role) & batch.marked[:, None] for role in (Role.VALUE, Role.OTHER))
@@ -93,14 +94,15 @@ def relevance_loss(
 
 
 def near_loss(trace: Trace, batch: Batch) -> Tensor:
-    """How much of the attention before the match goes far back for nothing: -log of the rest, in nats.
+    """Penalty (nats) on needless attention to distant tokens before the match layer: -log of the rest.
 
-    Layer 0 names a token's predecessors and layer 1 looks for mentions: what they need lies near, or is no
-    filler. But a few per cent of all that lies before leak into the names, and a head that finds no mention
-    spreads over everything. Over a whole document that is an even blur. Over 512 slots with what a policy has
-    left there it is a few tokens' own, and a statement read beside one such rest is not found beside another.
-    0 until documents are cluttered: a head that is fined before it has found the one far token it is for
-    stops looking for it.
+    Layer 0 names a token's predecessors and layer 1 looks for mentions: what they need is near, or not
+    filler. But a few per cent of attention to earlier tokens leaks into the names, and a head that finds no
+    mention spreads over everything. Over a whole document that averages out. Over the 512 slots that a policy
+    has left it depends on those few tokens, and a statement read with one such remainder is not matched with
+    another.
+    0 until documents are cluttered: a head that is penalised before it has found the one distant token it is
+    for stops looking for it.
     """
     length = batch.ids.shape[1]
     total = trace.hidden.new_zeros(())
@@ -119,10 +121,10 @@ def near_loss(trace: Trace, batch: Batch) -> Tensor:
 
 
 def gaze_loss(trace: Trace, batch: Batch) -> Tensor:
-    """Divergence (nats) of document tokens' attention from an even share for each relevant value before them.
+    """Divergence (nats) of document tokens' attention from a uniform one over earlier relevant values.
 
-    Without it nothing looks at a fact between its statement and its question, and a policy that sees only
-    attention has nothing to go by. Values that are irrelevant, outdated or said before get no share.
+    Without this loss no token attends to a fact between its statement and its question, and an
+    attention-based policy has no signal. Values that are irrelevant, overwritten or repeated get no share.
     """
     length = batch.ids.shape[1]
     rows = torch.randint(length // 4, int(batch.question_starts.min()), (_SAMPLED_QUERIES,))

@@ -1,11 +1,11 @@
-"""The model card, written from the training record so that no measured figure in it is typed by hand."""
+"""The model card, generated from the training record so that no measured figure is typed by hand."""
 
 from pathlib import Path
 from typing import Any
 
 Cells = list[dict[str, Any]]
 
-# What a family asks of the model, in the order of the tables.
+# What each family asks of the model, in the order of the tables.
 _FAMILIES = {
     "single": "one fact, asked in three wordings",
     "multi": "up to 24 facts",
@@ -20,7 +20,7 @@ _FAMILIES = {
     "keypoints": "sentences marked as key points, word for word",
 }
 
-# What tells a model from the first one.
+# How a model differs from the first one.
 _ROLES = {
     "main": "",
     "deep": "The second of two, of another shape than the first: scorers that were evolved on the first are\n"
@@ -89,13 +89,13 @@ family, is in `training.json`; its curves are in `training.svg`.
 
 
 def devices_of(record: dict[str, Any]) -> list[str]:
-    """What each phase was trained on; records from before there was a choice do not say."""
+    """The device of each phase; older records do not include it and were made on a CPU."""
     devices: list[str] = record.get("devices", ["cpu"] * len(record["tokens"]))
     return devices
 
 
 def _where(record: dict[str, Any]) -> str:
-    """The hardware it was trained with, in the order of use."""
+    """The hardware of the training, in the order of use."""
     return " and then ".join(
         f"{record['threads']} thread of a CPU" if device == "cpu" else f"one {device}"
         for device in dict.fromkeys(devices_of(record))
@@ -103,7 +103,7 @@ def _where(record: dict[str, Any]) -> str:
 
 
 def _again(record: dict[str, Any]) -> str:
-    """What the same commands give elsewhere."""
+    """Whether the same commands give the same weights."""
     if set(devices_of(record)) == {"cpu"}:
         return "The same Python and torch give the same weights."
     return "On a GPU (`--device cuda`) no two runs end\nalike, and a core of a CPU needs hours."
@@ -121,7 +121,7 @@ statements that means."""
 
 
 def _code(record: dict[str, Any]) -> str:
-    """Which code made it, where it has changed since."""
+    """The commit of the training code, if it has changed since."""
     return f", with the code of commit {record['code']}" if "code" in record else ""
 
 

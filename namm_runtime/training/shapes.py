@@ -11,7 +11,7 @@ HEAD_DIM = 32
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What tells one bundled model's configuration from another's."""
+    """The part of the configuration in which the bundled models differ."""
 
     layers: int
     hidden: int
@@ -22,13 +22,13 @@ class Shape:
 
 SHAPES = {
     "main": Shape(layers=5, hidden=128, heads=4, kv_heads=2, feed_forward=256),
-    # For scorers evolved on the other one: deeper, narrower, eight query heads over a single KV head.
+    # For the transfer of scorers: deeper, narrower, eight query heads over a single KV head.
     "deep": Shape(layers=6, hidden=112, heads=8, kv_heads=1, feed_forward=192),
 }
 
 
 def bundled_config(shape: Shape, vocab_size: int, bos: int, eos: int) -> LlamaConfig:
-    """The configuration of a shape; `main` has about a million parameters at a vocabulary of 2,048."""
+    """The configuration of a shape; `main` has about a million parameters with a vocabulary of 2,048."""
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden,

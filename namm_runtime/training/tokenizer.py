@@ -1,4 +1,4 @@
-"""The bundled model's own byte-level BPE tokenizer, trained on the training split only."""
+"""The bundled models' byte-level BPE tokenizer, trained on the training split only."""
 
 import random
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from namm_runtime.tasks.words import NAMES, compose_name
 
 BOS, EOS = "<|begin|>", "<|end|>"
 VOCAB_SIZE = 2048
-# Digits come in groups of at most two, so that 100 tokens (and 100 with a leading space) spell every number.
-# A word keeps its leading space; runs of marks and of white space stand alone.
+# Digits are grouped in at most two, so that 100 tokens (and 100 with a leading space) spell every number. A
+# word keeps its leading space; runs of punctuation and of white space are separate.
 SPLIT_PATTERN = r" ?[0-9]{1,2}| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s+"
 
 _OFFICE_PIECES = 3000
-_STORIES, _STATEMENTS = 20, 60  # of each family
+_STORIES, _STATEMENTS = 20, 60  # per family
 _FACTS = 12000
 _NAME_REPEATS, _WORD_REPEATS = 400, 2000
 _COMPOSED_NAMES = 30000
@@ -59,7 +59,7 @@ def train_tokenizer(seed: int, max_length: int) -> PreTrainedTokenizerFast:
 
 
 def word_twins(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int]]:
-    """Token ids of every word that is a token both with a leading space and without, in that order."""
+    """Token ids (with, without a leading space) of every word that is a single token in both forms."""
     ids = tokenizer.get_vocab()
     spaced = (token for token in ids if token.startswith("Ġ") and token[1:].isalpha() and len(token) > 2)
     return sorted((ids[token], ids[token[1:]]) for token in spaced if token[1:] in ids)
@@ -67,14 +67,14 @@ def word_twins(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int]]:
 
 def _corpus(seed: int) -> Iterator[str]:
     rng = random.Random(f"tokenizer:{seed}")
-    # All two-digit groups, with and without a space, often enough to be merged.
+    # All two-digit groups, with and without a space, often enough to become tokens.
     yield from (f"{space}{group:02d}" for group in range(100) for space in ("", " ") for _ in range(600))
-    # Names would otherwise be spelt letter by letter, and every letter needs a cache slot to be recalled.
+    # Names would otherwise be spelt letter by letter, and each letter would need a cache slot.
     yield from (f" {name}" for name in NAMES["train"] for _ in range(_NAME_REPEATS))
     yield from (
         f"{space}{word}" for word in task_words() for space in ("", " ") for _ in range(_NAME_REPEATS)
     )
-    # A question may name a record in mid-sentence, where a space stands before it.
+    # A question may name a record in mid-sentence, after a space.
     yield from (f" {record}" for record in RECORDS for _ in range(_WORD_REPEATS))
     yield from (f" {compose_name(rng)}" for _ in range(_COMPOSED_NAMES))
     yield from (fact.sentence for fact in sample_facts(_FACTS, rng, "train"))

@@ -1,7 +1,8 @@
-"""The training forward pass: the model's own weights, with the cache shrunk before the questions.
+"""The forward pass for training: the model's own weights, with the cache shrunk before the questions.
 
-Equal to `LlamaForCausalLM` where nothing is left out (a test compares them). transformers' forward neither
-returns unrotated keys nor takes a mask for a part of the rows, and training for a small cache needs both.
+Equal to `LlamaForCausalLM` if nothing is left out (a test compares them). The forward pass of transformers
+neither returns unrotated keys nor accepts a mask for some of the rows, and training for a small cache needs
+both.
 """
 
 from dataclasses import dataclass
@@ -24,15 +25,15 @@ _SAMPLED_QUERIES = 32
 class View:
     """A shrunken cache.
 
-    Policies do not err at random: what they keep without need is what looks most like something needed, and
-    over a million tokens that is a book's worth of look-alikes. A model has to answer beside these.
+    Policies do not err at random: the unneeded tokens they keep are those most similar to needed ones, and in
+    a million tokens there are very many. A model has to answer correctly next to them.
 
     Attributes:
         kept: [B, L] bool, tokens that every head keeps for the questions.
-        before: what is kept while the document is read, in layers before the match; None where these see all
-            of it and keep for the questions what the others do.
-        share: of a document's tokens that each head keeps beside them.
-        by: these are the ones whose keys are least like the mean key, or the ones that are looked at most.
+        before: tokens kept while the document is read, in layers before the match layer; None if these see
+            all of it, and keep the same tokens as other layers for the questions.
+        share: share of a document's tokens that each head keeps in addition.
+        by: how the additional tokens are chosen: least similar to the mean key, or attended to most.
     """
 
     kept: Tensor
@@ -43,7 +44,7 @@ class View:
 
 @dataclass(slots=True)
 class Trace:
-    """What a pass leaves behind; one list entry for each layer."""
+    """Intermediate results of a pass; lists have one entry per layer."""
 
     hidden: Tensor  # [B, L, hidden], after the final norm
     streams: list[Tensor]  # [B, L, hidden], as they enter the layer
@@ -59,9 +60,9 @@ def traced_forward(
     view: View | None = None,
     positions: Tensor | None = None,
 ) -> Trace:
-    """Run `ids` [B, L]; where a view is given, questions see of the document only what it keeps.
+    """Run `ids` [B, L]; with a view, questions see only the part of the document that it keeps.
 
-    `question_starts` [B] is where each document ends; `positions` [L] are 0, 1, 2, ... by default.
+    `question_starts` [B] is where each document ends; `positions` [L] default to 0, 1, 2, ...
     """
     inner, config = model.model, model.config
     batch, length = ids.shape
@@ -94,7 +95,7 @@ def traced_forward(
         else:
             kept = _kept_by_heads(view, view.kept, document, key, rotated_query, rotated_key)
             mask = _question_mask(kept, document, first).repeat_interleave(group, 1)
-            # Only the rows from the first question on need a mask, which would slow the whole document down.
+            # Only rows from the first question on need the mask, which would be slow for the whole document.
             head = functional.scaled_dot_product_attention(
                 rotated_query[:, :, :first], k[:, :, :first], v[:, :, :first], is_causal=True
             )
@@ -107,7 +108,7 @@ def traced_forward(
 
 
 def key_similarity(keys: Tensor, counted: Tensor) -> Tensor:
-    """Cosine of each key with the mean of the counted keys' directions: KeyDiff's score, negated.
+    """Cosine similarity of each key to the mean of the counted keys' directions: KeyDiff's score, negated.
 
     keys [B, Hkv, L, D], counted [B, L] bool -> [B, Hkv, L].
     """
@@ -117,7 +118,7 @@ def key_similarity(keys: Tensor, counted: Tensor) -> Tensor:
 
 
 def scores_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
-    """Scaled scores [B, H, S, L] of keys [B, Hkv, L, D] for queries [B, H, L, D] at S rows; -inf: unseen."""
+    """Scaled scores [B, H, S, L] of keys [B, Hkv, L, D] for queries [B, H, L, D] at S rows; masked: -inf."""
     group = rotated_query.shape[1] // rotated_key.shape[1]
     scores = rotated_query[:, :, rows] @ rotated_key.repeat_interleave(group, 1).transpose(2, 3)
     unseen = torch.arange(rotated_key.shape[2]) > rows[:, None]
@@ -126,7 +127,7 @@ def scores_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Ten
 
 
 def attention_from(rows: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
-    """Attention, summed, that keys [B, Hkv, L, D] get from queries [B, H, L, D] at some rows → [B, H, L]."""
+    """Total attention of queries [B, H, L, D] at some rows to keys [B, Hkv, L, D] → [B, H, L]."""
     return scores_from(rows, rotated_query, rotated_key).softmax(-1).sum(2)
 
 
@@ -149,7 +150,7 @@ def _kept_by_heads(
 
 
 def _looked_at(document: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> Tensor:
-    """Attention that keys get from some of the document's later queries → [B, Hkv, L]."""
+    """Total attention of a sample of the document's later queries to each key → [B, Hkv, L]."""
     end = int(document.sum(1).min())
     rows = torch.linspace(end // 2, end - 1, _SAMPLED_QUERIES).long()
     group = rotated_query.shape[1] // rotated_key.shape[1]
@@ -157,7 +158,7 @@ def _looked_at(document: Tensor, rotated_query: Tensor, rotated_key: Tensor) -> 
 
 
 def _question_mask(kept: Tensor, document: Tensor, first: int) -> Tensor:
-    """Which tokens the rows from `first` on may see: [B, Hkv, L - first, L] bool."""
+    """The tokens visible to rows from `first` on: [B, Hkv, L - first, L] bool."""
     places = torch.arange(kept.shape[2])
     causal = places[None] <= places[first:, None]  # [L - first, L]
     visible = (kept | ~document[:, None])[:, :, None] | document[:, None, first:, None]
@@ -165,9 +166,9 @@ def _question_mask(kept: Tensor, document: Tensor, first: int) -> Tensor:
 
 
 def _reading_mask(kept: Tensor, document: Tensor) -> Tensor:
-    """Which tokens each row may see if all but the kept go at every eviction: [B, Hkv, L, L] bool."""
+    """The tokens visible to each row if every eviction drops all but the kept ones: [B, Hkv, L, L] bool."""
     places = torch.arange(kept.shape[2])
-    since = places // CHUNK * CHUNK  # the first place that the last eviction before a row did not weigh
+    since = places // CHUNK * CHUNK  # the first position after the last eviction before a row
     visible = (kept | ~document[:, None])[:, :, None] | (places >= since[:, None])
     return visible & (places <= places[:, None])
 

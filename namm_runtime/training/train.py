@@ -1,8 +1,8 @@
-"""Make a bundled model: `python -m namm_runtime.training.train --out DIR [--shape main --seed 0 --tokens N]`.
+"""Train a bundled model: `python -m namm_runtime.training.train --out DIR [--shape S --seed 0 --tokens N]`.
 
-One CPU core, no network, no data but this package and Python's own standard library. The budget is counted in
-tokens, so the same build of torch gives the same weights, however often the run is stopped and resumed; on a
-GPU (`--device cuda`), which takes minutes instead of hours, they differ from run to run.
+Needs one CPU core, no network, and no data except this package and Python's standard library. The budget is a
+number of tokens, so the same build of torch gives the same weights however often the run is stopped and
+resumed. On a GPU (`--device cuda`) it takes minutes instead of hours, but weights differ from run to run.
 """
 
 import argparse
@@ -50,12 +50,12 @@ _LOG_EVERY, _SAVE_EVERY = 25, 200  # steps
 
 @dataclass(slots=True)
 class Entry:
-    """One line of the training log; losses are the last batch's."""
+    """One line of the training log; losses are those of the last batch."""
 
-    seconds: float  # of training, pauses of the process included
+    seconds: float  # of training
     step: int
     tokens: int
-    length: int  # of the last batch's sequences, tokens
+    length: int  # of the last batch's sequences, in tokens
     answer_loss: float  # nats a token
     key_loss: float  # nats
     gaze_loss: float  # nats
@@ -63,20 +63,20 @@ class Entry:
     near_loss: float  # nats
     text_loss: float | None  # nats a token of ordinary text
     accuracy: dict[str, float]  # family -> running answer-token accuracy on training batches
-    told: dict[str, float]  # family -> running balanced accuracy of the probe that tells needed values apart
+    told: dict[str, float]  # family -> running balanced accuracy of the probe for needed values
 
 
 def main() -> None:
-    """Train and write the folder; evaluation and card are `namm_runtime.training.evaluate`'s."""
+    """Train and write the folder; `namm_runtime.training.evaluate` adds the evaluation and the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; made if absent")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; created if missing")
     parser.add_argument("--shape", choices=SHAPES, default="main")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--start", type=Path, help="go on from this trained model, at half the learning rate")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's state.pt")
+    parser.add_argument("--start", type=Path, help="continue from this model, at half the learning rate")
+    parser.add_argument("--resume", action="store_true", help="resume from the folder's state.pt")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
@@ -124,8 +124,8 @@ class Run:
     """A training run that can be stopped after any step and resumed to the same weights.
 
     Args:
-        before: record of the training that the model starts from. Documents then have any length, and
-            clutter, at once, and the log goes on.
+        before: record of the training that the model starts from. The curriculum then starts at its last
+            stage (all lengths, with clutter), and the log is continued.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Run:
         )
 
     def train(self) -> list[dict[str, Any]]:
-        """Train to the end and return the log; state and log are written on the way."""
+        """Train to the end and return the log; state and log are saved regularly."""
         self.model.train()
         start = time.monotonic() - self.seconds
         while self.read < self.tokens:
@@ -214,7 +214,7 @@ class Run:
         return losses
 
     def _weights(self) -> dict[str, float]:
-        """The less well a family is answered, or its needed values told from others, the more it is drawn."""
+        """Sampling weights: higher for families with low accuracy of the answers or of the probe."""
         right = {
             family: min(self.accuracy.get(family, 0.7), self.told.get(family, 1.0)) for family in FAMILIES
         }
@@ -238,7 +238,7 @@ class Run:
         sys.stdout.flush()
 
     def save(self) -> None:
-        """Write all that the next step depends on, and the model as it is, for a look at it."""
+        """Write everything the next step depends on, and the current model for inspection."""
         state = {
             "model": self.model.state_dict(),
             "probe": self.probe.state_dict(),
@@ -259,10 +259,10 @@ class Run:
         save(self.model, self.tokenizer, self.out)
 
     def restore(self) -> None:
-        """Go on from the last saved state; what was logged after it is dropped from the log."""
+        """Resume from the last saved state; later entries are dropped from the log."""
         state = torch.load(self.out / "state.pt", weights_only=True)
         if state["tokens"] != self.tokens:
-            raise SystemExit(f"the run in {self.out} has {state['tokens']} tokens; give the same --tokens")
+            raise SystemExit(f"the run in {self.out} has --tokens {state['tokens']}; resume with the same")
         self.model.load_state_dict(state["model"])
         self.probe.load_state_dict(state["probe"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -276,11 +276,11 @@ class Run:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write the model and tokenizer as transformers reads them."""
+    """Write model and tokenizer in the format of transformers."""
     line_break = tokenizer.convert_tokens_to_ids("Ċ")  # byte-level spelling of "\n"
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        # An answer is one line: whichever of the two the model writes after the full stop ends it.
+        # An answer is one line: either of the two tokens after the full stop ends it.
         eos_token_id=[tokenizer.eos_token_id, line_break],
         pad_token_id=tokenizer.eos_token_id,
         do_sample=False,
@@ -299,7 +299,7 @@ def _update_mean(means: dict[str, float], family: str, value: float) -> None:
 
 
 def _schedule(step: int, done: float) -> float:
-    """Warm up over steps, then hold, then fall linearly over the last part of the steps to a floor."""
+    """Linear warm-up, then constant, then a linear decay to a floor."""
     warm = min(1.0, (step + 1) / _WARMUP_STEPS)
     fall = 1.0 if done < _DECAY_FROM else 1.0 - (1.0 - _FLOOR) * (done - _DECAY_FROM) / (1.0 - _DECAY_FROM)
     return warm * fall

@@ -1,14 +1,15 @@
 """The scorer's second pass on a GPU: from queries, keys and log-sum-exp to the spectrogram, in one kernel.
 
-Key-stationary, like the dK/dV half of a flash backward pass: a program keeps one tile of keys and goes
-through the queries 16 at a time, in the order of the text. What a step makes (scores, probabilities, the mean
-over a group of heads, a frame's spectrum) stays in registers; memory sees K and the state once, Q per tile.
+Key-stationary, like the dK/dV half of a flash backward pass: a program holds one tile of keys and loops over
+the queries 16 at a time, in text order. Intermediate results (scores, probabilities, the mean over a group of
+heads, a frame's spectrum) stay in registers; K and the state are read once, Q once per tile.
 
 The 32-point DFT is a product with a fixed basis. A real signal's spectrum has 32 real numbers: 17 cosines and
-15 sines. The last cosine sits where the sine of bin 0, always zero, would be, so two 16 × 16 products do.
+15 sines. The last cosine is stored in place of the sine of bin 0, which is always zero, so two 16 × 16
+products suffice.
 
-Checked against double precision on an H200 and under the Triton interpreter, and compiled for sm_80 without a
-GPU (docs/decisions/006).
+Verified against double precision on an H200 and under the Triton interpreter, and compiled for sm_80 without
+a GPU (docs/decisions/006).
 """
 
 from functools import lru_cache
@@ -29,28 +30,28 @@ PRECISIONS = ("ieee", "tf32x3", "tf32")
 def fold(
     spectrogram: Spectrogram, source: ColumnSource, ema: Tensor, carry: Tensor, precision: str | None = None
 ) -> None:
-    """Take n queries (a multiple of 16) into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16], fp32.
+    """Fold n queries (a multiple of 16) into `ema` [B, Hkv, N ≥ seen, 17] and `carry` [… 16], fp32, in place.
 
-    In place, and the same numbers as `Spectrogram.fold` over the columns, for every slot in use; tiles of
-    slots that hold no token are left alone.
+    Gives the same numbers as `Spectrogram.fold` over the columns for every slot in use; tiles whose slots are
+    all unused are left alone.
 
     Args:
         precision: of the DFT's products, one of PRECISIONS. By default exact for fp32 inputs, else tf32x3;
-            tf32 has errors of about 1e-4. Inputs meet in their own precision and add up in fp32.
+            tf32 has errors of about 1e-4. Scores use the inputs' precision and accumulate in fp32.
 
     Raises:
-        ValueError: a shape or layout the kernel was not made for.
+        ValueError: a shape or layout that the kernel does not support.
     """
     batch, heads, _, width = source.key.shape
     queries, group = source.queries, source.group
     if queries % HOP or not queries:
-        raise ValueError(f"{queries} queries are not a multiple of {HOP}")
+        raise ValueError(f"the number of queries must be a positive multiple of {HOP}, not {queries}")
     if width < 16 or width & (width - 1):
-        raise ValueError(f"heads of {width} floats are not a power of two from 16 on")
+        raise ValueError(f"the head dimension must be a power of two of at least 16, not {width}")
     if source.query.stride(-1) != 1 or source.key.stride(-1) != 1:
-        raise ValueError("the floats of a head must lie side by side")
+        raise ValueError("the last dimension of query and key must be contiguous")
     if ema.stride(-1) != 1 or carry.stride(-1) != 1 or ema.shape[-1] != BINS or carry.shape[-1] != HOP:
-        raise ValueError(f"ema {tuple(ema.shape)} or carry {tuple(carry.shape)} is not a spectrogram's state")
+        raise ValueError(f"ema {tuple(ema.shape)} or carry {tuple(carry.shape)} has an unsupported layout")
     shape = constants(source.key.dtype, width, group, precision)
     fade = spectrogram.gamma**HOP
     lse = source.lse.contiguous()
@@ -79,10 +80,8 @@ def fold(
 
 
 def constants(dtype: torch.dtype, width: int, group: int, precision: str | None = None) -> dict[str, Any]:
-    """What the kernel is compiled for. Tiles are as large as the registers of sm_80 and sm_90 hold."""
-    single = (
-        dtype == torch.float32
-    )  # exact products of fp32 are made without tensor cores, and take registers
+    """The kernel's compile-time constants. Tiles are as large as the registers of sm_80 and sm_90 allow."""
+    single = dtype == torch.float32  # exact fp32 products do not use tensor cores, and need more registers
     return {
         "GROUP": group,
         "PADDED": triton.next_power_of_2(group),
@@ -96,7 +95,7 @@ def constants(dtype: torch.dtype, width: int, group: int, precision: str | None 
 
 @lru_cache
 def _basis(device: str) -> Tensor:
-    """[4, 16 samples, 16 bins]: cosines and sines over the older hop of a frame, then over the newer."""
+    """[4, 16 samples, 16 bins]: cosines and sines over the older half of a frame, then over the newer."""
     cosines, sines = dft_basis(torch.float64).view(2, BINS, 2 * HOP)
     sines = torch.cat((cosines[-1:], sines[1:-1]))  # bin 16 in the place of bin 0's sine, which is zero
     both = torch.stack((cosines[:-1], sines)).view(2, HOP, 2, HOP)  # cosine or sine, bin, hop, sample
@@ -104,7 +103,7 @@ def _basis(device: str) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["start", "seen", "queries"])  # type: ignore[untyped-decorator]
-def _fold(  # type: ignore[no-untyped-def]  # the compiler takes no annotations but its own
+def _fold(  # type: ignore[no-untyped-def]  # Triton accepts no annotations but its own
     query,  # [B, Hq, n, D]
     key,  # [B, Hkv, C, D]
     lse,  # [B, Hq, n]
@@ -164,7 +163,7 @@ def _fold(  # type: ignore[no-untyped-def]  # the compiler takes no annotations 
     ema_at = ema + slots[:, None] * ema_slot + bins[None, :]
     carry_at = carry + slots[:, None] * carry_slot + bins[None, :]
     lowest = bins[None, :] == 0
-    # Spectrum of bins 0 … 15, and of bin 16 in the first column of the second.
+    # Bins 0 … 15, and bin 16 in the first column of `faded_last`.
     faded = tl.load(ema_at, mask=inside[:, None], other=0.0)
     faded_last = tl.load(ema_at + 16, mask=inside[:, None] & lowest, other=0.0)
     older = tl.load(carry_at, mask=inside[:, None], other=0.0)
@@ -175,13 +174,13 @@ def _fold(  # type: ignore[no-untyped-def]  # the compiler takes no annotations 
     newer_cosines = tl.load(basis + 512 + square)
     newer_sines = tl.load(basis + 768 + square)
 
-    # One operand of 16 queries of every head in the group, head by head.
+    # One operand holds 16 queries of every head in the group, head by head.
     columns = tl.arange(0, PADDED * 16)
     in_group = columns // 16 < GROUP
     q_head = head * GROUP + columns // 16
     query += batch * query_batch
     lse += batch * lse_batch
-    # Keys that came with these queries begin at their own diagonal: nobody older saw them.
+    # Keys as new as these queries start at their own diagonal: no older query sees them.
     for block in range(tl.maximum(first_slot - oldest, 0) // 16, queries // 16):
         token = block * 16 + columns % 16
         q = tl.load(

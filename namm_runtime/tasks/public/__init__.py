@@ -1,4 +1,4 @@
-"""Readers for the JSONL files of public benchmarks, and for anybody's own."""
+"""Readers for the JSONL files of public benchmarks and for the user's own files."""
 
 from namm_runtime.tasks.public.question import Question
 from namm_runtime.tasks.public.reader import read

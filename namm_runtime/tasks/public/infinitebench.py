@@ -1,4 +1,4 @@
-"""InfiniteBench (arXiv 2402.13718): the task is the file's name, and each task has a metric of its own."""
+"""InfiniteBench (arXiv 2402.13718): the task is the file's name, and each task has its own metric."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from namm_runtime.tasks.public.record import BadRecord, Record
 
 @dataclass(frozen=True)
 class _Task:
-    """How a task is asked, marked, and how many tokens an answer has."""
+    """A task's prompt, metric and answer length in tokens."""
 
     ask: str
     metric: str
@@ -43,8 +43,8 @@ def question(record: Record, path: Path) -> Question:
     task = _TASKS.get(name)
     if task is None:
         raise BadRecord(
-            f"a field 'answer' is InfiniteBench's, and that has no task '{name}' (taken from the file's "
-            f"name; it has {', '.join(_TASKS)}). Other files name their answers 'answers'"
+            f"the field 'answer' means InfiniteBench, which has no task '{name}' (from the file's name; its "
+            f"tasks are {', '.join(_TASKS)}). In other files, name the field 'answers'"
         )
     options = record.texts("options", empty=True) if record.fields.get("options") else ()
     answers = record.texts("answer")
@@ -63,9 +63,9 @@ def question(record: Record, path: Path) -> Question:
 
 
 def _with_letter(answers: tuple[str, ...], options: tuple[str, ...]) -> tuple[str, ...]:
-    """The right option as its text and its letter."""
+    """The correct option as its text and its letter."""
     if len(options) != 4:
-        raise BadRecord(f"the field 'options' should hold four options, not {len(options)}")
+        raise BadRecord(f"the field 'options' must have four options, not {len(options)}")
     letters = [letter for letter, option in zip("ABCD", options, strict=True) if option in answers]
     if not letters:
         if any(answer in "ABCD" for answer in answers):

@@ -1,7 +1,7 @@
 """LongBench (arXiv 2308.14508): its fields, and the metric and answer length of each of its 21 datasets.
 
-The instructions are in our words: what this project compares are policies on the same prompts, never scores
-with those of other people's tables.
+The instructions are our own wording: this project compares policies on the same prompts, and never compares
+its scores with published ones.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from namm_runtime.tasks.public.record import BadRecord, Record
 
 @dataclass(frozen=True)
 class _Dataset:
-    """How a dataset is asked, marked, and how many tokens an answer has."""
+    """A dataset's prompt, metric and answer length in tokens."""
 
     ask: str
     metric: str
@@ -59,10 +59,10 @@ def question(record: Record) -> Question:
     name = record.text("dataset")
     dataset = _DATASETS.get(name.removesuffix("_e"))  # LongBench-E has the same datasets under these names
     if dataset is None:
-        raise BadRecord(f"LongBench has no dataset '{name}'; it has {', '.join(_DATASETS)}")
+        raise BadRecord(f"LongBench has no dataset '{name}'; its datasets are {', '.join(_DATASETS)}")
     wanted = record.text("input", "", empty=True)
     if "{input}" in dataset.ask and not wanted.strip():
-        raise BadRecord(f"the field 'input' is empty, and '{name}' needs a question")
+        raise BadRecord(f"the field 'input' is empty, but '{name}' needs a question")
     return Question(
         task=name,
         context=record.text("context"),

@@ -1,4 +1,4 @@
-"""Anybody's file: `{input, context, answers, task}`, with `metric` and `max_output_tokens` if wanted."""
+"""The user's own files: `{input, context, answers, task}`, optionally `metric` and `max_output_tokens`."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from namm_runtime.tasks.public.record import BadRecord, Record
 def question(record: Record, path: Path) -> Question:
     metric = record.text("metric", "f1")
     if metric not in METRICS:
-        raise BadRecord(f"there is no metric '{metric}'; choose one of {', '.join(METRICS)}")
+        raise BadRecord(f"unknown metric '{metric}'; choose one of {', '.join(METRICS)}")
     limit = record.fields.get("max_output_tokens")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise BadRecord("the field 'max_output_tokens' should be a whole number of at least 1")
+        raise BadRecord("the field 'max_output_tokens' must be a positive integer")
     return Question(
         task=record.text("task", path.stem),
         context=record.text("context"),

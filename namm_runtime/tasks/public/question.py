@@ -1,4 +1,4 @@
-"""An item with what public benchmarks say of a question beside it."""
+"""An item with the further fields of public benchmarks."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class Question(Item):
 
     Attributes:
         classes: names to choose from, for the metric `classification`.
-        first_line: only the first line of the answer is marked.
-        max_output_tokens: as long as the benchmark lets an answer be; None leaves it to the caller.
+        first_line: score only the first line of the answer.
+        max_output_tokens: the benchmark's limit for an answer; None leaves it to the caller.
     """
 
     classes: tuple[str, ...] = ()

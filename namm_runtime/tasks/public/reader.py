@@ -1,4 +1,4 @@
-"""Lines of JSON to questions: the format is told from the fields, and a bad line is refused by its number."""
+"""Read questions from JSONL: the fields determine the format, and an invalid line is refused by number."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from namm_runtime.tasks.public.record import BadRecord, Record
 
 
 def read(path: Path) -> Iterator[Question]:
-    """Yield the questions of a JSONL file: LongBench's, RULER's, InfiniteBench's or anybody's own.
+    """Yield the questions of a JSONL file of LongBench, RULER, InfiniteBench or the user's own.
 
     Raises:
         Refusal: `bad_tasks`, with file, line number and reason.
@@ -34,7 +34,7 @@ def read(path: Path) -> Iterator[Question]:
 
 def _question(value: Any, path: Path) -> Question:
     if not isinstance(value, dict):
-        raise BadRecord("it should be an object with fields")
+        raise BadRecord("it must be a JSON object")
     record = Record(value)
     if "outputs" in value:
         return ruler.question(record, path)

@@ -99,7 +99,8 @@ def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProces
         setting = ledger.cost(session, job.tenant_id, job.id).setting
     slots = checkpoint.load(checkpoint.resolve("namm").path).regime.budget
     said = (
-        f"The scorer was evolved with {slots} slots a head; served with 512 slots a head (by its manifest)."
+        f"The scorer was evolved with {slots} slots per head; "
+        "served with 512 slots per head (by its manifest)."
     )
     assert setting == ledger.Setting("budget", 512, 512, "cache-relative", False, said)
     assert row is not None

@@ -94,7 +94,7 @@ def test_a_kernel_that_is_wrong_for_some_numbers_of_queries_is_passed_over(monke
         return output * (2 if q.shape[1] == tokens else 1), lse
 
     install(monkeypatch, "flash_attn", flash_attn_with_kvcache=call)
-    assert f"another attention ({tokens} queries" in probe().rejected[0]
+    assert f"wrong attention outputs ({tokens} queries" in probe().rejected[0]
 
 
 def test_flash_attn_is_preferred(monkeypatch):
@@ -133,7 +133,7 @@ def failing(output, lse):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda output, lse: (output * 1.2, lse), "another attention"),
+        (lambda output, lse: (output * 1.2, lse), "wrong attention outputs"),
         (lambda output, lse: (output, lse + 1), "unknown base or layout"),
         (failing, "RuntimeError: no kernel image is available"),
     ],
@@ -190,7 +190,7 @@ def test_a_scorers_kernel_is_taken_if_it_is_right(monkeypatch):
 
 def test_a_scorers_kernel_that_is_wrong_is_passed_over(monkeypatch):
     install_causal(monkeypatch, factor=1.01)
-    with pytest.raises(flash.Unavailable, match="another causal attention"):
+    with pytest.raises(flash.Unavailable, match="wrong causal attention"):
         backends._triton_causal(CPU)
 
 

@@ -1,4 +1,4 @@
-"""Whether company changes a document: not in the engine's slots, and how far in one tensor."""
+"""Whether the other rows of a batch change a document, and how `compare` shows it."""
 
 import torch
 
@@ -20,14 +20,14 @@ def test_rows_in_one_tensor_differ_by_rounding(model, make_scorer, ids):
 
 
 def test_a_changed_decision_is_counted(model, make_scorer, ids, monkeypatch):
-    """Scores that differ in company by more than rounding show."""
+    """Scores that depend on the batch by more than rounding are detected."""
     from benchmarks import batch_invariance
 
     class Swayed(batch_invariance.Watched):
         def scores(self, layer):
             scores = super().scores(layer)
-            company_of = 1e-2 * (scores.shape[0] - 1)
-            swayed = scores + company_of * torch.rand(
+            batch_effect = 1e-2 * (scores.shape[0] - 1)
+            swayed = scores + batch_effect * torch.rand(
                 scores.shape, generator=torch.Generator().manual_seed(0)
             )
             self.first[id(layer)] = swayed

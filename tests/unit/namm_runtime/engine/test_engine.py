@@ -1,4 +1,4 @@
-"""Requests in, answers out, with the bundled model: alone, in company, interrupted, and refused."""
+"""Requests in, answers out, with the bundled model: alone, in parallel, interrupted, and refused."""
 
 import threading
 import time
@@ -66,7 +66,7 @@ def test_short_documents_keep_their_places(bundled, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["keydiff", "namm"])
-def test_company_changes_nothing(bundled, file, document, tmp_path, policy):
+def test_parallel_documents_change_nothing(bundled, file, document, tmp_path, policy):
     """Not one bit of the cache, and no answer, whoever comes and goes in the other slots."""
     other = tmp_path / "other.txt"
     other.write_text(make_document(9_000, 3, seed=9, split="test").text)
@@ -224,7 +224,7 @@ def test_side_by_side_every_bit_is_the_same_as_alone(bundled, tmp_path, slots, t
         )
 
 
-def test_a_long_document_has_all_cores_in_company_too(bundled, tmp_path, monkeypatch):
+def test_a_long_document_has_all_cores_beside_others_too(bundled, tmp_path, monkeypatch):
     requests = _three(tmp_path)
     monkeypatch.setattr(
         "namm_runtime.engine.engine.LONG", requests[0].document.stat().st_size

@@ -72,7 +72,7 @@ def assert_same(one: Run, other: Run, scored: dict[int, list[torch.Tensor]]) -> 
 
 
 @pytest.mark.parametrize("slots", [2, 3])
-def test_documents_in_company_are_what_they_are_alone(tiny, requests, scored, slots):
+def test_documents_in_parallel_are_what_they_are_alone(tiny, requests, scored, slots):
     """Two or three slots for six documents: refilled as one ends, while others read and answer."""
     alone = [Engine(tiny).complete(request) for request in requests]
     engine, waiting = Engine(tiny, slots), list(requests)
@@ -92,7 +92,7 @@ def test_documents_in_company_are_what_they_are_alone(tiny, requests, scored, sl
 
 
 def test_the_comparison_can_fail(tiny, requests, scored, monkeypatch):
-    """A policy that remembered its company would show."""
+    """A policy that depended on other documents would be detected."""
     original = Policy.evict
     seen: list[int] = []
 

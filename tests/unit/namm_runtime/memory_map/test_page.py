@@ -128,7 +128,7 @@ def test_the_page_shades_what_is_remembered_and_prints_the_figures(model, tmp_pa
     text = "0123456789" * 50
     assert runs == [("l8", text[:4]), ("l0", text[4:420]), ("l8", text[420:])]
     assert html.count(f"{84 / 500:.1%}</td>") >= 2  # of both layers
-    assert "64 slots a head" in html
+    assert "64 slots per head" in html
     assert "the last 20 tokens" in html
 
 

@@ -93,7 +93,7 @@ def test_tensor_parallelism_needs_torchrun_and_heads_that_divide(folder, monkeyp
     with pytest.raises(Refusal) as refusal:
         load_model(folder, tensor_parallel=True)
     assert refusal.value.code == "shards_do_not_fit"
-    with pytest.raises(Refusal, match="not by both"):
+    with pytest.raises(Refusal, match="cannot be combined"):
         load_model(folder, tensor_parallel=True, device_map="auto")
 
 

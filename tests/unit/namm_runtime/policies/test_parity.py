@@ -1,4 +1,4 @@
-"""The reference's keep rule, documents that do not depend on their company, and regimes that are refused."""
+"""The reference's keep rule, documents that do not depend on the batch, and regimes that are refused."""
 
 import copy
 from dataclasses import replace
@@ -81,7 +81,7 @@ def test_rows_keep_their_own_lengths():
     layer.check_integrity()
 
 
-def test_a_document_does_not_depend_on_its_company(model):
+def test_a_document_does_not_depend_on_the_batch(model):
     ids = torch.randint(0, 300, (2, 1100), generator=torch.Generator().manual_seed(5))
     both = parity(model, ids, interval=256)
     lengths = [layer.lengths for layer in both.cache.layers]

@@ -102,9 +102,7 @@ def test_matrix(readings, name, group, batch, dtype, chunk):
         return  # in half precision another chunk or batch may round a borderline token to the other side
     whole = readings(name, group, batch, torch.float32, TOKENS)
     assert all(kept(memory, row) == kept(whole, row) for row in range(batch))
-    assert kept(memory) == kept(readings(name, group, 1, torch.float32, TOKENS)), (
-        "a row depends on its company"
-    )
+    assert kept(memory) == kept(readings(name, group, 1, torch.float32, TOKENS)), "a row depends on the batch"
 
 
 @pytest.mark.parametrize("name", ["h2o", "snapkv", "namm", "namm-key", "parity"])

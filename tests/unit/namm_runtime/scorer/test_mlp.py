@@ -55,5 +55,5 @@ def test_a_population_scores_like_its_members():
     "shape", [{"depth": 0}, {"depth": 2, "width": 16}, {"depth": 3, "width": 25, "residual": False}]
 )
 def test_undefined_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match="no MLP scorer"):
+    with pytest.raises(ValueError, match="unsupported MLP scorer"):
         Mlp(**shape)

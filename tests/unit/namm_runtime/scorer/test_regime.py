@@ -20,11 +20,11 @@ def test_what_differs_is_named_with_who_asked_for_it():
     served = replace(EVOLVED, budget=512, positions="absolute", interval=256)
     said = difference(EVOLVED, Serving(budget=512), served, Settings(positions="absolute", interval=256))
     assert said == (
-        "The scorer was evolved with 16 slots a head and an eviction every 512 tokens and cache-relative "
-        "positions; served with 512 slots a head (by its manifest) and an eviction every 256 tokens "
+        "The scorer was evolved with 16 slots per head and an eviction every 512 tokens and cache-relative "
+        "positions; served with 512 slots per head (by its manifest) and an eviction every 256 tokens "
         "(on request) and absolute positions (on request)."
     )
-    assert "512 slots a head (by default)" in difference(
+    assert "512 slots per head (by default)" in difference(
         EVOLVED, Serving(), replace(EVOLVED, budget=512), Settings()
     )
 
@@ -33,7 +33,7 @@ def test_what_differs_is_named_with_who_asked_for_it():
     ("name", "other", "words"),
     [
         ("mode", "parity", "parity mode"),
-        ("budget", None, "no limit of slots"),
+        ("budget", None, "no limit on slots"),
         ("interval", 256, "every 256 tokens"),
         ("positions", "absolute", "absolute positions"),
         ("recency_clip", None, "unclipped recency"),
@@ -102,7 +102,8 @@ def test_a_job_that_does_not_say_gets_the_manifests_setting_and_is_told(ask):
     assert not usage.regime_matches
     slots = evolved_slots("namm-key")
     assert usage.regime == (
-        f"The scorer was evolved with {slots} slots a head; served with 512 slots a head (by its manifest)."
+        f"The scorer was evolved with {slots} slots per head; "
+        "served with 512 slots per head (by its manifest)."
     )
 
 
@@ -130,7 +131,7 @@ def test_other_settings_are_served_on_request_and_flagged(ask):
     usage = ask(budget=64, interval=256, positions="auto")
     assert (usage.budget, usage.interval, usage.positions) == (64, 256, "absolute")
     assert usage.regime.count("(on request)") == 3
-    assert ask(watch_last=64).regime.endswith("and only the last 64 queries seen (on request).")
+    assert ask(watch_last=64).regime.endswith("and only the last 64 queries observed (on request).")
 
 
 def test_a_scorer_evolved_with_places_in_the_text_keeps_to_them(ask, tmp_path):
@@ -159,14 +160,14 @@ def test_the_command_line_says_it(tmp_path):
     arguments = ["read", str(tmp_path / "d.txt"), "--ask", "Invoice 4821 total:", "--budget", "64"]
     told = " ".join(runner.invoke(app, arguments).stdout.split())
     slots = evolved_slots("namm-key")
-    assert f"evolved with {slots} slots a head" in told
+    assert f"evolved with {slots} slots per head" in told
     assert "cache-relative positions" in told
     report = json.loads(runner.invoke(app, [*arguments, "--positions", "auto", "--json"]).stdout)
     assert report["usage"]["positions"] == "absolute"
     assert "(on request)" in report["usage"]["regime"]
     shown = runner.invoke(app, ["inspect", "namm-key"]).stdout
-    assert f"evolved in: budget mode, {slots} slots a head, an eviction every 512 tokens" in shown
-    assert "serves in: budget mode, 512 slots a head" in " ".join(shown.split())
+    assert f"evolved in: budget mode, {slots} slots per head, an eviction every 512 tokens" in shown
+    assert "serves in: budget mode, 512 slots per head" in " ".join(shown.split())
     listed = " ".join(runner.invoke(app, ["scorers"]).stdout.split())
     assert "namm-key@" in listed
     assert f"{slots} slots │ 512 slots" in listed

@@ -54,7 +54,7 @@ def test_the_header_stands_first() -> None:
 
 
 def test_too_short_for_one_question_is_refused() -> None:
-    with pytest.raises(ValueError, match="20 tokens do not hold"):
+    with pytest.raises(ValueError, match="20 tokens are too few"):
         build(20)
 
 

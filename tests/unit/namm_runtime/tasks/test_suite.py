@@ -173,7 +173,7 @@ def test_some_repeated_statements_stand_once() -> None:
 
 
 def test_too_short_is_refused() -> None:
-    with pytest.raises(ValueError, match="5 tokens do not hold"):
+    with pytest.raises(ValueError, match="5 tokens are too few"):
         draw("kv", tokens=5)
     with pytest.raises(KeyError):
         draw("riddles")
