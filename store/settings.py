@@ -1,4 +1,4 @@
-"""Every setting of the service, read from the environment once. Nothing else in the service reads it."""
+"""All settings of the service, read from the environment once. Nothing else reads the environment."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from store.errors import StoreError
 
 
 class SettingMissing(StoreError):
-    """A setting that has no default is not set."""
+    """A setting without a default is not set."""
 
     code = "setting_missing"
 
 
 class Settings(BaseSettings):
-    """Settings, each `PALIMPSEST_<NAME>` in the environment; the two URLs also go by their plain names.
+    """Settings, each `PALIMPSEST_<NAME>` in the environment; the two URLs also under their plain names.
 
     Values that hold secrets are `SecretStr`, so that neither a log line nor a traceback prints them.
     """
 
     model_config = SettingsConfigDict(env_prefix="PALIMPSEST_", env_ignore_empty=True, extra="ignore")
 
-    # Where things are -------------------------------------------------------------------------------
+    # Locations -------------------------------------------------------------------------------
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_URL", "PALIMPSEST_DATABASE_URL")
     )
@@ -37,54 +37,54 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Path.home() / ".local" / "share" / "palimpsest"
     blob_url: str | None = None  # any fsspec URL (s3://bucket/prefix); None = <data_dir>/blobs
-    scratch_dir: Path | None = (
-        None  # local files on their way to a remote blob store; None = <data_dir>/scratch
-    )
+    scratch_dir: Path | None = None  # temporary files for a remote blob store; None = <data_dir>/scratch
     sources_file: Path | None = (
-        None  # which folders outside may be read and written; see `store.sources.folders`
+        None  # which external folders may be read and written; see `store.sources.folders`
     )
-    max_source_files: PositiveInt = 100_000  # one with more is refused: all of them are listed at once
+    max_source_files: PositiveInt = 100_000  # larger sources are refused, as all files are listed at once
     database_pool_size: PositiveInt = 5
 
     # The API ----------------------------------------------------------------------------------------
-    api_key_pepper: SecretStr | None = None  # None = made once and kept in <data_dir>/api_key_pepper
+    api_key_pepper: SecretStr | None = None  # None = generated once and kept in <data_dir>/api_key_pepper
     max_upload_bytes: PositiveInt = 2 * 1024**3
     max_inline_bytes: PositiveInt = 4 * 1024**2
     max_prompts: PositiveInt = 64
     max_output_tokens: PositiveInt = 4096
     idempotency_hours: PositiveInt = 24
-    worker_live_seconds: PositiveFloat = 60.0  # a worker silent for longer counts as gone
+    worker_live_seconds: PositiveFloat = 60.0  # without a heartbeat for longer, a worker counts as gone
 
     # Webhooks ---------------------------------------------------------------------------------------
-    webhook_allow_loopback: bool = False  # for development: receivers on this machine, also over plain http
-    notifier_seconds: PositiveFloat = 5.0  # the notifier looks this often even if no NOTIFY wakes it
+    webhook_allow_loopback: bool = (
+        False  # for development: allows receivers on this machine, also over plain http
+    )
+    notifier_seconds: PositiveFloat = 5.0  # polling interval of the notifier, for when no NOTIFY wakes it
 
     # The model this worker serves -------------------------------------------------------------------
     engine: str = "worker.engine:load"  # import string of the function that loads the engine
     model: str = "bundled"  # a directory, a hub id, or `bundled` for the small model in the package
-    model_name: str | None = None  # the name jobs ask for; None = the last part of `model`
-    device: str = "cpu"  # one device (cuda, cuda:1), or `auto`: spread over all of them (needs accelerate)
+    model_name: str | None = None  # the model name in jobs; None = the last part of `model`
+    device: str = "cpu"  # one device (cuda, cuda:1), or `auto`: spread over all (needs accelerate)
     dtype: str = "auto"
-    # Documents in the engine at once. None = with a small model on a CPU one for each core, else one.
+    # Documents in the engine at once. None = one per core for a small model on a CPU, else one.
     slots: PositiveInt | None = None
-    max_document_tokens: PositiveInt = 8_000_000  # longer documents end their job before they are read
+    max_document_tokens: PositiveInt = 8_000_000  # jobs with longer documents fail before reading
     default_policy: str = "namm-key"
-    # Slots a head for jobs that do not say; None = the setting that the scorer was validated in, else 512.
+    # Slots per KV head for jobs that set none; None = what the scorer was validated with, else 512.
     default_budget: PositiveInt | None = None
 
     # Jobs, leases and loops -------------------------------------------------------------------------
     lease_seconds: PositiveFloat = 30.0
     renew_seconds: PositiveFloat = 10.0
     progress_seconds: PositiveFloat = 1.0
-    snapshot_chunks: PositiveInt = 128  # a snapshot every so many chunks of `chunk_tokens`
+    snapshot_chunks: PositiveInt = 128  # chunks of `chunk_tokens` between snapshots
     chunk_tokens: PositiveInt = 512
-    max_attempts: PositiveInt = 3  # workers that may be lost on one job before it fails
+    max_attempts: PositiveInt = 3  # lost workers after which a job fails
     reaper_seconds: PositiveFloat = 10.0
-    scheduler_seconds: PositiveFloat = 5.0  # a schedule fires so much late at most, and what a look takes
-    relay_seconds: PositiveFloat = 5.0  # the relay looks this often even if no NOTIFY wakes it
-    hint_seconds: PositiveFloat = 60.0  # a job queued for so long without a hint gets another
+    scheduler_seconds: PositiveFloat = 5.0  # interval of the scheduler: how late a schedule may fire
+    relay_seconds: PositiveFloat = 5.0  # polling interval of the relay, for when no NOTIFY wakes it
+    hint_seconds: PositiveFloat = 60.0  # a job queued this long since its last hint gets another
     heartbeat_seconds: PositiveFloat = 10.0
-    # Seconds without progress in a phase before the worker lets the job's lease run out.
+    # Seconds without progress in a phase after which the worker lets the job's lease expire.
     stall_loading_seconds: PositiveFloat = 900.0
     stall_counting_seconds: PositiveFloat = 300.0
     stall_reading_seconds: PositiveFloat = 300.0
@@ -92,13 +92,13 @@ class Settings(BaseSettings):
     stall_finalizing_seconds: PositiveFloat = 120.0
 
     # Bulk jobs --------------------------------------------------------------------------------------
-    conductor_seconds: PositiveFloat = 1.0  # how often active bulk jobs are looked at
-    bulk_window: PositiveInt = 200  # jobs of one bulk job that wait or run at once
-    bulk_part_characters: PositiveInt = 400_000  # of a document that is read in parts
+    conductor_seconds: PositiveFloat = 1.0  # interval between steps of active bulk jobs
+    bulk_window: PositiveInt = 200  # jobs of one bulk job that are queued or running at once
+    bulk_part_characters: PositiveInt = 400_000  # characters per part of a document read in parts
 
     # Money ------------------------------------------------------------------------------------------
-    device_type: str = "cpu"  # as the price book names it; `palimpsest prices show`
-    device_memory_bytes: PositiveInt = 8 * 1024**3  # what a share of the device's memory is a share of
+    device_type: str = "cpu"  # as in the price book, see `palimpsest prices show`
+    device_memory_bytes: PositiveInt = 8 * 1024**3  # the device's memory, for billing a share of it
 
     # Logs -------------------------------------------------------------------------------------------
     log_format: Literal["auto", "json", "console"] = "auto"  # auto = console on a terminal, else JSON
@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The SQLAlchemy URL of Postgres, with the psycopg 3 driver. Raises SettingMissing."""
         if self.database_url is None:
-            raise SettingMissing("DATABASE_URL is not set; `palimpsest up` sets it for what it starts.")
+            raise SettingMissing(
+                "DATABASE_URL is not set; `palimpsest up` sets it for the processes it starts."
+            )
         scheme, rest = self.database_url.get_secret_value().split("://", 1)
         return (
             f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else f"{scheme}://{rest}"
@@ -116,9 +118,9 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str:
-        """The URL of Redis as Celery spells it; a Unix socket is `redis+socket://`. Raises SettingMissing."""
+        """The URL of Redis in Celery's form; a Unix socket is `redis+socket://`. Raises SettingMissing."""
         if self.redis_url is None:
-            raise SettingMissing("REDIS_URL is not set; `palimpsest up` sets it for what it starts.")
+            raise SettingMissing("REDIS_URL is not set; `palimpsest up` sets it for the processes it starts.")
         url = self.redis_url.get_secret_value()
         if not url.startswith("unix://"):
             return url
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
 
     @property
     def redis(self) -> str:
-        """The URL of Redis as redis-py spells it: `unix://` for a Unix socket. Raises SettingMissing."""
+        """The URL of Redis in redis-py's form: `unix://` for a Unix socket. Raises SettingMissing."""
         return self.broker.replace("redis+socket://", "unix://").replace("?virtual_host=", "?db=")
 
     @property
@@ -136,7 +138,7 @@ class Settings(BaseSettings):
 
     @property
     def scratch(self) -> Path:
-        """The local directory for files on their way into or out of a remote blob store."""
+        """The local directory for temporary files of a remote blob store."""
         return self.scratch_dir or self.data_dir / "scratch"
 
     @property
@@ -146,20 +148,20 @@ class Settings(BaseSettings):
 
     @cached_property
     def pepper(self) -> bytes:
-        """The secret that API keys are hashed with; made on first use if no setting gives it."""
+        """The secret that API keys are hashed with; generated on first use unless it is set."""
         if self.api_key_pepper is not None:
             return self.api_key_pepper.get_secret_value().encode()
         return _kept_secret(self.data_dir / "api_key_pepper")
 
     def stall_seconds(self, phase: str) -> float:
-        """Seconds without progress that a phase may take. An unknown phase gets the reading limit."""
+        """Seconds without progress allowed in a phase. An unknown phase gets the limit of reading."""
         return float(getattr(self, f"stall_{phase}_seconds", self.stall_reading_seconds))
 
 
 def _kept_secret(path: Path) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # O_EXCL: of two processes that start together one makes the secret and the other reads it.
+        # O_EXCL: of two processes that start together, one generates the secret and the other reads it.
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         secret = path.read_bytes()
@@ -169,7 +171,7 @@ def _kept_secret(path: Path) -> bytes:
             file.write(secret)
     if len(secret) < 32:
         raise StoreError(
-            f"{path} holds no usable secret. Delete it to have a new one made (API keys then change)."
+            f"{path} holds no usable secret. Delete it to generate a new one, which invalidates all API keys."
         )
     return secret
 
