@@ -1,1 +1,1 @@
-"""The one place that talks SQL, and the blobs beside it."""
+"""The data layer: all SQL, and the blob store."""

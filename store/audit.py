@@ -1,4 +1,4 @@
-"""The audit log: what was changed in the service, by whom and when. Rows are only ever added."""
+"""The audit log: what was changed, by whom and when. Rows are only ever added."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def note(session: Session, actor: str, action: str, subject: str, **detail: Any)
 def entries(
     session: Session, *, subject: str | None = None, before: int | None = None, limit: int = 100
 ) -> list[AuditEntry]:
-    """The newest first; `before` is the id of the last one of the page before."""
+    """The newest first; `before` is the id of the previous page's last entry."""
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if subject is not None:
         query = query.where(AuditEntry.subject == subject)

@@ -16,31 +16,31 @@ from store.atomic_files import LEFTOVERS, atomic_file, temporary_path
 from store.errors import NotFound
 from store.settings import Settings
 
-PASSING = "evolution"  # a folder whose blobs are for minutes, and whose writer may be killed
+PASSING = "evolution"  # a folder of short-lived blobs, whose writer may be killed
 
 
 class Blobs:
-    """A blob is written whole or not at all: to a temporary file, synced, then given its name.
+    """A blob store that writes a blob whole or not at all.
 
     `location` is a local directory or an fsspec URL. `scratch` is a local directory for files on their way
     to and from a remote store; a local store does not use it.
     """
 
     def __init__(self, location: str, scratch: Path) -> None:
-        # A driver that remembers what it listed would not see what other processes write.
+        # A cached listing would miss what other processes write.
         self._files, self._root = fsspec.core.url_to_fs(location, use_listings_cache=False)
         self._local = "file" in _protocols(self._files)
         self._scratch = scratch
 
     @contextmanager
     def create(self, key: str) -> Iterator[IO[bytes]]:
-        """A file to write; it becomes the blob `key` when the block ends, and vanishes if that raises."""
+        """A file to write; it becomes the blob `key` when the block ends, and is discarded if that raises."""
         with self.create_path(key) as path, path.open("wb") as file:
             yield file
 
     @contextmanager
     def create_path(self, key: str) -> Iterator[Path]:
-        """Like `create`, for writers that want a path. What lies there at the end becomes the blob."""
+        """Like `create`, for writers that want a path. The file there at the end becomes the blob."""
         target = self._path(key)
         if self._local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -61,17 +61,17 @@ class Blobs:
         try:
             file = self._files.open(self._path(key), "rb")
         except FileNotFoundError:
-            raise NotFound(f"The blob {key} is gone.") from None
+            raise NotFound(f"The blob {key} no longer exists.") from None
         with file:
             yield file
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
-        """A local path of the blob: its own in a local store, else a copy that lives as long as the block."""
+        """A local path of the blob: its own in a local store, else a copy that exists within the block."""
         if self._local:
             path = Path(self._path(key))
             if not path.is_file():
-                raise NotFound(f"The blob {key} is gone.")
+                raise NotFound(f"The blob {key} no longer exists.")
             yield path
             return
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -84,24 +84,24 @@ class Blobs:
             copy.unlink(missing_ok=True)
 
     def exists(self, key: str) -> bool:
-        """Whether the blob is there."""
+        """Whether the blob exists."""
         return bool(self._files.exists(self._path(key)))
 
     def delete(self, key: str) -> None:
-        """Removes the blob; nothing happens if it is gone already."""
+        """Removes the blob, if it exists."""
         try:
             self._files.rm_file(self._path(key))
         except FileNotFoundError:
             return
 
     def delete_folder(self, prefix: str) -> None:
-        """Removes every blob under a folder; nothing happens if there is none."""
+        """Removes every blob in a folder, if it exists."""
         folder = self._path(prefix)
         if self._files.exists(folder):
             self._files.rm(folder, recursive=True)
 
     def names(self, prefix: str) -> list[str]:
-        """The keys that lie under a folder, sorted."""
+        """The keys in a folder, relative to it, sorted."""
         folder = self._path(prefix)
         if not self._files.exists(folder):
             return []
@@ -109,7 +109,7 @@ class Blobs:
         return sorted(path[path.index(folder) + len(folder) + 1 :] for path in found)
 
     def folders_unwritten(self, prefix: str, for_seconds: float) -> list[str]:
-        """The keys of the folders directly under `prefix` that nothing was written to for so long."""
+        """The keys of the folders directly in `prefix` without a write for so many seconds."""
         folder = self._path(prefix)
         if not self._files.exists(folder):
             return []
@@ -120,15 +120,15 @@ class Blobs:
             try:
                 written = self._files.modified(path).timestamp()
             except FileNotFoundError:
-                continue  # just removed
+                continue  # removed in the meantime
             newest[name] = max(written, newest.get(name, 0.0))
         limit = time.time() - for_seconds
         return sorted(f"{prefix}/{name}" for name, written in newest.items() if written < limit)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """Removes local files that killed processes left, half-written or passing; gives how many there were.
+        """Removes temporary local files that killed processes left behind; returns how many.
 
-        A file is left over when nobody has written to it for so long. What lies in a remote store came whole.
+        A file without a write for so many seconds is a leftover. A remote store never holds partial blobs.
         """
         places = [(self._scratch, LEFTOVERS), (self._scratch, "*.copy")]
         if self._local:
@@ -141,11 +141,11 @@ class Blobs:
                         path.unlink()
                         removed += 1
                 except FileNotFoundError:
-                    continue  # its writer has just finished, or another reaper was quicker
+                    continue  # its writer finished, or another reaper was faster
         return removed
 
     def check(self) -> None:
-        """Writes and removes a small blob. Raises what the file system raises."""
+        """Writes and removes a small blob. Raises the errors of the file system."""
         key = f"checks/{uuid.uuid4().hex}"
         with self.create(key) as file:
             file.write(b"ok")
@@ -163,5 +163,5 @@ def _protocols(files: Any) -> tuple[str, ...]:
 
 
 def connect(config: Settings) -> Blobs:
-    """The blob store that the settings describe."""
+    """The blob store that the settings name."""
     return Blobs(config.blobs, config.scratch)

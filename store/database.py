@@ -14,7 +14,7 @@ from store.settings import Settings, settings
 
 
 class Database:
-    """A pool of connections; `session()` is one transaction."""
+    """A connection pool; `session()` is one transaction."""
 
     def __init__(self, url: str, pool_size: int = 5) -> None:
         # pre_ping: a restart of Postgres costs one reconnect, not one failed request per pooled connection.
@@ -28,7 +28,7 @@ class Database:
             yield session
 
     def ping(self) -> None:
-        """Raises sqlalchemy.exc.OperationalError when Postgres does not answer."""
+        """Raises sqlalchemy.exc.OperationalError if Postgres does not answer."""
         with self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
@@ -38,12 +38,12 @@ class Database:
 
 
 def lost(error: BaseException) -> bool:
-    """Whether the connection broke: nobody knows if what was being committed is."""
+    """Whether the connection broke; a commit under way may or may not have succeeded."""
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def connect(config: Settings) -> Database:
-    """A database as the settings describe it. Raises SettingMissing."""
+    """The database that the settings name. Raises SettingMissing."""
     return Database(config.database, config.database_pool_size)
 
 

@@ -1,4 +1,4 @@
-"""Idempotency keys: a request that comes again with the same key gets the first answer, not a second job."""
+"""Idempotency keys: a request repeated with the same key gets the stored response, not a second job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.tenancy import scoped
 
 
 class Answer(NamedTuple):
-    """The response that the first request with the key got."""
+    """The response to the first request with a key."""
 
     status: int
     body: dict[str, Any]
@@ -23,11 +23,11 @@ class Answer(NamedTuple):
 def begin(
     session: Session, tenant_id: str, route: str, key: str, fingerprint: str, hours: int
 ) -> Answer | None:
-    """Takes the key for this transaction, or gives the answer that was given for it before.
+    """Claims the key for this transaction and returns None, or returns the response stored for it.
 
-    A second request that comes while the first one's transaction is open waits for it to end. The caller
-    does its work and calls `complete` in the same transaction; if that rolls back the key is free again.
-    Raises IdempotencyMismatch when the key was used for another request.
+    A second request with the key waits while the first one's transaction is open. The caller does its work
+    and calls `complete` in the same transaction; if that rolls back, the key is free again.
+    Raises IdempotencyMismatch if the key was used for a different request.
     """
     row = {
         "tenant_id": tenant_id,
@@ -37,7 +37,7 @@ def begin(
         "expires_at": func.now() + text(f"interval '{int(hours)} hours'"),
     }
     fresh = {"fingerprint": fingerprint, "status": None, "response": None, "created_at": func.now()}
-    taken = session.execute(
+    claimed = session.execute(
         insert(IdempotencyKey)
         .values(row)
         .on_conflict_do_update(
@@ -47,12 +47,12 @@ def begin(
         )
         .returning(IdempotencyKey.key)
     ).one_or_none()
-    if taken is not None:
+    if claimed is not None:
         return None
     found = session.scalars(scoped(IdempotencyKey, tenant_id).filter_by(route=route, key=key)).one()
     if found.fingerprint != fingerprint:
         raise IdempotencyMismatch(
-            "This Idempotency-Key was used for another request. Use a new key for this one."
+            "This Idempotency-Key was used for a different request. Use a new key for this one."
         )
     assert found.status is not None, "committed without complete()"
     assert found.response is not None, "committed without complete()"
@@ -62,7 +62,7 @@ def begin(
 def complete(
     session: Session, tenant_id: str, route: str, key: str, status: int, body: dict[str, Any]
 ) -> None:
-    """Stores the response of the request that took the key."""
+    """Stores the response to the request that claimed the key."""
     session.execute(
         update(IdempotencyKey)
         .filter_by(tenant_id=tenant_id, route=route, key=key)

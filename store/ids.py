@@ -1,14 +1,19 @@
-"""Identifiers: a type prefix and 26 characters that sort by the time they were made."""
+"""Identifiers: a type prefix and a ULID, so that they sort by creation time."""
 
 from __future__ import annotations
 
 import secrets
 import time
 
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in the order of its characters
+# Crockford's base 32. Its characters are in ASCII order, so ids sort as text.
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def new_id(prefix: str) -> str:
-    """A new id such as `job_06b…`: 48 bits of Unix milliseconds, then 80 random bits, as in UUIDv7."""
+    """A new id such as `job_06b…`: the prefix and a ULID in lower case.
+
+    A ULID is 48 bits of Unix milliseconds and 80 random bits, as 26 characters of Crockford's base 32. Ids of
+    the same millisecond are in random order. https://github.com/ulid/spec
+    """
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return f"{prefix}_" + "".join(ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -1,4 +1,4 @@
-"""Logs: one event a line, as JSON for machines or in columns for a terminal. Never a document's text."""
+"""Logs: one event per line, as JSON for machines or in columns for a terminal. Never a document's text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.settings import Settings
 def configure(config: Settings) -> None:
     """Sends structlog and the standard library's logging through one renderer to standard error."""
     console = config.log_format == "console" or (config.log_format == "auto" and sys.stderr.isatty())
-    # Tracebacks without the values of variables: those could be a document's text.
+    # Tracebacks without the values of variables, which could be a document's text.
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer: Any = plain if console else structlog.processors.JSONRenderer()
     shared: list[Any] = [
@@ -42,5 +42,5 @@ def configure(config: Settings) -> None:
 
 
 def get(name: str) -> Any:
-    """A logger; bind what all its lines should carry."""
+    """The logger of a module."""
     return structlog.stdlib.get_logger(name)

@@ -1,4 +1,4 @@
-"""The outbox: what a transaction wants sent, written with it, so that both happen or neither."""
+"""The outbox: messages written in the transaction that causes them, so that both happen or neither."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from store.tables.outbox import OutboxRow
 
 CHANNEL = "palimpsest_outbox"
-EVENTS = "palimpsest_events"  # the channel of what concerns notifiers
-SCORERS = "scorers"  # the queue that every worker listens to: there is a scorer to verify
+EVENTS = "palimpsest_events"  # the channel that wakes notifiers
+SCORERS = "scorers"  # the queue for scorer verification, which every worker listens to
 
 
 class Hint(NamedTuple):
-    """One wake-up call for the workers of a queue."""
+    """A wake-up call for the workers of a queue."""
 
     id: int
     queue: str
@@ -26,19 +26,19 @@ class Hint(NamedTuple):
 
 
 def queue_of(model: str) -> str:
-    """The Celery queue of a model. Two names that clash only share wake-ups: claims go by the full name."""
+    """The Celery queue of a model. Names that clash only share wake-ups: claims use the full name."""
     return "jobs." + re.sub(r"[^A-Za-z0-9._-]", "_", model)
 
 
 def add_hint(session: Session, model: str, job_id: str | None = None) -> None:
     """Asks the relay to wake the workers of `model` once this transaction has committed."""
     session.execute(insert(OutboxRow).values(kind="hint", queue=queue_of(model), job_id=job_id))
-    # Delivered on commit; of the notifications of one transaction Postgres sends equal ones once.
+    # Delivered on commit; Postgres merges equal notifications of one transaction.
     session.execute(text(f"NOTIFY {CHANNEL}"))
 
 
 def add_scorer_hint(session: Session) -> None:
-    """Asks the relay to wake a worker, of any model, that verifies scorers."""
+    """Asks the relay to wake a worker of any model, to verify scorers."""
     session.execute(insert(OutboxRow).values(kind="hint", queue=SCORERS))
     session.execute(text(f"NOTIFY {CHANNEL}"))
 
@@ -46,10 +46,10 @@ def add_scorer_hint(session: Session) -> None:
 def add_event(
     session: Session, tenant_id: str, job_id: str | None, kind: str, payload: dict[str, Any]
 ) -> None:
-    """Records what happened, to a job if there is one, for a notifier to tell the tenant's webhooks.
+    """Records an event, of a job if there is one, for a notifier to send to the tenant's webhooks.
 
-    `kind` is one of `store.webhooks.event_types.TYPES`; `payload` becomes the `data` of the message, beside
-    the job's id.
+    `kind` is one of `store.webhooks.event_types.TYPES`; `payload` and the job's id become the `data` of the
+    message.
     """
     values = {"kind": "event", "tenant_id": tenant_id, "job_id": job_id, "payload": {"type": kind, **payload}}
     session.execute(insert(OutboxRow).values(values))
@@ -57,12 +57,12 @@ def add_event(
 
 
 def wake_notifiers(session: Session) -> None:
-    """Tells notifiers, once this transaction has committed, that there may be something to send."""
+    """Wakes the notifiers once this transaction has committed: there may be something to send."""
     session.execute(text(f"NOTIFY {EVENTS}"))
 
 
 def lock_hints(session: Session, limit: int = 100) -> list[Hint]:
-    """The oldest hints, locked until the transaction ends; another relay passes over them."""
+    """The oldest hints, locked until the transaction ends; other relays skip them."""
     chosen = (
         select(OutboxRow.id, OutboxRow.queue, OutboxRow.job_id)
         .where(OutboxRow.kind == "hint")
@@ -79,7 +79,7 @@ def drop(session: Session, hints: list[Hint]) -> None:
 
 
 def listen(engine: Engine, channel: str = CHANNEL) -> psycopg.Connection[Any]:
-    """A connection of its own that hears NOTIFY; the caller closes it."""
+    """A dedicated connection that listens on a channel; the caller closes it."""
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = psycopg.connect(url, autocommit=True)
     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
@@ -87,5 +87,5 @@ def listen(engine: Engine, channel: str = CHANNEL) -> psycopg.Connection[Any]:
 
 
 def wait(connection: psycopg.Connection[Any], seconds: float) -> bool:
-    """Waits until something was heard or the time is over; True if something was."""
+    """Waits for a notification; False if none came in time."""
     return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))

@@ -1,4 +1,4 @@
-"""What a model is asked in order to summarize: versioned prompts that a tenant can add to, never change."""
+"""Prompt templates for summaries: versioned; tenants add versions but never change them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DEFAULT_WORDS = 200
 
 @dataclass(frozen=True)
 class Template:
-    """One version.
+    """One version of a template.
 
     Attributes:
-        prompt: may hold {points}, {words} and, where there is a prompt for each point, {number} from 1.
-        each_point: the prompt is asked once for each point; else once for all.
+        prompt: may contain {points}, {words} and, with `each_point`, {number}, which counts from 1.
+        each_point: the prompt is asked once for each point; otherwise once for all points.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Template:
         return f"{self.name}@{self.version}"
 
 
-# Versions of these are history: a new wording is a new version.
+# Never edit these: a new wording is a new version.
 BUILTIN = (
     Template(
         "summary",
@@ -47,25 +47,25 @@ BUILTIN = (
         "from the document in double quotes. Write nothing else.",
         builtin=True,
     ),
-    # For models that continue text rather than follow instructions: they quote what the document calls so.
+    # For models that continue text instead of following instructions.
     Template("key-points", 1, "Key point {number}:", each_point=True, builtin=True),
 )
 
 
 class BadTemplate(Invalid):
-    """A prompt that cannot be filled in."""
+    """A prompt that cannot be used as a template."""
 
     code = "template_invalid"
     field = "prompt"
 
 
 def default_for(model: str) -> str:
-    """The template of a model when nobody says: bundled models only continue text."""
+    """The default template of a model: bundled models only continue text."""
     return "key-points" if model in ("bundled", "bundled-deep") else "summary"
 
 
 def prompts_of(template: Template, points: int, words: int | None) -> list[str]:
-    """The prompts that ask for a summary of so many points."""
+    """The prompts for a summary of so many points."""
     filled = [
         template.prompt.format(points=points, words=words or DEFAULT_WORDS, number=number)
         for number in range(1, points + 1)
@@ -74,25 +74,27 @@ def prompts_of(template: Template, points: int, words: int | None) -> list[str]:
 
 
 def check(prompt: str, *, each_point: bool) -> None:
-    """Raises BadTemplate for a prompt with placeholders that nothing fills."""
+    """Raises BadTemplate for a prompt with unknown or malformed placeholders."""
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(prompt)]
     except ValueError as error:
-        raise BadTemplate(f"The braces do not match ({error}); write '{{{{' for one that is meant.") from None
+        raise BadTemplate(f"The braces do not match ({error}); write '{{{{' for a literal brace.") from None
     for name, spec, conversion in fields:
         if name is not None and (name not in PLACEHOLDERS or spec or conversion):
             known = ", ".join(f"{{{one}}}" for one in sorted(PLACEHOLDERS))
-            raise BadTemplate(f"'{{{name}}}' is no placeholder. Known: {known}; write '{{{{' for a brace.")
+            raise BadTemplate(
+                f"Unknown placeholder '{{{name}}}'. Known: {known}; write '{{{{' for a literal brace."
+            )
     if each_point and "number" not in (name for name, _, _ in fields):
-        raise BadTemplate("A prompt for each point needs {number}, else every point is the same.")
+        raise BadTemplate("A prompt for each point needs {number}; otherwise every point would be the same.")
 
 
 def add(session: Session, tenant_id: str, name: str, prompt: str, *, each_point: bool) -> Template:
-    """The next version of a tenant's template. Raises BadTemplate, also for the name of a built-in one."""
+    """Adds the next version of a tenant's template. Raises BadTemplate, also for a built-in one's name."""
     check(prompt, each_point=each_point)
     if name in (one.name for one in BUILTIN):
-        raise BadTemplate(f"'{name}' comes with Palimpsest; give yours another name.")
-    # Two who add at once get two versions: the second waits for the first.
+        raise BadTemplate(f"'{name}' is a built-in template; choose another name.")
+    # Concurrent additions get different versions: the second waits for the first.
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{tenant_id}/{name}", 0))))
     versions = scoped(PromptTemplate, tenant_id).where(PromptTemplate.name == name)
     newest = session.scalar(versions.with_only_columns(func.max(PromptTemplate.version)))
@@ -106,7 +108,7 @@ def add(session: Session, tenant_id: str, name: str, prompt: str, *, each_point:
 
 
 def all_of(session: Session, tenant_id: str) -> list[Template]:
-    """The built-in ones and the tenant's, by name and version."""
+    """The built-in templates and the tenant's, by name and version."""
     rows = session.scalars(scoped(PromptTemplate, tenant_id))
     own = [Template(row.name, row.version, row.prompt, row.each_point) for row in rows]
     return sorted([*BUILTIN, *own], key=lambda one: (one.name, one.version))
@@ -122,5 +124,5 @@ def find(session: Session, tenant_id: str, asked: str) -> Template | None:
 
 
 def names(session: Session, tenant_id: str) -> list[str]:
-    """Every `name@version` there is."""
+    """The `name@version` of every template."""
     return [one.label for one in all_of(session, tenant_id)]

@@ -1,4 +1,4 @@
-"""Every setting of the service, read from the environment once. Nothing else in the service reads it."""
+"""All settings of the service, read from the environment once. Nothing else reads the environment."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from store.errors import StoreError
 
 
 class SettingMissing(StoreError):
-    """A setting that has no default is not set."""
+    """A setting without a default is not set."""
 
     code = "setting_missing"
 
 
 class Settings(BaseSettings):
-    """Settings, each `PALIMPSEST_<NAME>` in the environment; the two URLs also go by their plain names.
+    """Settings, each `PALIMPSEST_<NAME>` in the environment; the two URLs also under their plain names.
 
     Values that hold secrets are `SecretStr`, so that neither a log line nor a traceback prints them.
     """
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         env_prefix="PALIMPSEST_", env_ignore_empty=True, extra="ignore", populate_by_name=True
     )
 
-    # Where things are -------------------------------------------------------------------------------
+    # Locations -------------------------------------------------------------------------------
     database_url: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("DATABASE_URL", "PALIMPSEST_DATABASE_URL"),
@@ -206,7 +206,9 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The SQLAlchemy URL of Postgres, with the psycopg 3 driver. Raises SettingMissing."""
         if self.database_url is None:
-            raise SettingMissing("DATABASE_URL is not set; `palimpsest up` sets it for what it starts.")
+            raise SettingMissing(
+                "DATABASE_URL is not set; `palimpsest up` sets it for the processes it starts."
+            )
         scheme, rest = self.database_url.get_secret_value().split("://", 1)
         return (
             f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else f"{scheme}://{rest}"
@@ -214,9 +216,9 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str:
-        """The URL of Redis as Celery spells it; a Unix socket is `redis+socket://`. Raises SettingMissing."""
+        """The URL of Redis in Celery's form; a Unix socket is `redis+socket://`. Raises SettingMissing."""
         if self.redis_url is None:
-            raise SettingMissing("REDIS_URL is not set; `palimpsest up` sets it for what it starts.")
+            raise SettingMissing("REDIS_URL is not set; `palimpsest up` sets it for the processes it starts.")
         url = self.redis_url.get_secret_value()
         if not url.startswith("unix://"):
             return url
@@ -224,7 +226,7 @@ class Settings(BaseSettings):
 
     @property
     def redis(self) -> str:
-        """The URL of Redis as redis-py spells it: `unix://` for a Unix socket. Raises SettingMissing."""
+        """The URL of Redis in redis-py's form: `unix://` for a Unix socket. Raises SettingMissing."""
         return self.broker.replace("redis+socket://", "unix://").replace("?virtual_host=", "?db=")
 
     @property
@@ -234,7 +236,7 @@ class Settings(BaseSettings):
 
     @property
     def scratch(self) -> Path:
-        """The local directory for files on their way into or out of a remote blob store."""
+        """The local directory for temporary files of a remote blob store."""
         return self.scratch_dir or self.data_dir / "scratch"
 
     @property
@@ -244,20 +246,20 @@ class Settings(BaseSettings):
 
     @cached_property
     def pepper(self) -> bytes:
-        """The secret that API keys are hashed with; made on first use if no setting gives it."""
+        """The secret that API keys are hashed with; generated on first use unless it is set."""
         if self.api_key_pepper is not None:
             return self.api_key_pepper.get_secret_value().encode()
         return _kept_secret(self.data_dir / "api_key_pepper")
 
     def stall_seconds(self, phase: str) -> float:
-        """Seconds without progress that a phase may take. An unknown phase gets the reading limit."""
+        """Seconds without progress allowed in a phase. An unknown phase gets the limit of reading."""
         return float(getattr(self, f"stall_{phase}_seconds", self.stall_reading_seconds))
 
 
 def _kept_secret(path: Path) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # O_EXCL: of two processes that start together one makes the secret and the other reads it.
+        # O_EXCL: of two processes that start together, one generates the secret and the other reads it.
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         secret = path.read_bytes()
@@ -267,7 +269,7 @@ def _kept_secret(path: Path) -> bytes:
             file.write(secret)
     if len(secret) < 32:
         raise StoreError(
-            f"{path} holds no usable secret. Delete it to have a new one made (API keys then change)."
+            f"{path} holds no usable secret. Delete it to generate a new one, which invalidates all API keys."
         )
     return secret
 

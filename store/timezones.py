@@ -21,6 +21,6 @@ def _zones() -> frozenset[str]:
 
 
 def refuse_unknown_zone(name: str) -> None:
-    """Raises UnknownZone."""
+    """Raises UnknownZone for a name that is not in the IANA database."""
     if name not in _zones():
         raise UnknownZone(f"There is no time zone '{name}'; use an IANA name such as Europe/Berlin.")

@@ -1,4 +1,4 @@
-"""Workers and the models they serve: what the API validates a job against, without ever loading a model."""
+"""Workers and the models they serve. The API validates jobs against these, without loading a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store.tables.workers import Worker, WorkerModel
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a worker says about a model. Fields are None until the worker has loaded it."""
+    """A worker's description of a model. Fields are None until the worker has loaded it."""
 
     name: str
     revision: str | None = None
@@ -29,16 +29,16 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class ServingWorker:
-    """A live worker that serves a model, and which revision it has loaded."""
+    """A live worker that serves a model, and the revision it has loaded."""
 
     id: str
     revision: str | None
-    loaded_at: datetime | None  # None until it has
+    loaded_at: datetime | None  # None until then
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model over all workers that serve it: the card of the one heard of last, and how many are live."""
+    """A model across the workers that serve it, described by the freshest card."""
 
     card: ModelCard
     workers_live: int
@@ -48,22 +48,22 @@ class ServedModel:
 
 
 def register(session: Session, worker_id: str, host: str, device_type: str) -> None:
-    """Makes the worker known, unless it is already."""
+    """Registers the worker, unless it is registered already."""
     row = insert(Worker).values(id=worker_id, host=host, device_type=device_type)
     session.execute(row.on_conflict_do_nothing())
 
 
 def heartbeat(session: Session, worker_id: str) -> bool:
-    """Says that the worker is alive; False when it is not known (any more) and has to register."""
+    """Records that the worker is alive; False if it is not (or no longer) registered."""
     beat = update(Worker).where(Worker.id == worker_id).values(heartbeat_at=func.now())
     return session.scalar(beat.returning(Worker.id)) is not None
 
 
 def advertise(session: Session, worker_id: str, card: ModelCard, *, loaded: bool) -> None:
-    """Says that the worker serves a model.
+    """Registers a model that the worker serves.
 
-    Once it is loaded, the card replaces what was said before and an error is forgotten; until then, what was
-    said before stands.
+    Once it is loaded, the card replaces the earlier one and clears its error; until then an earlier one
+    stays.
     """
     values: dict[str, Any] = {**vars(card), "error": None}
     statement = insert(WorkerModel).values(worker_id=worker_id, **values)
@@ -77,7 +77,7 @@ def advertise(session: Session, worker_id: str, card: ModelCard, *, loaded: bool
 
 
 def record_error(session: Session, worker_id: str, name: str, error: str) -> None:
-    """Says that the worker could not load a model it is meant to serve."""
+    """Records that the worker could not load a model it should serve."""
     statement = insert(WorkerModel).values(worker_id=worker_id, name=name, error=error)
     session.execute(
         statement.on_conflict_do_update(index_elements=["worker_id", "name"], set_={"error": error})
@@ -85,7 +85,7 @@ def record_error(session: Session, worker_id: str, name: str, error: str) -> Non
 
 
 def request_stop(session: Session, worker_id: str) -> None:
-    """Tells the worker's task to give its jobs back and end: a warm shutdown waits for the task."""
+    """Tells the worker's task to give its jobs back and return, which a warm shutdown waits for."""
     session.execute(update(Worker).where(Worker.id == worker_id).values(stopping_at=func.now()))
 
 
@@ -95,24 +95,24 @@ def is_stopping(session: Session, worker_id: str) -> bool:
 
 
 def stopped(session: Session, worker_id: str) -> None:
-    """The worker has ended in good order, and serves nothing any more."""
+    """Records a clean shutdown: the worker serves nothing any more."""
     session.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=func.now()))
     session.execute(delete(WorkerModel).where(WorkerModel.worker_id == worker_id))
 
 
 def forget_all(session: Session) -> None:
-    """Forgets every worker; one that is alive all the same registers again at its next heartbeat."""
+    """Deletes every worker; one that is still alive registers again with its next heartbeat."""
     session.execute(delete(Worker))
 
 
 def models(session: Session, live_seconds: float) -> list[ServedModel]:
-    """Every model a worker has registered, by name, whether or not one is live now."""
+    """Every registered model, by name, whether or not a live worker serves it now."""
     recent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, live_seconds)
     live = (Worker.heartbeat_at > recent) & Worker.stopped_at.is_(None)
     query = (
         select(WorkerModel, live.label("live"))
         .join(Worker, Worker.id == WorkerModel.worker_id)
-        # the card with the most in it first: a loaded one, then the freshest
+        # the most complete card first: of live workers, loaded, then freshest
         .order_by(WorkerModel.name, live.desc(), WorkerModel.loaded_at.is_(None), Worker.heartbeat_at.desc())
     )
     by_name: dict[str, list[tuple[WorkerModel, bool]]] = {}
@@ -132,8 +132,3 @@ def _served(rows: list[tuple[WorkerModel, bool]]) -> ServedModel:
         errors=[row.error for row in live if row.error is not None],
         workers=[ServingWorker(row.worker_id, row.revision, row.loaded_at) for row in live],
     )
-
-
-def find_model(session: Session, name: str, live_seconds: float) -> ServedModel | None:
-    """The model of this name, or None when no worker has ever registered it."""
-    return next((model for model in models(session, live_seconds) if model.card.name == name), None)

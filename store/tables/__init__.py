@@ -1,4 +1,4 @@
-"""Every table: columns, keys, indexes. Importing the package fills the metadata."""
+"""All tables: columns, keys, indexes. Importing the package fills the metadata."""
 
 from store.tables import (
     audit,

@@ -16,7 +16,7 @@ from store.tables.base import Base
 
 
 class AuditEntry(Base):
-    """What was changed, by whom: a trigger refuses UPDATE and DELETE."""
+    """One change and who made it. A trigger rejects UPDATE and DELETE."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index(None, "subject", "id"),)

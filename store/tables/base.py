@@ -22,7 +22,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012 - the shape SQLAlchemy asks for
+    type_annotation_map = {  # noqa: RUF012 - as SQLAlchemy requires
         str: Text,
         int: BigInteger,
         datetime: DateTime(timezone=True),

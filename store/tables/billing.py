@@ -21,7 +21,7 @@ from store.tables.base import Base, TenantRow
 
 
 class UsageLine(TenantRow, Base):
-    """One line of the append-only ledger: a trigger refuses UPDATE and DELETE."""
+    """One line of the append-only ledger. A trigger rejects UPDATE and DELETE."""
 
     __tablename__ = "usage_ledger"
     __table_args__ = (
@@ -39,12 +39,12 @@ class UsageLine(TenantRow, Base):
     unit: Mapped[str]
     measurement: Mapped[str]
     method_version: Mapped[str]
-    waste: Mapped[bool] = mapped_column(server_default=text("false"))  # work that no result came of
+    waste: Mapped[bool] = mapped_column(server_default=text("false"))  # work that led to no result
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class PriceBookRow(Base):
-    """A price book: a trigger refuses UPDATE and DELETE."""
+    """A price book. A trigger rejects UPDATE and DELETE."""
 
     __tablename__ = "price_books"
 
@@ -66,9 +66,9 @@ def _money() -> Mapped[Decimal | None]:
 
 
 class Bill(TenantRow, Base):
-    """What the ledger's lines of one attempt come to: made with them, and rebuilt from them to the same.
+    """The ledger lines of one attempt, summed up. Rebuilding it from the ledger gives the same row.
 
-    An hour of a tenant's stored documents has a bill too, under the id `storage:<tenant>`.
+    Each hour of a tenant's stored documents has a bill too, with the job id `storage:<tenant>`.
     """
 
     __tablename__ = "bills"
@@ -82,7 +82,7 @@ class Bill(TenantRow, Base):
     attempt: Mapped[int] = mapped_column(primary_key=True)
     booked_at: Mapped[datetime]  # when the attempt ended
 
-    # What it can be grouped by
+    # Dimensions
     project: Mapped[str | None]
     api_key_id: Mapped[str | None]
     model: Mapped[str | None]
@@ -96,13 +96,15 @@ class Bill(TenantRow, Base):
     currency: Mapped[str]
     price_book_id: Mapped[str] = mapped_column(ForeignKey("price_books.id"))
 
-    # What adds up
-    jobs: Mapped[int]  # 1 where this attempt ended its job, else 0; none for one that ended in the queue
+    # Additive figures
+    jobs: Mapped[int]  # 1 if this attempt ended its job, else 0; a job that ended in the queue has no bill
     attempts: Mapped[int]  # 1; 0 for storage
     device_seconds: Mapped[Decimal] = _quantity()
     score_seconds: Mapped[Decimal] = _quantity()
     waste_seconds: Mapped[Decimal] = _quantity()
-    tokens_document: Mapped[Decimal] = _quantity()  # this and the next: of the attempt that ended the job
+    tokens_document: Mapped[Decimal] = (
+        _quantity()
+    )  # this and the next: on the attempt that ended the job only
     tokens_kept: Mapped[Decimal] = _quantity()
     tokens_read: Mapped[Decimal] = _quantity()
     tokens_cached: Mapped[Decimal] = _quantity()
@@ -113,23 +115,23 @@ class Bill(TenantRow, Base):
     dense_byte_seconds: Mapped[Decimal] = _quantity()
     snapshot_bytes: Mapped[Decimal] = _quantity()
     storage_byte_seconds: Mapped[Decimal] = _quantity()
-    cost: Mapped[Decimal | None] = _money()  # null where the book has no price
+    cost: Mapped[Decimal | None] = _money()  # null if the book has no price
     waste_cost: Mapped[Decimal | None] = _money()
     allocated_saving: Mapped[Decimal | None] = _money()
-    full_cache_cost: Mapped[Decimal | None] = _money()  # null where no measured runs say
+    full_cache_cost: Mapped[Decimal | None] = _money()  # null without measured runs to estimate it from
     realised_saving: Mapped[Decimal | None] = _money()
 
-    # What does not
+    # Figures that cannot be added up
     kept_bytes: Mapped[int | None]
     resident_bytes: Mapped[int | None]
     peak_bytes: Mapped[int | None]
     dense_bytes: Mapped[int | None]
-    full_cache_devices: Mapped[int | None]  # that weights and a full cache would have needed
+    full_cache_devices: Mapped[int | None]  # needed for the weights and a full cache
     scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))
 
 
 class Budget(TenantRow, Base):
-    """What a tenant, one of its projects or one of its keys may spend in a period, and what happens then."""
+    """What a tenant, one of its projects or one of its keys may spend in a period, and what happens after."""
 
     __tablename__ = "budgets"
     __table_args__ = (
@@ -137,7 +139,7 @@ class Budget(TenantRow, Base):
         CheckConstraint("period IN ('day', 'week', 'month')", name="period"),
         CheckConstraint("action IN ('notify', 'queue', 'reject')", name="action"),
         CheckConstraint("amount > 0", name="amount"),
-        # NULLS NOT DISTINCT would say the same from PostgreSQL 15 on.
+        # From PostgreSQL 15 on, NULLS NOT DISTINCT would do the same.
         Index(
             "uq_budgets_scope_period_action",
             "tenant_id",
@@ -150,7 +152,7 @@ class Budget(TenantRow, Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    project: Mapped[str | None]  # this and the next null: all that the tenant spends
+    project: Mapped[str | None]  # if this and the next are null: everything the tenant spends
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     period: Mapped[str]  # day | week | month
     timezone: Mapped[str]  # IANA name
@@ -158,4 +160,4 @@ class Budget(TenantRow, Base):
     currency: Mapped[str]
     action: Mapped[str]  # notify | queue | reject
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    crossed_at: Mapped[datetime | None]  # the beginning of the latest period it was said to be crossed in
+    crossed_at: Mapped[datetime | None]  # start of the latest period whose crossing was reported

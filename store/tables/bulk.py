@@ -16,7 +16,7 @@ _ENDED = ", ".join(f"'{state}'" for state in BulkState if state in ENDED)
 
 
 class Bulk(TenantRow, Base):
-    """One piece of work done with every document of a set."""
+    """The same task for every document of a set."""
 
     __tablename__ = "bulks"
     __table_args__ = (
@@ -41,17 +41,17 @@ class Bulk(TenantRow, Base):
     only_changed: Mapped[bool] = mapped_column(server_default=text("false"))
     digest: Mapped[bool] = mapped_column(server_default=text("true"))  # a summary of the summaries
     destination: Mapped[str | None]  # fsspec URL of a folder for the bundle
-    # What the ask came to with its first jobs: the rest get the same, whatever has been added since
+    # Fixed with its first jobs, so that all its jobs use the same, whatever is added later
     model: Mapped[str | None]
     template: Mapped[str | None]  # name@version
     tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
     state: Mapped[str] = mapped_column(server_default=BulkState.LISTING.value)
-    round: Mapped[int] = mapped_column(server_default="1")  # how often it was begun, retries included
+    round: Mapped[int] = mapped_column(server_default="1")  # 1 for the first run, one more for each retry
     digest_document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
     digest_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    digest_error: Mapped[str | None]  # why there is none, where one was wanted
-    bundle_key: Mapped[str | None]  # folder of the bundle's blobs
+    digest_error: Mapped[str | None]  # why a requested digest is missing
+    bundle_key: Mapped[str | None]  # blob folder of the bundle
     delivered_at: Mapped[datetime | None]  # to the destination
     delivery_error: Mapped[str | None]
     error_code: Mapped[str | None]
@@ -63,7 +63,7 @@ class Bulk(TenantRow, Base):
 
 
 class BulkItem(TenantRow, Base):
-    """One document of a bulk job. Once it has a job, the job's state is its own."""
+    """One document of a bulk job. Once it has a job, its state is the job's."""
 
     __tablename__ = "bulk_items"
     __table_args__ = (
@@ -74,7 +74,7 @@ class BulkItem(TenantRow, Base):
     )
 
     bulk_id: Mapped[str] = mapped_column(ForeignKey("bulks.id"), primary_key=True)
-    seq: Mapped[int] = mapped_column(primary_key=True)  # from 0 in the order of the paths
+    seq: Mapped[int] = mapped_column(primary_key=True)  # from 0, in the order of the paths
     path: Mapped[str]
     document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))
     sha256: Mapped[str | None]
@@ -85,7 +85,7 @@ class BulkItem(TenantRow, Base):
 
 
 class BulkPart(TenantRow, Base):
-    """A part of a document that is read in parts."""
+    """One part of a document that is read in parts."""
 
     __tablename__ = "bulk_parts"
     __table_args__ = (

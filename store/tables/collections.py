@@ -11,7 +11,7 @@ from store.tables.base import Base, TenantRow
 
 
 class Collection(TenantRow, Base):
-    """A named set of documents; with a source, the files that lie there."""
+    """A named set of documents; with a source, the files found there."""
 
     __tablename__ = "collections"
     __table_args__ = (
@@ -22,7 +22,7 @@ class Collection(TenantRow, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     source: Mapped[str | None]  # fsspec URL of a folder, without credentials
-    glob: Mapped[str | None]  # of the files below it
+    glob: Mapped[str | None]  # of paths below the source
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     refresh_requested_at: Mapped[datetime | None]
     refreshed_at: Mapped[datetime | None]
@@ -37,13 +37,15 @@ class CollectionItem(TenantRow, Base):
     collection_id: Mapped[str] = mapped_column(
         ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True
     )
-    path: Mapped[str] = mapped_column(primary_key=True)  # below the source; of an upload its name
-    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))  # of the content last read
+    path: Mapped[str] = mapped_column(primary_key=True)  # relative to the source; for an upload its name
+    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id"))  # the content as last read
     sha256: Mapped[str | None]
-    fingerprint: Mapped[str | None]  # size and time or etag when it was read; the same = not read again
+    fingerprint: Mapped[
+        str | None
+    ]  # size and time, or etag, at the last read; unchanged files are not read again
     error_code: Mapped[str | None]  # why it could not be read
     error_message: Mapped[str | None]
     added_at: Mapped[datetime] = mapped_column(server_default=func.now())
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    deleted_at: Mapped[datetime | None]  # it was no longer there
+    deleted_at: Mapped[datetime | None]  # when it was found to be gone

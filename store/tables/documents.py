@@ -1,4 +1,4 @@
-"""Documents: what is known of a blob."""
+"""Documents: the metadata of text blobs."""
 
 from __future__ import annotations
 

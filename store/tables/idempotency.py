@@ -1,4 +1,4 @@
-"""Requests by their Idempotency-Key."""
+"""Idempotency keys and the responses stored for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of a job and the moves between them. Postgres is the only place where a state lives."""
+"""The states of a job and the moves between them. Postgres is the only place that holds a state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEASED = frozenset({State.RUNNING, State.FINALIZING, State.CANCELLING})  # a wor
 
 MOVES: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED}),
-    # back to queued: the worker was lost, or gave the job back when it was told to stop
+    # back to queued: the worker was lost, or was told to stop and gave the job back
     State.RUNNING: frozenset({State.FINALIZING, State.CANCELLING, State.QUEUED, State.FAILED, State.EXPIRED}),
     State.FINALIZING: frozenset(
         {State.SUCCEEDED, State.CANCELLING, State.QUEUED, State.FAILED, State.EXPIRED}
@@ -34,5 +34,5 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 def sources(target: State) -> tuple[State, ...]:
-    """The states from which `target` may be entered: what a write names in its WHERE."""
+    """The states that may move to `target`, for the WHERE of an update."""
     return tuple(state for state, targets in MOVES.items() if target in targets)

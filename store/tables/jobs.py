@@ -58,15 +58,17 @@ class Job(TenantRow, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"))
-    project: Mapped[str] = mapped_column(server_default="default")  # the key's, at the time
-    bulk_id: Mapped[str | None]  # what it is a part of; no foreign key, as bulks point at jobs
-    bulk_seq: Mapped[int | None]  # for which of its documents; null for the digest
+    project: Mapped[str] = mapped_column(server_default="default")  # the API key's when the job was submitted
+    bulk_id: Mapped[str | None]  # the bulk job it belongs to; no foreign key, as bulks point at jobs
+    bulk_seq: Mapped[int | None]  # which of its documents; null for the digest
 
-    # What was asked
+    # The request
     task: Mapped[str]  # ask | summarize | prompt
     prompts: Mapped[list[str]]
-    template: Mapped[str | None]  # of a summary, name@version
-    summary_prompts: Mapped[int] = mapped_column(server_default="0")  # the first so many ask for key points
+    template: Mapped[str | None]  # of a summary: name@version
+    summary_prompts: Mapped[int] = mapped_column(
+        server_default="0"
+    )  # how many of the prompts, from the first, ask for key points
     model: Mapped[str]
     policy: Mapped[str]
     scorer_requested: Mapped[str | None]
@@ -79,10 +81,10 @@ class Job(TenantRow, Base):
     tags: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
     max_attempts: Mapped[int] = mapped_column(server_default="3")
 
-    # Where it stands
+    # State and times
     state: Mapped[str] = mapped_column(server_default=State.QUEUED.value)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # the latest time, after a requeue
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # reset when it is requeued
     running_at: Mapped[datetime | None]
     finalizing_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -95,19 +97,19 @@ class Job(TenantRow, Base):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
 
-    # Who holds it
+    # Lease and attempts
     attempt: Mapped[int] = mapped_column(server_default="0")
-    attempts_lost: Mapped[int] = mapped_column(server_default="0")  # those that ended without a word
+    attempts_lost: Mapped[int] = mapped_column(server_default="0")  # attempts whose worker vanished
     refusals: Mapped[int] = mapped_column(
         server_default="0"
-    )  # claims in a row by workers that could not do it
-    refused_by: Mapped[str | None]  # the latest of them
-    claimable_at: Mapped[datetime | None]  # not before, after a refusal
+    )  # consecutive claims by workers that could not run it
+    refused_by: Mapped[str | None]  # the last of those workers
+    claimable_at: Mapped[datetime | None]  # after a refusal: not before this time
     lease_owner: Mapped[str | None]
     lease_token: Mapped[int | None]
     lease_expires_at: Mapped[datetime | None]
 
-    # What the holder pinned and reports
+    # Pinned and reported by the worker
     scorer: Mapped[str | None]  # name@version
     scorer_sha256: Mapped[str | None]
     model_revision: Mapped[str | None]
@@ -126,7 +128,7 @@ class Job(TenantRow, Base):
 
 
 class Attempt(TenantRow, Base):
-    """One claim of a job: who had it, at what price, and what it had used when it was last heard of."""
+    """One claim of a job: the worker, the price book, and the usage as last reported."""
 
     __tablename__ = "attempts"
 
@@ -136,10 +138,12 @@ class Attempt(TenantRow, Base):
     worker: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
-    outcome: Mapped[str] = mapped_column(server_default="running")  # or a final state, `lost`, `released`
+    outcome: Mapped[str] = mapped_column(
+        server_default="running"
+    )  # or a final state of the job, `lost`, `released`
     ended_job: Mapped[bool] = mapped_column(server_default=text("false"))
-    usage: Mapped[dict[str, Any] | None]  # this attempt's own, as of its last report
-    snapshot_usage: Mapped[dict[str, Any] | None]  # the same, as of its last snapshot
+    usage: Mapped[dict[str, Any] | None]  # of this attempt alone, as last reported
+    snapshot_usage: Mapped[dict[str, Any] | None]  # the same, at its last snapshot
     device_type: Mapped[str]
     device_memory_bytes: Mapped[int]
     price_book_id: Mapped[str] = mapped_column(ForeignKey("price_books.id"))
@@ -147,11 +151,13 @@ class Attempt(TenantRow, Base):
     model_revision: Mapped[str | None]
     scorer: Mapped[str | None]  # name@version
     scorer_sha256: Mapped[str | None]
-    scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))  # 1 = all of a full cache's score
+    scorer_quality: Mapped[Decimal | None] = mapped_column(
+        Numeric(6, 4)
+    )  # share of the full cache's score: 1 is as good
 
 
 class Result(TenantRow, Base):
-    """What a job has answered; `complete` is false for what an unfinished, expired or cancelled job left."""
+    """A job's answers; `complete` is false if it is unfinished, or expired or was cancelled."""
 
     __tablename__ = "results"
 

@@ -1,4 +1,4 @@
-"""The outbox: hints and events that wait to be handed on."""
+"""The outbox: hints and events waiting to be sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.tables.base import Base
 
 
 class OutboxRow(Base):
-    """What leaves the database once its transaction has committed: hints for Celery, events for webhooks."""
+    """A message to send once its transaction has committed: a hint for Celery or an event for webhooks."""
 
     __tablename__ = "outbox"
     __table_args__ = (CheckConstraint("kind IN ('hint', 'event')", name="kind"), Index(None, "kind", "id"))

@@ -12,13 +12,13 @@ from store.tables.base import Base, TenantRow
 
 
 class Schedule(TenantRow, Base):
-    """A job or a bulk job that is begun at the times of a cron expression."""
+    """A job or bulk job that runs on a cron schedule."""
 
     __tablename__ = "schedules"
     __table_args__ = (
         CheckConstraint("overlap IN ('skip', 'queue', 'cancel_previous')", name="overlap"),
         CheckConstraint("kind IN ('job', 'bulk')", name="kind"),
-        # The name of a deleted one may be given again.
+        # The name of a deleted schedule may be reused.
         Index(
             "uq_schedules_tenant_id_name",
             "tenant_id",
@@ -41,8 +41,8 @@ class Schedule(TenantRow, Base):
     catch_up_seconds: Mapped[int] = mapped_column(server_default="3600")
     jitter_seconds: Mapped[int] = mapped_column(server_default="0")
     max_failures: Mapped[int] = mapped_column(server_default="5")
-    failures: Mapped[int] = mapped_column(server_default="0")  # in a row
-    next_at: Mapped[datetime | None]  # null while it is paused, and once it is deleted
+    failures: Mapped[int] = mapped_column(server_default="0")  # consecutive
+    next_at: Mapped[datetime | None]  # null while paused and after deletion
     paused_at: Mapped[datetime | None]
     pause_reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -51,11 +51,11 @@ class Schedule(TenantRow, Base):
 
 
 class ScheduleRun(TenantRow, Base):
-    """One time of a schedule and what came of it."""
+    """One run of a schedule and its outcome."""
 
     __tablename__ = "schedule_runs"
     __table_args__ = (
-        # However many schedulers are alive, a time is run once.
+        # Each time runs once, however many schedulers there are.
         UniqueConstraint("schedule_id", "scheduled_for"),
         CheckConstraint(
             "state IN ('waiting', 'running', 'succeeded', 'failed', 'cancelled', 'skipped', 'missed')",
@@ -71,12 +71,12 @@ class ScheduleRun(TenantRow, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     schedule_id: Mapped[str] = mapped_column(ForeignKey("schedules.id"))
     scheduled_for: Mapped[datetime]
-    fires_at: Mapped[datetime]  # with the jitter; of one that waited for another run, when that ended
+    fires_at: Mapped[datetime]  # with jitter; for a run that waited for another one, when that ended
     manual: Mapped[bool] = mapped_column(server_default=text("false"))
     state: Mapped[str] = mapped_column(server_default="waiting")
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     bulk_id: Mapped[str | None] = mapped_column(ForeignKey("bulks.id"))
-    reason_code: Mapped[str | None]  # this and the next: why it still waits, or ended as it did
+    reason_code: Mapped[str | None]  # this and the next: why it is waiting, or ended as it did
     reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]

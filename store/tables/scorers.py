@@ -1,4 +1,4 @@
-"""The scorer registry: versions, activations, shadow runs, and what workers have loaded."""
+"""The scorer registry: versions, activations, shadow runs, and versions loaded by workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, TenantRow
 
-# Drawn while activations take turns, so a later one always has a larger number, whatever hosts' clocks say.
+# Drawn under a lock, so that a later activation has a larger number whatever the hosts' clocks say.
 ACTIVATION_NUMBERS = Sequence("activation_numbers", metadata=Base.metadata, data_type=BigInteger)
 
 
@@ -40,22 +40,24 @@ class ScorerVersion(Base):
     kind: Mapped[str]  # safetensors, or reference: a .pt that verification converts
     upload_key: Mapped[str]  # blob of what was uploaded
     upload_sha256: Mapped[str]
-    # Set by verification; null before it and for rejected ones.
+    # Set by verification; null before that and for rejected versions.
     blob_key: Mapped[str | None]  # folder of scorer.safetensors and manifest.json
     sha256: Mapped[str | None]  # of scorer.safetensors
     manifest: Mapped[dict[str, Any] | None]
-    evaluation: Mapped[dict[str, Any] | None]  # what `namm evaluate` wrote, if it was attached
-    reason: Mapped[str | None]  # why it was rejected, or why its verification was put off
-    attempts: Mapped[int] = mapped_column(server_default="0")  # verifications begun
-    checking_until: Mapped[datetime | None]  # until then a worker verifies it, or it was put off
-    hinted_at: Mapped[datetime] = mapped_column(server_default=func.now())  # workers were told to verify it
+    evaluation: Mapped[dict[str, Any] | None]  # output of `namm evaluate`, if attached
+    reason: Mapped[str | None]  # why it was rejected, or its verification postponed
+    attempts: Mapped[int] = mapped_column(server_default="0")  # verifications started
+    checking_until: Mapped[datetime | None]  # being verified, or postponed, until then
+    hinted_at: Mapped[datetime] = mapped_column(
+        server_default=func.now()
+    )  # when workers were last asked to verify it
     created_by: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     checked_at: Mapped[datetime | None]  # verified or rejected
 
 
 class Activation(Base):
-    """Which version serves a scope, since when and until when. At most one a scope and alias is open."""
+    """A period in which a version serves a scope. At most one per scope and alias is open."""
 
     __tablename__ = "scorer_activations"
     __table_args__ = (
@@ -75,13 +77,13 @@ class Activation(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(
         unique=True, server_default=ACTIVATION_NUMBERS.next_value()
-    )  # their order
+    )  # orders activations
     name: Mapped[str]  # of the scorer
     scope: Mapped[str]  # global, model:<name>, tenant:<id> or schedule:<id>
     alias: Mapped[str]
     version_id: Mapped[str] = mapped_column(ForeignKey("scorer_versions.id"))
-    percent: Mapped[int] = mapped_column(server_default="100")  # of a canary: jobs that run with it
-    shadow_percent: Mapped[int] = mapped_column(server_default="0")  # jobs it reads beside the stable one
+    percent: Mapped[int] = mapped_column(server_default="100")  # of a canary: share of jobs it answers
+    shadow_percent: Mapped[int] = mapped_column(server_default="0")  # share of jobs it shadows
     bounds: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))  # of a canary
     activated_by: Mapped[str]
     activated_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -92,7 +94,7 @@ class Activation(Base):
 
 
 class ShadowRun(TenantRow, Base):
-    """A job that a canary read beside the version that answered it."""
+    """A job that a canary read in the shadow of the version that answered it."""
 
     __tablename__ = "scorer_shadow_runs"
     __table_args__ = (CheckConstraint("outcome IN ('answered', 'broke', 'not_made')", name="outcome"),)
@@ -102,14 +104,14 @@ class ShadowRun(TenantRow, Base):
     stable: Mapped[str]  # name@version that answered
     outcome: Mapped[str]
     answers: Mapped[int]
-    agreed: Mapped[int]  # answers that were the same, character for character
+    agreed: Mapped[int]  # identical answers, character for character
     error: Mapped[str | None]
     device_seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
 class WorkerScorer(Base):
-    """A version that a live worker has loaded, or why it could not."""
+    """A version that a live worker has loaded, or why loading it failed."""
 
     __tablename__ = "worker_scorers"
 

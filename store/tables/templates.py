@@ -11,7 +11,7 @@ from store.tables.base import Base, TenantRow
 
 
 class PromptTemplate(TenantRow, Base):
-    """A version of a tenant's own prompt for summaries; it never changes."""
+    """A version of a tenant's own summary prompt; versions never change."""
 
     __tablename__ = "prompt_templates"
 

@@ -28,8 +28,8 @@ class ApiKey(TenantRow, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
-    project: Mapped[str] = mapped_column(server_default="default")  # what its jobs are billed under
-    admin: Mapped[bool] = mapped_column(server_default=text("false"))  # may change scorers for everybody
+    project: Mapped[str] = mapped_column(server_default="default")  # its jobs are billed to this project
+    admin: Mapped[bool] = mapped_column(server_default=text("false"))  # may change scorers for all tenants
     prefix: Mapped[str]  # the first characters, to tell keys apart in a list
     last4: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)  # HMAC-SHA256 of the whole key, hex

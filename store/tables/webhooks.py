@@ -1,4 +1,4 @@
-"""Webhooks and what was sent to them."""
+"""Webhooks and their deliveries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.tables.base import Base, TenantRow
 
 
 class Webhook(TenantRow, Base):
-    """An address of a tenant that is told of events. Its secret is derived, see `store.webhooks.secret`."""
+    """A tenant's URL that receives events. Its secret is derived, see `store.webhooks.secret`."""
 
     __tablename__ = "webhooks"
     __table_args__ = (Index(None, "tenant_id", "id"),)
@@ -30,7 +30,7 @@ class Webhook(TenantRow, Base):
 
 
 class Delivery(TenantRow, Base):
-    """One event on its way to one webhook, and every attempt that was made."""
+    """The delivery of one event to one webhook, with its attempts."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -49,10 +49,12 @@ class Delivery(TenantRow, Base):
     payload: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     state: Mapped[str] = mapped_column(server_default="pending")
-    attempts: Mapped[int] = mapped_column(server_default="0")  # since it was made or last sent again by hand
+    attempts: Mapped[int] = mapped_column(
+        server_default="0"
+    )  # since it was created or last redelivered by hand
     next_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    lease_until: Mapped[datetime | None]  # a notifier is sending it, and may be taken for dead then
-    last_status: Mapped[int | None]  # HTTP status; null when there was no answer
+    lease_until: Mapped[datetime | None]  # a notifier is sending it, and counts as dead after this time
+    last_status: Mapped[int | None]  # HTTP status; null without a response
     last_error: Mapped[str | None]
     delivered_at: Mapped[datetime | None]
     log: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))  # {at, status, error, ms}

@@ -39,4 +39,4 @@ class WorkerModel(Base):
     policies: Mapped[list[str] | None]  # null until the model is loaded
     scorers: Mapped[list[Any] | None]  # [{"name", "version", "sha256"}], null until the model is loaded
     loaded_at: Mapped[datetime | None]
-    error: Mapped[str | None]  # why it could not be loaded, the last time it was tried
+    error: Mapped[str | None]  # why the last attempt to load it failed

@@ -6,17 +6,17 @@ from pathlib import Path
 import psutil
 from sqlalchemy import select
 
-from store import workers
 from store.tables.scorers import WorkerScorer
 from store.workers import ServedModel
 from tests.chaos.conftest import Service, child_of, wait_for
+from tests.support.models import find_model
 from tests.support.registry import activate, add_standin
 from tests.support.tiny import WINDOW, save_tiny_llama
 
 
 def find(service: Service, name: str) -> ServedModel | None:
     with service.database.session() as session:
-        return workers.find_model(session, name, 60)
+        return find_model(session, name, 60)
 
 
 def holds_torch(process: psutil.Process) -> bool:

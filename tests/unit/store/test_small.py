@@ -17,6 +17,7 @@ from store.database import Database
 from store.errors import IdempotencyMismatch, NotFound, StoreError
 from store.settings import SettingMissing, Settings
 from store.workers import ModelCard
+from tests.support.models import find_model
 
 
 @pytest.fixture(params=["directory", "memory"])
@@ -190,9 +191,9 @@ def test_models_of_workers(db: Database) -> None:
         workers.register(session, "wrk_a", "host", "cpu")
         assert workers.heartbeat(session, "wrk_a")
         assert not workers.heartbeat(session, "wrk_unknown")
-        assert workers.find_model(session, "m", 60) is None
+        assert find_model(session, "m", 60) is None
         workers.advertise(session, "wrk_a", light, loaded=False)
-        first = workers.find_model(session, "m", 60)
+        first = find_model(session, "m", 60)
         assert first is not None
         assert (first.card, first.loaded) == (light, False)
         workers.record_error(session, "wrk_a", "m", "No memory.")

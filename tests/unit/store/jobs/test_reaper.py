@@ -9,6 +9,7 @@ from store.database import Database
 from store.jobs import leases, reaper
 from store.jobs.leases import Holder
 from store.tables.job_states import State
+from tests.support.models import find_model
 from tests.unit.store.jobs.test_repository import USAGE, Submit, hints, look, sweep, take, token_of
 
 
@@ -138,4 +139,4 @@ def test_forget_drops_what_is_over(db: Database, tenant: str) -> None:
         assert set(session.scalars(text("SELECT job_id FROM outbox"))) == {"6 days", "a hint"}
         assert session.scalar(text("SELECT count(*) FROM idempotency_keys")) == 0
         assert list(session.scalars(text("SELECT id FROM workers"))) == ["wrk_new"]
-        assert workers.find_model(session, "gone", 60) is None
+        assert find_model(session, "gone", 60) is None

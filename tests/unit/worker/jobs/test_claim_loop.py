@@ -18,6 +18,7 @@ from store.scorers import registry
 from store.settings import Settings
 from store.tables.billing import UsageLine
 from store.tables.jobs import Job, Result
+from tests.support.models import find_model
 from tests.support.standin import REVISION, Engine, right_answer
 from tests.unit.worker.conftest import TEXT
 from worker.engine.process import WorkerProcess
@@ -65,14 +66,14 @@ def test_a_job_is_answered_with_result_ledger_and_pins(
 def test_hints_without_work_do_not_load_the_model(process: WorkerProcess, db: Database) -> None:
     assert drain_jobs(process) == 0
     with db.session() as session:
-        assert workers.find_model(session, "small", 60) is None
+        assert find_model(session, "small", 60) is None
 
 
 def test_loaded_model_is_registered(process: WorkerProcess, db: Database, submit: Submit) -> None:
     submit()
     drain_jobs(process)
     with db.session() as session:
-        served = workers.find_model(session, "small", 60)
+        served = find_model(session, "small", 60)
     assert served is not None
     assert (served.card.window, served.loaded, served.workers_live) == (1024, True, 1)
 
@@ -86,7 +87,7 @@ def test_unloadable_model_leaves_jobs_queued_and_says_why(
         drain_jobs(broken)
     assert look(db, job).state == "queued"
     with db.session() as session:
-        served = workers.find_model(session, "small", 60)
+        served = find_model(session, "small", 60)
     assert served is not None
     assert served.errors == ["There is no such model."]
 
