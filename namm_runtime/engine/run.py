@@ -203,7 +203,7 @@ class Run:
 
     def _feed(self, memory: Memory, ids: list[int]) -> Tensor:
         begun = time.perf_counter()
-        logits = memory.feed(self._tensor(ids))
+        logits = memory.feed(torch.tensor([ids], dtype=torch.int64, device=self.model.device))
         self._account(memory, "read", time.perf_counter() - begun)
         return logits
 
@@ -296,6 +296,3 @@ class Run:
         self.usage.seconds["score"] += scored
         self.usage.seconds[phase] += elapsed - scored
         self.usage.observe(memory, elapsed, beside)
-
-    def _tensor(self, ids: list[int]) -> Tensor:
-        return torch.tensor([ids], dtype=torch.int64, device=self.model.device)

@@ -19,7 +19,7 @@ import tokenizers
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from namm_runtime.atomic_file import replacing
 from namm_runtime.tasks.families import FAMILIES
@@ -35,6 +35,7 @@ from namm_runtime.training.losses import (
     text_loss,
 )
 from namm_runtime.training.model_card import devices_of
+from namm_runtime.training.saving import save_model
 from namm_runtime.training.shapes import SHAPES, WINDOW, bundled_config
 from namm_runtime.training.tokenizer import train_tokenizer, word_twins
 from namm_runtime.training.traced_forward import traced_forward
@@ -100,7 +101,7 @@ def main() -> None:
     if arguments.resume:
         run.restore()
     log = run.train()
-    save(model, tokenizer, out)
+    save_model(model, tokenizer, out)
     record = {
         "shape": arguments.shape,
         "seed": arguments.seed,
@@ -256,7 +257,7 @@ class Run:
         }
         with replacing(self.out / "state.pt") as partial:
             torch.save(state, partial)
-        save(self.model, self.tokenizer, self.out)
+        save_model(self.model, self.tokenizer, self.out)
 
     def restore(self) -> None:
         """Resume from the last saved state; later entries are dropped from the log."""
@@ -273,21 +274,6 @@ class Run:
         self.accuracy, self.told = state["accuracy"], state["told"]
         self.text, self.log = state["text"], state["log"]
         (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.log))
-
-
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write model and tokenizer in the format of transformers."""
-    line_break = tokenizer.convert_tokens_to_ids("Ċ")  # byte-level spelling of "\n"
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        # An answer is one line: either of the two tokens after the full stop ends it.
-        eos_token_id=[tokenizer.eos_token_id, line_break],
-        pad_token_id=tokenizer.eos_token_id,
-        do_sample=False,
-        max_new_tokens=32,
-    )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
 
 
 def _device_name(device: str) -> str:
