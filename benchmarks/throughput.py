@@ -26,7 +26,7 @@ from store.database import Database
 from store.settings import Settings
 from worker.engine import runtime
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 SMALLEST, LARGEST = 2_000, 20_000  # tokens
 CHARACTERS_PER_TOKEN = 3.0
@@ -59,7 +59,7 @@ def measure(
             served = process.serve()
             made, longest = _submit(process, count, tokens, seed)
             begun = time.perf_counter()
-            drain_jobs(process)
+            run_jobs(process)
             seconds = time.perf_counter() - begun
             row = _row(database, made) | {"longest": longest}
             database.close()

@@ -16,7 +16,7 @@ from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
 from worker.engine import ScorerPin, Served
 from worker.engine.process import WorkerProcess
-from worker.engine.scorer_cache import Unreadable
+from worker.engine.scorer_cache import ScorerUnreadable
 
 _log = log.get("worker.scorers.resolver")
 
@@ -60,7 +60,7 @@ def choose(process: WorkerProcess, served: Served, job: Job) -> Chosen:
         return Chosen(served.resolve_scorer(job.policy, asked), choice.shadow)
     try:
         return Chosen(take(process, served, choice.version, job, insist=exact), choice.shadow)
-    except Unreadable:
+    except ScorerUnreadable:
         if exact:
             raise _refusal(served, choice.version) from None
     return _fall_back(process, served, job, choice)
@@ -72,7 +72,7 @@ def prefetch(process: WorkerProcess, served: Served) -> None:
     for version in wanted:
         try:
             take(process, served, version, None)
-        except Unreadable:
+        except ScorerUnreadable:
             continue  # noted; jobs will see for themselves
 
 
@@ -83,7 +83,7 @@ def _fall_back(process: WorkerProcess, served: Served, job: Job, choice: Choice)
     for version in others:
         try:
             pin = take(process, served, version, job)
-        except Unreadable:
+        except ScorerUnreadable:
             continue
         shadow = choice.shadow if choice.shadow is not None and choice.shadow.id != version.id else None
         return Chosen(pin, shadow)
@@ -96,10 +96,10 @@ def _fall_back(process: WorkerProcess, served: Served, job: Job, choice: Choice)
 def take(
     process: WorkerProcess, served: Served, version: ScorerVersion, job: Job | None, *, insist: bool = False
 ) -> ScorerPin:
-    """A version from the worker's shelf; that it cannot be loaded is noted. Raises Unreadable."""
+    """A version from the worker's cache; that it cannot be loaded is noted. Raises ScorerUnreadable."""
     try:
-        return process.shelf.take(version, served.read_scorer, insist=insist)
-    except Unreadable as error:
+        return process.scorer_cache.get(version, served.read_scorer, ignore_backoff=insist)
+    except ScorerUnreadable as error:
         if error.new:
             _note(process, version, job, str(error))
         raise
@@ -120,7 +120,7 @@ def _pinned(process: WorkerProcess, served: Served, job: Job, label: str) -> Sco
     if version is not None:
         try:
             return take(process, served, version, job, insist=True)
-        except Unreadable as error:
+        except ScorerUnreadable as error:
             raise NotAtHand(_kept(label)) from error
     try:
         own = served.resolve_scorer(job.policy, label)
