@@ -26,7 +26,7 @@ from store.tables.job_states import TERMINAL, State
 from store.tables.scorers import ScorerVersion
 from worker.engine import Served, runtime
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 TEXT = b"The ferry was late again, and nobody on the quay seemed to mind. " * 20
 POLICY = "namm-key"
@@ -113,9 +113,9 @@ def _work(process: WorkerProcess, document: str, busy: bool, ended: threading.Ev
     while not ended.is_set():
         if busy:
             _submit(process, document)
-        if not drain_jobs(process):
+        if not run_jobs(process):
             time.sleep(0.001)
-    drain_jobs(process)
+    run_jobs(process)
 
 
 def _document(process: WorkerProcess) -> str:

@@ -22,7 +22,7 @@ from store import documents, jobs, tenants
 from store.database import Database
 from worker.engine import runtime
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 SMALLEST, LARGEST = 2_000, 20_000  # tokens
 CHARACTERS_PER_TOKEN = 3.0
@@ -45,7 +45,7 @@ def measure(
         served = process.serve()
         made, longest = _submit(process, count, tokens, seed)
         begun = time.perf_counter()
-        drain_jobs(process)
+        run_jobs(process)
         seconds = time.perf_counter() - begun
         row = _row(process.database, made) | {"longest": longest}
     return {

@@ -1,4 +1,4 @@
-"""`palimpsest`: run the service on this machine, and use one over REST."""
+"""The command `palimpsest`: runs the service on this machine, and uses a service over REST."""
 
 import signal
 import sys
@@ -33,7 +33,7 @@ from palimpsest.machine.supervisor import Service, Supervisor
 
 app = typer.Typer(
     cls=PanelGroup,
-    help="Reads million-token documents with a Llama whose memory is pruned by an evolved scorer.",
+    help="Read million-token documents with a Llama whose KV cache is pruned by an evolved scorer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -42,7 +42,7 @@ app = typer.Typer(
 
 @app.callback()
 def _main() -> None:
-    # A polite kill is Ctrl-C: whatever was started is stopped in order. `up` has its own way.
+    # SIGTERM acts like Ctrl-C, so that everything is stopped in order. `up` has handlers of its own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -50,18 +50,20 @@ def _main() -> None:
 def up(
     data: LocalData = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 = any free one.", min=0, max=65535)] = 8080,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
+    ] = 8080,
 ) -> None:
-    """Run the whole service here until Ctrl-C: PostgreSQL, Redis, API, loops and one worker."""
+    """Run the whole service on this machine until Ctrl-C."""
     place = data_directory(data)
     supervisor = Supervisor(place, host=host, port=port, say=_say)
-    with _interruptible(supervisor.hurry) as wait:
+    with _interruptible(supervisor.kill_children) as wait:
         try:
             service = supervisor.start()
             _welcome(service)
             wait()
         except KeyboardInterrupt:
-            _say("Stopping: worker, API, loops, Redis, PostgreSQL (again = at once)")
+            _say("Stopping the worker, API, loops, Redis and PostgreSQL (press Ctrl-C again to kill them)")
         except (LocalError, EmbeddedError) as error:
             console.print(str(error), markup=False)
             raise typer.Exit(1) from None
@@ -80,37 +82,37 @@ def _welcome(service: Service) -> None:
         f"\nPalimpsest is up: {service.base_url}  (API reference: {service.base_url}/docs)", markup=False
     )
     if service.first_key:
-        out.print(f"API key, shown this once: {service.first_key}", markup=False)
+        out.print(f"API key, shown only once: {service.first_key}", markup=False)
     out.print(
-        "Another key: palimpsest key create\n\n"
+        "To create another key: palimpsest key create\n\n"
         f"curl -s {service.base_url}/v1/jobs -H 'Authorization: Bearer {key}' \\\n"
         "  -H 'Content-Type: application/json' \\\n"
         """  -d '{"text": "The meeting is on Tuesday.", "questions": ["When is the meeting?"]}'\n\n"""
         f"Logs: {service.logs}",
         markup=False,
     )
-    # Whoever reads this through a pipe waits for these lines.
+    # A program that reads this through a pipe waits for these lines.
     sys.stdout.flush()
 
 
 @contextmanager
-def _interruptible(hurry: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt once; after that they only hurry what is under way."""
+def _interruptible(interrupt_again: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """The first Ctrl-C or SIGTERM raises KeyboardInterrupt; later ones call `interrupt_again`."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            hurry()
+            interrupt_again()
             return
         asked = True
         raise KeyboardInterrupt
 
-    # SIGHUP only where it is not ignored already, as it is under nohup.
-    heeded = [signal.SIGINT, signal.SIGTERM]
+    # SIGHUP only if it is not ignored already, as it is under nohup.
+    handled = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        heeded.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in heeded}
+        handled.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in handled}
     try:
         yield _wait_for_ever
     finally:
@@ -144,7 +146,7 @@ app.add_typer(ledger.app, name="ledger", rich_help_panel=MONEY)
 app.add_typer(keys.app, name="key", rich_help_panel=ADMINISTRATION)
 app.add_typer(webhooks.app, name="webhook", rich_help_panel=ADMINISTRATION)
 
-# The names these groups had before; scripts may use them.
+# Former names of these groups, kept for scripts.
 for former, group in (("keys", keys), ("budgets", budgets), ("bulks", bulk), ("prices", prices)):
     app.add_typer(group.app, name=former, hidden=True)
 

@@ -1,4 +1,4 @@
-"""The service over REST: a client without torch."""
+"""A client of the REST API; does not load torch."""
 
 from palimpsest_client.client import ApiError, Client
 from palimpsest_client.fields import drop_none

@@ -1,4 +1,4 @@
-"""The REST API from Python: what the command line and the demo use."""
+"""The REST API from Python, as the command line and the demo use it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ CHUNK = 1024 * 1024
 
 
 class ApiError(RuntimeError):
-    """The API answered with a problem: its `code`, HTTP `status` and whole `body`."""
+    """An error response of the API: its `code`, HTTP `status` and complete `body`."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         super().__init__(body.get("detail") or f"HTTP {status}")
@@ -26,10 +26,13 @@ class ApiError(RuntimeError):
 
 
 class Client(BulkCalls):
-    """One service and one API key. Methods raise ApiError, or httpx.TransportError when nobody answers."""
+    """A client for one service and one API key.
+
+    Methods raise ApiError, and httpx.TransportError if the service does not respond.
+    """
 
     def __init__(self, base_url: str, api_key: str, transport: httpx.BaseTransport | None = None) -> None:
-        # trust_env: a proxy of the environment has no business between this machine and itself.
+        # A local service must not be reached through a proxy from the environment.
         local = httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(
             base_url=base_url,
@@ -60,7 +63,7 @@ class Client(BulkCalls):
         )
 
     def submit(self, *, idempotency_key: str | None = None, **job: Any) -> dict[str, Any]:
-        """Submit a job; the fields are those of POST /v1/jobs, and those that are None are left out."""
+        """Submit a job with the fields of POST /v1/jobs; fields that are None are omitted."""
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
         return self._ask("POST", "/v1/jobs", json=drop_none(job), headers=headers)
 
@@ -69,7 +72,7 @@ class Client(BulkCalls):
         return self._ask("GET", f"/v1/jobs/{job_id}")
 
     def jobs(self, **filters: Any) -> dict[str, Any]:
-        """One page of jobs; the filters are those of GET /v1/jobs."""
+        """A page of jobs; the filters are those of GET /v1/jobs."""
         return self._ask("GET", "/v1/jobs", params=drop_none(filters))
 
     def result(self, job_id: str) -> dict[str, Any]:
@@ -77,23 +80,23 @@ class Client(BulkCalls):
         return self._ask("GET", f"/v1/jobs/{job_id}/result")
 
     def cost(self, job_id: str) -> dict[str, Any]:
-        """What the job cost and saved."""
+        """The cost and savings of a job."""
         return self._ask("GET", f"/v1/jobs/{job_id}/cost")
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel the job."""
+        """Cancel a job."""
         return self._ask("POST", f"/v1/jobs/{job_id}/cancel")
 
     def models(self) -> dict[str, Any]:
-        """The models that can be named in a job."""
+        """The models that a job can use."""
         return self._ask("GET", "/v1/models")
 
     def budgets(self) -> dict[str, Any]:
-        """The budgets and where they stand."""
+        """The budgets and what is spent of them."""
         return self._ask("GET", "/v1/budgets")
 
     def create_budget(self, **budget: Any) -> dict[str, Any]:
-        """Set a budget; the fields are those of POST /v1/budgets, and those that are None are left out."""
+        """Create a budget with the fields of POST /v1/budgets; fields that are None are omitted."""
         return self._ask("POST", "/v1/budgets", json=drop_none(budget))
 
     def delete_budget(self, budget_id: str) -> None:
@@ -105,7 +108,7 @@ class Client(BulkCalls):
         return self._ask("GET", "/v1/webhooks")
 
     def create_webhook(self, url: str, events: Sequence[str] = (), description: str = "") -> dict[str, Any]:
-        """Have an address told of events; the answer has its `secret`. ApiError: webhook_url_refused."""
+        """Create a webhook; the answer includes its `secret`. Raises ApiError webhook_url_refused."""
         body = {"url": url, "events": list(events), "description": description}
         return self._ask("POST", "/v1/webhooks", json=body)
 
@@ -118,15 +121,15 @@ class Client(BulkCalls):
         return self._ask("POST", f"/v1/webhooks/{webhook_id}/rotate")
 
     def enable_webhook(self, webhook_id: str) -> dict[str, Any]:
-        """Send to a disabled webhook again."""
+        """Enable a disabled webhook."""
         return self._ask("POST", f"/v1/webhooks/{webhook_id}/enable")
 
     def test_webhook(self, webhook_id: str) -> dict[str, Any]:
-        """Send `webhook.test`; the delivery. Raises ApiError webhook_disabled."""
+        """Send `webhook.test` and return the delivery. Raises ApiError webhook_disabled."""
         return self._ask("POST", f"/v1/webhooks/{webhook_id}/test")
 
     def webhook_deliveries(self, webhook_id: str, **filters: Any) -> dict[str, Any]:
-        """A page of what was sent to a webhook, newest first."""
+        """A page of a webhook's deliveries, newest first."""
         return self._ask("GET", f"/v1/webhooks/{webhook_id}/deliveries", params=drop_none(filters))
 
     def redeliver(self, webhook_id: str, delivery_id: str) -> dict[str, Any]:
@@ -134,7 +137,7 @@ class Client(BulkCalls):
         return self._ask("POST", f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
 
     def scorers(self) -> dict[str, Any]:
-        """The scorers of the registry and their versions, of all pages."""
+        """All scorers in the registry and their versions."""
         return self._all("/v1/scorers")
 
     def scorer(self, name: str, version: str) -> dict[str, Any]:
@@ -152,29 +155,29 @@ class Client(BulkCalls):
             return self._ask("POST", _path(name, "versions"), files=parts, data=fields)
 
     def attach_evaluation(self, name: str, version: str, report: Any) -> dict[str, Any]:
-        """Attach what `namm evaluate` wrote about a version."""
+        """Attach a report of `namm evaluate` to a version."""
         return self._ask("PUT", _path(name, "versions", version, "evaluation"), json=report)
 
     def activate_scorer(self, name: str, **activation: Any) -> dict[str, Any]:
-        """Let a version serve a scope; fields that are None are left out."""
+        """Activate a version for a scope; fields that are None are omitted."""
         return self._ask("POST", _path(name, "activations"), json=drop_none(activation))
 
     def end_activation(self, name: str, scope: str, alias: str, reason: str | None = None) -> dict[str, Any]:
-        """End what serves a scope under an alias. Raises ApiError not_found."""
+        """End the activation of a scope and alias. Raises ApiError not_found."""
         path = _path(name, "activations", scope, alias)
         return self._ask("DELETE", path, params=drop_none({"reason": reason}))
 
     def rollback_scorer(self, name: str, scope: str, reason: str) -> dict[str, Any]:
-        """Go back to the version that served a scope before. Raises ApiError no_earlier_version."""
+        """Return to the version that served a scope before. Raises ApiError no_earlier_version."""
         return self._ask("POST", _path(name, "rollback"), json={"scope": scope, "reason": reason})
 
     def scorer_outcomes(self, name: str, start_time: str, versions: Sequence[str] = ()) -> dict[str, Any]:
-        """What came of a scorer's versions since a time."""
+        """The outcomes of a scorer's versions since a time."""
         asked: dict[str, Any] = {"start_time": start_time, "version": list(versions)}
         return self._ask("GET", _path(name, "outcomes"), params=asked)
 
     def rollout(self) -> dict[str, Any]:
-        """Which workers have loaded the versions that are to serve."""
+        """The active versions and the workers that have loaded them."""
         return self._ask("GET", "/v1/rollout")
 
     def audit(self, **filters: Any) -> dict[str, Any]:
@@ -186,11 +189,11 @@ class Client(BulkCalls):
         return self._ask("GET", "/v1/schedules", params=drop_none(filters))
 
     def schedule(self, schedule_id: str) -> dict[str, Any]:
-        """A schedule and when it runs next."""
+        """A schedule and its next run."""
         return self._ask("GET", f"/v1/schedules/{schedule_id}")
 
     def create_schedule(self, *, dry_run: bool = False, **schedule: Any) -> dict[str, Any]:
-        """Make a schedule; the fields are those of POST /v1/schedules, those that are None are left out."""
+        """Create a schedule with the fields of POST /v1/schedules; fields that are None are omitted."""
         return self._ask("POST", "/v1/schedules", json=drop_none(schedule), params={"dry_run": dry_run})
 
     def delete_schedule(self, schedule_id: str) -> None:
@@ -198,15 +201,15 @@ class Client(BulkCalls):
         self._ask("DELETE", f"/v1/schedules/{schedule_id}")
 
     def pause_schedule(self, schedule_id: str) -> dict[str, Any]:
-        """Begin no run by itself until it is resumed."""
+        """Pause a schedule until it is resumed."""
         return self._ask("POST", f"/v1/schedules/{schedule_id}/pause")
 
     def resume_schedule(self, schedule_id: str) -> dict[str, Any]:
-        """Go on with the next time."""
+        """Resume a paused schedule at its next time."""
         return self._ask("POST", f"/v1/schedules/{schedule_id}/resume")
 
     def run_schedule(self, schedule_id: str) -> dict[str, Any]:
-        """Run it now; the run that waits for the scheduler."""
+        """Start a run now; returns the run, which the scheduler begins."""
         return self._ask("POST", f"/v1/schedules/{schedule_id}/run")
 
     def schedule_preview(self, schedule_id: str, count: int) -> dict[str, Any]:
@@ -214,17 +217,17 @@ class Client(BulkCalls):
         return self._ask("GET", f"/v1/schedules/{schedule_id}/preview", params={"count": count})
 
     def schedule_runs(self, schedule_id: str, **filters: Any) -> dict[str, Any]:
-        """A page of a schedule's runs, the latest time first."""
+        """A page of a schedule's runs, latest first."""
         return self._ask("GET", f"/v1/schedules/{schedule_id}/runs", params=drop_none(filters))
 
     def ready(self) -> dict[str, Any]:
-        """The readiness checks; `ready` says the sum of them."""
+        """The readiness checks; `ready` is true if all of them pass."""
         response = self._http.get("/readyz")
         found: dict[str, Any] = response.json()
         return found
 
     def _all(self, path: str) -> dict[str, Any]:
-        """Every page of a list as one: the last page with the rows of all."""
+        """All pages of a list as one: the last page with the rows of all."""
         page = self._ask("GET", path)
         rows = list(page.get("data", []))
         while cursor := page.get("next_cursor"):
@@ -254,17 +257,17 @@ class Client(BulkCalls):
 
 
 def _body(response: httpx.Response) -> dict[str, Any]:
-    """Raises ApiError for what is not JSON."""
+    """The JSON body. Raises ApiError if it is not JSON."""
     try:
         found: dict[str, Any] = response.json()
     except ValueError:
-        detail = f"{response.url} answered {response.status_code} with something that is not JSON."
+        detail = f"{response.url} answered {response.status_code} with a body that is not JSON."
         raise ApiError(response.status_code, {"detail": detail}) from None
     return found
 
 
 def _path(name: str, *parts: str) -> str:
-    """An address below a scorer's."""
+    """A path below a scorer's."""
     return "/v1/scorers/" + "/".join(quote(part, safe=":") for part in (name, *parts))
 
 

@@ -1,1 +1,1 @@
-"""The Celery side: claims jobs, drives the engine, heartbeats, finishes; and the loops around it."""
+"""The workers: claim jobs, run them in the engine, renew leases, write results; and the loops around them."""

@@ -1,4 +1,4 @@
-"""The Celery app. A message is a wake-up call and carries a queue's name; Postgres knows the jobs.
+"""The Celery app. A message only wakes a worker and names a queue; the jobs are in Postgres.
 
 python -m celery -A worker.app worker --without-gossip --without-mingle --hostname gpu0@%h
 """
@@ -15,7 +15,7 @@ from worker import registration
 from worker.app_factory import make_app
 
 app = make_app(settings())
-registration.watch(app, settings())
+registration.connect_signals(app, settings())
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

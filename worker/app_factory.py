@@ -1,4 +1,4 @@
-"""How the Celery app is set up; `worker.app` makes the one that the worker runs."""
+"""Configures the Celery app; `worker.app` creates the instance that a worker runs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from store.settings import Settings
 
 
 def make_app(config: Settings) -> Celery:
-    """An app for these settings. Importing it, and the parent process of the worker, never load torch."""
+    """A Celery app for these settings. Neither this module nor a worker's parent process loads torch."""
     app = Celery("palimpsest", broker=config.broker, include=["worker.tasks"])
     queue = queue_of(config.served_model)
     app.conf.update(
-        # One process a device, started afresh rather than forked: CUDA and psycopg do not survive a fork.
+        # One process a device, spawned because CUDA and psycopg do not survive a fork.
         worker_pool="prefork",
         worker_pool_start_method="spawn",
         worker_concurrency=1,
-        # A replacement child must be up within this time. The model is loaded by the first task, not on
-        # start, so that a slow load can never make a loop of children that are killed while loading.
+        # A replacement child must be up within this time. The first task loads the model, not the start, so
+        # a slow load cannot cause an endless loop of children that are killed while loading.
         worker_proc_alive_timeout=900,
         # Acknowledged on receipt: the lease in Postgres says who owns a job, not the broker.
         task_acks_late=False,
@@ -30,8 +30,8 @@ def make_app(config: Settings) -> Celery:
         task_store_errors_even_if_ignored=False,
         task_serializer="json",
         accept_content=["json"],
-        # A worker listens to the queue of its model, to the one of all workers for scorers to verify, and to
-        # one of its own for messages to itself.
+        # A worker consumes the queue of its model, the shared queue of scorers to verify, and a queue of its
+        # own for messages to itself.
         task_queues=[Queue(queue), Queue(SCORERS)],
         task_default_queue=queue,
         task_create_missing_queues=False,

@@ -1,7 +1,8 @@
-"""The worker's parent process in the workers table: there, alive, told to stop, gone.
+"""Keeps a worker's row in the workers table: registered, alive, told to stop, stopped.
 
-It registers what the model's files say on start, so that the API knows the model within seconds, and asks the
-child to load it; the child then registers what it has loaded. The parent itself never loads torch.
+On start the parent process registers the model as its files describe it, so that the API knows the model
+within seconds, and asks the child to load it; the child then registers the loaded model. The parent never
+loads torch.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from store.scorers import rollout
 from store.settings import Settings
 from store.workers import ModelCard
 from worker.engine.model_files import describe
-from worker.names import WARM, WORKER_ID
+from worker.names import WARM_UP, WORKER_ID
 
 _log = log.get("worker.registration")
 
 
-class Presence:
-    """A thread of the parent: registers the worker, keeps its heartbeat, has it warm up for what begins to
-    serve, and passes on that it is to stop."""
+class Registration:
+    """A thread of the parent process: registers the worker, sends its heartbeat, has it warm up for newly
+    activated scorers, and passes on the request to stop."""
 
     def __init__(self, config: Settings, warm: Callable[[], object]) -> None:
         self.worker_id = new_id("wrk")
         self._config = config
         self._warm = warm
-        self._newest: int | None = None  # activation that the worker was warmed up for
-        self._cold = True  # until it was asked to warm up
+        self._newest: int | None = None  # newest activation that the worker was warmed up for
+        self._cold = True  # until it has been asked to warm up
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._wake = threading.Event()
@@ -50,12 +51,12 @@ class Presence:
         self._thread.start()
 
     def stop(self) -> None:
-        """Has the running task give its jobs back. Called from a signal handler, so it only sets flags."""
+        """Makes the running task hand its jobs back. Called from a signal handler, so it only sets flags."""
         self._stopping.set()
         self._wake.set()
 
     def end(self) -> None:
-        """Says goodbye and waits for it to be written."""
+        """Records that the worker has stopped, and waits for that."""
         self._ended.set()
         self._wake.set()
         self._thread.join(timeout=5)
@@ -65,7 +66,7 @@ class Presence:
         pause = 0.0
         while not self._ended.is_set():
             try:
-                self._tell(database)
+                self._beat(database)
                 pause = self._config.heartbeat_seconds
             except (SQLAlchemyError, KombuError) as error:
                 _log.warning("heartbeat_failed", error=str(error))
@@ -76,10 +77,10 @@ class Presence:
             with database.session() as session:
                 workers.stopped(session, self.worker_id)
         except SQLAlchemyError as error:
-            _log.warning("goodbye_failed", error=str(error))
+            _log.warning("stop_not_recorded", error=str(error))
         database.close()
 
-    def _tell(self, database: Database) -> None:
+    def _beat(self, database: Database) -> None:
         with database.session() as session:
             known = workers.heartbeat(session, self.worker_id)
             if not known:
@@ -90,7 +91,7 @@ class Presence:
                 workers.request_stop(session, self.worker_id)
             newest = rollout.newest(session)
         if self._cold or newest != self._newest:
-            self._warm()  # the broker may be away: then the next heartbeat asks again
+            self._warm()  # if the broker is unavailable, the next heartbeat asks again
             self._cold, self._newest = False, newest
 
     def _advertise(self, session: Session) -> None:
@@ -98,46 +99,52 @@ class Presence:
             card = describe(self._config)
         except (OSError, ValueError) as error:
             _log.error("model_unreadable", model=self._config.model, error=str(error))
-            card = ModelCard(self._config.served_model)  # the child will try to load it, and say more
+            card = ModelCard(
+                self._config.served_model
+            )  # the child tries to load it and reports why it cannot
         workers.advertise(session, self.worker_id, card, loaded=False)
 
 
-def replaced(config: Settings) -> None:
-    """In a new child: what the one before it had loaded is loaded no more, whatever that has said."""
+def forget_loaded(config: Settings) -> None:
+    """In a new child: clears the scorers that the previous child reported as loaded."""
     database = connect(config)
     try:
         with database.session() as session:
             rollout.forget(session, os.environ[WORKER_ID])
     except SQLAlchemyError as error:
-        _log.warning("loaded_not_forgotten", error=str(error))  # the shelf does it before its first load
+        _log.warning(
+            "loaded_not_cleared", error=str(error)
+        )  # the scorer cache clears them before its first load
     finally:
         database.close()
 
 
-def watch(app: Celery, config: Settings) -> None:
-    """Ties a Presence to the life of the worker's parent process. A child gets the last signal alone, others
-    none."""
-    presences: list[Presence] = []
+def connect_signals(app: Celery, config: Settings) -> None:
+    """Starts and ends a Registration with the worker's parent process. A child receives the last of these
+    signals only."""
+    registrations: list[Registration] = []
 
     def begin(sender: Any, **_: Any) -> None:
         own_queue = worker_direct(sender.hostname)
-        presence = Presence(config, lambda: app.send_task(WARM, queue=own_queue, ignore_result=True))
-        presences.append(presence)
-        os.environ[WORKER_ID] = presence.worker_id
+        registration = Registration(
+            config, lambda: app.send_task(WARM_UP, queue=own_queue, ignore_result=True)
+        )
+        registrations.append(registration)
+        os.environ[WORKER_ID] = registration.worker_id
 
     def ready(**_: Any) -> None:
-        presences[0].start()
+        registrations[0].start()
 
     def stopping(**_: Any) -> None:
-        for presence in presences:
-            presence.stop()
+        for registration in registrations:
+            registration.stop()
 
     def gone(**_: Any) -> None:
-        for presence in presences:
-            presence.end()
+        for registration in registrations:
+            registration.end()
 
     def begun(**_: Any) -> None:
-        replaced(config)
+        forget_loaded(config)
 
     signals.worker_init.connect(begin, weak=False)
     signals.worker_ready.connect(ready, weak=False)

@@ -1,4 +1,4 @@
-"""What the command line shows of bulk jobs: live progress, a line each, one in full."""
+"""How the command line shows bulk jobs: live progress, a table, details."""
 
 import time
 from decimal import Decimal
@@ -12,11 +12,11 @@ from palimpsest.commands.common import POLL_SECONDS, console
 from palimpsest_client import Client
 from store.bulk import ENDED
 
-MOST_ERRORS = 20  # shown one by one
+MAX_ERRORS = 20  # shown one by one
 
 
 def follow(client: Client, bulk_id: str) -> dict[str, Any]:
-    """Show counts until the bulk job has ended; the bulk job as it is then."""
+    """Show progress until the bulk job has ended; returns it as it is then."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,9 +40,9 @@ def follow(client: Client, bulk_id: str) -> dict[str, Any]:
 
 
 def _standing(bulk: dict[str, Any]) -> str:
-    """The state, and for a bulk job that waits why."""
-    waits = f", waits: {bulk['error']['message']}" if bulk["error"] else ""
-    return f"{bulk['state']}{waits}"
+    """The state, and the reason if the bulk job waits."""
+    reason = f", waiting: {bulk['error']['message']}" if bulk["error"] else ""
+    return f"{bulk['state']}{reason}"
 
 
 def _others(states: dict[str, int]) -> str:
@@ -51,7 +51,7 @@ def _others(states: dict[str, int]) -> str:
 
 
 def ending(bulk: dict[str, Any]) -> str:
-    """How it ended, on a line."""
+    """How a bulk job ended, in one line."""
     known, error = bulk["progress"], bulk["error"]
     done = f"{known['states'].get('succeeded', 0):,} of {known['documents']:,} documents done"
     why = f" ({error['code']}): {error['message']}" if error else ""
@@ -59,7 +59,7 @@ def ending(bulk: dict[str, Any]) -> str:
 
 
 def table(bulks: list[dict[str, Any]]) -> Table:
-    """A line for each."""
+    """A row for each bulk job."""
     found = Table(box=None, pad_edge=False)
     for heading in ("bulk job", "state", "collection", "documents done", "created"):
         found.add_column(heading)
@@ -75,19 +75,19 @@ def table(bulks: list[dict[str, Any]]) -> Table:
     return found
 
 
-def in_full(client: Client, bulk: dict[str, Any]) -> list[str]:
-    """A bulk job, what it cost, and what became of the documents that failed."""
+def details(client: Client, bulk: dict[str, Any]) -> list[str]:
+    """The lines that describe a bulk job, its cost and its failed documents."""
     told = [ending(bulk) if bulk["state"] in ENDED else f"{bulk['id']} {_standing(bulk)}"]
     told += [f"  {state}: {count:,}" for state, count in sorted(bulk["progress"]["states"].items())]
     for spent in bulk["spent"]:
         told.append(f"Cost {_plain(spent['cost'])} {spent['currency']} (derived)")
         saved = _plain(spent["saving_allocated"])
-        told.append(f"Saved {saved} {spent['currency']} by what the smaller cache left free (estimated)")
+        told.append(f"Saved {saved} {spent['currency']} of memory left free by the smaller cache (estimated)")
     if bulk["to"]:
         told.append(
             f"Not delivered to {bulk['to']}: {bulk['delivery_error']}"
             if bulk["delivery_error"]
-            else f"To {bulk['to']}: {'delivered' if bulk['delivered_at'] else 'not yet'}"
+            else f"Destination {bulk['to']}: {'delivered' if bulk['delivered_at'] else 'not delivered yet'}"
         )
     if bulk["progress"]["states"].get("failed"):
         told += failures(client, bulk["id"])
@@ -95,15 +95,15 @@ def in_full(client: Client, bulk: dict[str, Any]) -> list[str]:
 
 
 def failures(client: Client, bulk_id: str) -> list[str]:
-    """Why documents failed, a line each, the first ones of many."""
+    """Why documents failed, one line each, up to a limit."""
     told = []
     for number, one in enumerate(client.bulk_documents(bulk_id, state="failed")):
-        if number == MOST_ERRORS:
-            told.append("… and more: they are in documents.jsonl.")
+        if number == MAX_ERRORS:
+            told.append("… more failures are listed in documents.jsonl.")
             break
         told.append(f"{one['path']}: {one['error']['code']}: {one['error']['message']}")
     return told
 
 
 def _plain(amount: str | None) -> str:
-    return "not known" if amount is None else f"{Decimal(amount).normalize():f}"
+    return "unknown" if amount is None else f"{Decimal(amount).normalize():f}"

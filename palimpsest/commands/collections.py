@@ -8,16 +8,18 @@ from rich.text import Text
 
 from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
 
-app = typer.Typer(help="Named sets of documents, and folders that the service reads.", no_args_is_help=True)
+app = typer.Typer(
+    help="Manage named sets of documents, and folders that the service reads.", no_args_is_help=True
+)
 
-Name = Annotated[str, typer.Argument(help="Name or id.", metavar="NAME")]
+Name = Annotated[str, typer.Argument(help="Name or id of the collection.", metavar="NAME")]
 
 
 @app.command("list")
 def list_collections(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100, as_json: AsJson = False, data: Data = None
 ) -> None:
-    """List collections, by name."""
+    """List collections by name."""
     with connected(data) as client:
         page = client.collections(limit=limit)
         if as_json:
@@ -38,11 +40,11 @@ def _source(collection: dict[str, Any]) -> str:
 @app.command()
 def show(
     name: Name,
-    deleted: Annotated[bool, typer.Option("--deleted", help="What is no longer there, instead.")] = False,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Show removed documents instead.")] = False,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Show a collection and its documents, as of the last look at its source."""
+    """Show a collection and its documents, as of its last refresh."""
     with connected(data) as client:
         found = client.collection(name)
         documents = list(client.collection_documents(found["id"], deleted=deleted))
@@ -50,7 +52,7 @@ def show(
             return print_json({**found, "data": documents})
         out.print(f"{found['id']} {found['name']} {_source(found)}".rstrip(), markup=False)
         if found["refresh_error"]:
-            out.print(f"Its source could not be read: {found['refresh_error']}", markup=False)
+            out.print(f"The source could not be read: {found['refresh_error']}", markup=False)
         table = Table(box=None, pad_edge=False)
         for heading in ("path", "document", "changed", "error"):
             table.add_column(heading)
@@ -64,26 +66,26 @@ def show(
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    source: Annotated[str | None, typer.Option(help="A folder that the service may read, as a URL.")] = None,
-    glob: Annotated[str | None, typer.Option(help="Of paths below the source.")] = None,
+    source: Annotated[str | None, typer.Option(help="URL of a folder that the service may read.")] = None,
+    glob: Annotated[str | None, typer.Option(help="Only paths below the source that match.")] = None,
     data: Data = None,
 ) -> None:
-    """Make a collection and print its id; one with a source is filled by the service."""
+    """Create a collection and print its id. The service fills one that has a source."""
     with connected(data) as client:
         out.print(client.create_collection(name, source, glob)["id"], markup=False)
 
 
 @app.command()
 def refresh(name: Name, data: Data = None) -> None:
-    """Have the service look at the source now; bulk jobs do so by themselves."""
+    """Read the source now. Bulk jobs do so automatically."""
     with connected(data) as client:
         client.refresh_collection(_id(client.collection(name)))
-        out.print(f"{name} is looked at", markup=False)
+        out.print(f"{name} is being refreshed", markup=False)
 
 
 @app.command()
 def delete(name: Name, data: Data = None) -> None:
-    """Forget a collection; its documents, and what bulk jobs made of them, stay."""
+    """Delete a collection. Its documents and the results of bulk jobs are kept."""
     with connected(data) as client:
         client.delete_collection(_id(client.collection(name)))
         out.print(f"{name} deleted", markup=False)

@@ -1,4 +1,4 @@
-"""What all commands share: consoles, options, the connection, and failures told in a sentence."""
+"""Shared by all commands: consoles, options, the connection, and the reporting of errors."""
 
 import json
 import os
@@ -23,20 +23,22 @@ console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
-# A line that is too long for the terminal wraps, instead of losing characters.
+# For tables: a line that is too long for the terminal wraps instead of being cut.
 wide = Console(highlight=False, emoji=False, soft_wrap=True, width=1000)
 
 
 Data = Annotated[
     Path | None,
-    typer.Option(help="Data directory of the service on this machine; PALIMPSEST_URL and _API_KEY go first."),
+    typer.Option(
+        help="Data directory of the local service; PALIMPSEST_URL and PALIMPSEST_API_KEY take precedence."
+    ),
 ]
 
 
-# For commands that open the database themselves.
+# For commands that use the database directly.
 LocalData = Annotated[
     Path | None,
-    typer.Option(help="Data directory; PALIMPSEST_DATA_DIR or ~/.local/share/palimpsest if left out."),
+    typer.Option(help="Data directory; default: PALIMPSEST_DATA_DIR, or ~/.local/share/palimpsest."),
 ]
 CacheBudget = Annotated[
     int | None,
@@ -44,12 +46,12 @@ CacheBudget = Annotated[
         "--cache-budget", "--budget", help="Cache entries each KV head may keep; formerly --budget."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answered.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 
 
 @contextmanager
-def failing_clearly() -> Iterator[None]:
-    """Expected failures end the command with one sentence and exit code 1."""
+def reporting_errors() -> Iterator[None]:
+    """Expected errors end the command with a one-sentence message and exit code 1."""
     try:
         yield
     except ApiError as error:
@@ -59,46 +61,48 @@ def failing_clearly() -> Iterator[None]:
         console.print(str(error), markup=False)
         raise typer.Exit(1) from None
     except httpx.TransportError as error:
-        console.print(f"The service does not answer: {error}", markup=False)
+        console.print(f"The service does not respond: {error}", markup=False)
         raise typer.Exit(1) from None
 
 
 @contextmanager
 def connected(data: Path | None) -> Iterator[Client]:
-    """The service that is meant, and a key for it; failures are told clearly."""
-    with failing_clearly():
+    """A client for the configured or local service; errors are reported."""
+    with reporting_errors():
         place = data_directory(data)
         running = read_running(place)
         url = os.environ.get("PALIMPSEST_URL") or (running.url if running else None)
         if url is None:
-            raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set PALIMPSEST_URL.")
-        # The key of this data directory is for its own service only: it is not sent to another address.
+            raise LocalError(
+                f"No service is running on {place}. Start 'palimpsest up', or set PALIMPSEST_URL."
+            )
+        # The data directory's key is only for its own service and is never sent to another address.
         own = read_cli_key(place) if running and url == running.url else None
         key = os.environ.get("PALIMPSEST_API_KEY") or own
         if key is None:
-            raise LocalError(f"Set PALIMPSEST_API_KEY to a key for {url}.")
+            raise LocalError(f"Set PALIMPSEST_API_KEY to an API key for {url}.")
         with Client(url, key) as client:
             yield client
 
 
 def print_json(value: Any) -> None:
-    """What the API answered, for another program."""
+    """Print a response of the API as JSON."""
     out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds. Raises LocalError with the reason it cannot be read."""
+    """The value in a JSON file. Raises LocalError if it cannot be read."""
     try:
         return json.loads(file.read_bytes())
     except OSError as error:
         raise LocalError(f"{file} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
-        raise LocalError(f"{file} is not JSON: {error}.") from None
+        raise LocalError(f"{file} is not valid JSON: {error}.") from None
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The same for an object. Raises LocalError where it holds anything else."""
+    """The object in a JSON file. Raises LocalError if it cannot be read or holds another kind of value."""
     found = read_json(file)
     if not isinstance(found, dict):
-        raise LocalError(f"{file} is no JSON object.")
+        raise LocalError(f"{file} does not contain a JSON object.")
     return found

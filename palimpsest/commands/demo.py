@@ -1,4 +1,4 @@
-"""`palimpsest demo`: a million tokens through the whole service, and what that cost and saved here."""
+"""`palimpsest demo`: a million-token job on this machine, with its cost and savings."""
 
 import tempfile
 import time
@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from namm_runtime.bundled import MODEL_DIR
 from namm_runtime.tasks.sized import document_of_tokens
-from palimpsest.commands.common import CacheBudget, failing_clearly
-from palimpsest.commands.jobs import follow, say_setting
+from palimpsest.commands.common import CacheBudget, reporting_errors
+from palimpsest.commands.jobs import follow, print_settings
 from palimpsest.embedded.account import EmbeddedError
 from palimpsest.machine.data_directory import LocalError
 from palimpsest.machine.supervisor import Service, running
@@ -27,25 +27,32 @@ console = Console(highlight=False, emoji=False, soft_wrap=True)
 
 def demo(
     doc: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Your own UTF-8 text instead.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A UTF-8 text file of your own, instead of the assembled document.",
+        ),
     ] = None,
-    ask: Annotated[
-        list[str] | None, typer.Option(help="What to ask of it; may be given more than once.")
-    ] = None,
-    policy: Annotated[str, typer.Option(help="How the memory is pruned.")] = "namm-key",
-    tokens: Annotated[int, typer.Option(min=1000, help="Length of the assembled document.")] = 1_000_000,
+    ask: Annotated[list[str] | None, typer.Option(help="A question about --doc; repeatable.")] = None,
+    policy: Annotated[str, typer.Option(help="Policy that prunes the KV cache.")] = "namm-key",
+    tokens: Annotated[
+        int, typer.Option(min=1000, help="Length of the assembled document in tokens.")
+    ] = 1_000_000,
     cache_budget: CacheBudget = None,
-    max_output_tokens: Annotated[int, typer.Option(help="For each answer about your own text.")] = 48,
-    data: Annotated[Path | None, typer.Option(help="Data directory, as of `palimpsest up`.")] = None,
+    max_output_tokens: Annotated[
+        int, typer.Option(help="Limit of output tokens for each answer about --doc.")
+    ] = 48,
+    data: Annotated[Path | None, typer.Option(help="Data directory, as for `palimpsest up`.")] = None,
 ) -> None:
-    """Run a million-token job end to end on this machine and print what it found, cost and saved."""
+    """Run a million-token job on this machine and print its answers, cost and savings."""
     if (doc is None) != (not ask):
-        raise typer.BadParameter("--doc and --ask go together (make demo DOC=path ASK='…')")
+        raise typer.BadParameter("--doc and --ask require each other (make demo DOC=path ASK='…')")
     started = time.monotonic()
     try:
         with (
             running(data, say=lambda sentence: console.print(f"==> {sentence}")) as service,
-            failing_clearly(),
+            reporting_errors(),
         ):
             if doc is not None and ask:
                 done = ask_own(service, doc, ask, policy, cache_budget, max_output_tokens)
@@ -54,19 +61,21 @@ def demo(
     except (LocalError, EmbeddedError) as error:
         console.print(str(error), markup=False)
         raise typer.Exit(1) from None
-    console.print(f"whole demonstration: {time.monotonic() - started:.0f} s (measured)")
+    console.print(f"total time: {time.monotonic() - started:.0f} s (measured)")
     if not done:
         raise typer.Exit(1)
-    console.print("The job stays in Postgres: `palimpsest up`, then `palimpsest jobs`, `palimpsest cost ID`.")
+    console.print(
+        "The job is kept in Postgres: run `palimpsest up`, then `palimpsest jobs` and `palimpsest cost ID`."
+    )
 
 
 def ask_planted(service: Service, tokens: int, policy: str, cache_budget: int | None, seed: int = 0) -> bool:
-    """Plant facts in ordinary text, have the service read it, and show answers beside the truth.
+    """Plant facts in ordinary text, ask the service about them, and show the answers next to the truth.
 
-    The text is Python's own library source and licences, held out from the model's training; names, numbers
-    and wordings of the facts are held out too. Returns whether the job succeeded.
+    The text is source code and licences of Python's standard library, held out from the model's training, as
+    are names, numbers and wordings of the facts. Returns whether the job succeeded.
     """
-    console.print(f"Planting {FACTS} facts in {tokens:,} tokens of Python's own library source and licences")
+    console.print(f"Planting {FACTS} facts in {tokens:,} tokens of Python's library source and licences")
     tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
     document = document_of_tokens(tokenizer, tokens, FACTS, seed)
     with tempfile.TemporaryDirectory() as directory:
@@ -88,7 +97,7 @@ def ask_planted(service: Service, tokens: int, policy: str, cache_budget: int | 
                 )
             console.print(table)
             found = sum(answer == truth for answer, truth in zip(answers, truths, strict=True))
-            console.print(f"\n[bold]{found} of {FACTS} facts found[/] (measured) by {_brain(job)}")
+            console.print(f"\n[bold]{found} of {FACTS} facts found[/] (measured) by {_answered_with(job)}")
             _bill(client, job)
     return True
 
@@ -101,17 +110,17 @@ def ask_own(
     cache_budget: int | None,
     output_tokens: int,
 ) -> bool:
-    """Have the service read the user's own file. Returns whether the job succeeded."""
+    """Ask the service about the user's own file. Returns whether the job succeeded."""
     with Client(service.base_url, service.api_key) as client:
         job, result = _run(client, path, questions, policy, cache_budget, output_tokens)
         if result is None:
             return False
         for answer in result["answers"]:
             console.print(f"[bold]{escape(answer['prompt'].strip())}[/] {escape(answer['text'].strip())}")
-        console.print(f"\nanswered by {_brain(job)}")
+        console.print(f"\nanswered by {_answered_with(job)}")
         console.print(
-            "The bundled model only demonstrates: it completes lines it has read (Invoice 4821 total: …). "
-            "Point PALIMPSEST_MODEL at a real Llama for real questions."
+            "The bundled model is for demonstration only: it completes lines it has read "
+            "(Invoice 4821 total: …). Set PALIMPSEST_MODEL to a real Llama for real questions."
         )
         _bill(client, job)
     return True
@@ -125,7 +134,7 @@ def _run(
     cache_budget: int | None,
     output_tokens: int,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Upload, submit, watch. The result is None if the job did not succeed, and the reason is printed."""
+    """Upload, submit and watch. If the job did not succeed, the reason is printed and the result is None."""
     console.print(f"POST /v1/documents  {path.stat().st_size / MIB:.1f} MiB")
     document = client.upload(path)
     job = client.submit(
@@ -145,13 +154,13 @@ def _run(
     return job, client.result(job["id"])
 
 
-def _brain(job: dict[str, Any]) -> str:
+def _answered_with(job: dict[str, Any]) -> str:
     scorer = job.get("scorer")
     return f"policy {job['policy']}" + (f", scorer {scorer}" if scorer else "") + f", model {job['model']}"
 
 
 def _bill(client: Client, job: dict[str, Any]) -> None:
-    """The job's own bill, figure by figure with where each comes from."""
+    """Print the job's bill, each figure with how it was determined."""
     bill = client.cost(job["id"])
     table = Table("figure", "quantity", "", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
@@ -159,7 +168,9 @@ def _bill(client: Client, job: dict[str, Any]) -> None:
     for line in bill["lines"]:
         if not line["waste"]:
             before, quantity = spent.get(line["meter"], 0.0), float(line["quantity"])
-            adds = line["unit"] == "second"  # over attempts; the others are the state at the end of each
+            adds = (
+                line["unit"] == "second"
+            )  # seconds add up over attempts; the others are the state at the end of each
             spent[line["meter"]] = before + quantity if adds else max(before, quantity)
     reading = spent.get("device_seconds.read", 0.0) + spent.get("device_seconds.score", 0.0)
     if reading:
@@ -175,8 +186,8 @@ def _bill(client: Client, job: dict[str, Any]) -> None:
         shown = f"{quantity:,.6f}" if unit == bill["currency"] else f"{quantity:,.1f}"
         table.add_row(figure["name"].replace("_", " "), shown, unit, figure["measurement"])
     console.print(table)
-    say_setting(bill["setting"])
+    print_settings(bill["setting"])
     console.print(
-        f"price: {bill['price_per_device_hour']} {bill['currency']} a device-hour "
-        "(`palimpsest price load` sets yours)"
+        f"price: {bill['price_per_device_hour']} {bill['currency']} per device-hour "
+        "(`palimpsest price load` sets your own)"
     )

@@ -1,4 +1,4 @@
-"""`palimpsest evolve`: a search whose candidates are examined by the service's workers."""
+"""`palimpsest evolve`: evolves a scorer, with the candidates evaluated by the service's workers."""
 
 import time
 import uuid
@@ -12,14 +12,14 @@ from celery import Celery
 from kombu import Queue
 from rich.console import Console
 
-from palimpsest.commands.common import failing_clearly
+from palimpsest.commands.common import reporting_errors
 from palimpsest.machine.data_directory import LocalError, settings_with
 from store import blobs
 from store.blobs import PASSING, Blobs
 from store.outbox import queue_of
 from store.settings import Settings
 from worker.app_factory import make_app
-from worker.names import EXAMINE
+from worker.names import RUN_EVOLUTION_TASK
 
 if TYPE_CHECKING:
     from namm_runtime.evolve.config import EvolutionConfig
@@ -29,17 +29,16 @@ if TYPE_CHECKING:
     from namm_runtime.scorer.checkpoint import Scorer
 
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 60.0  # without a result, after which messages are sent again
+PATIENCE_SECONDS = 60.0  # without a result, before messages are sent again
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
-class Fleet:
-    """Examines candidates on the Celery workers that serve the model, through the blob store.
+class WorkerFleet:
+    """Evaluates candidates on the Celery workers that serve the model, through the blob store.
 
-    A message carries the names of two blobs, the task's and its marks'. One that is lost is sent again, one
-    too many does no harm: the marks of a task are the same whoever makes them. A worker that has jobs does
-    them first.
+    A message carries the keys of two blobs, the task and its scores. A lost message is sent again, and
+    duplicates do no harm, because the scores of a task do not depend on the worker. Workers run jobs first.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Fleet:
                     found.append(task_files.read_scores(path))
             return found
         finally:
-            with suppress(OSError):  # a worker may be writing marks that came twice; the reaper has the rest
+            with suppress(OSError):  # a worker may be writing duplicate scores; the reaper removes them
                 self._store.delete_folder(folder)
 
     def _wait(self, names: list[tuple[str, str]]) -> None:
@@ -84,32 +83,37 @@ class Fleet:
                 missing, heard = left, time.monotonic()
             elif time.monotonic() - heard > self._patience:
                 console.print(
-                    f"No worker has answered on {self._queue} for {self._patience:.0f} seconds: all have "
-                    "jobs, or none serves the model. Asking again."
+                    f"No worker has answered on {self._queue} for {self._patience:.0f} seconds: all are busy "
+                    "with jobs, or none serves the model. Sending the tasks again."
                 )
                 self._send(missing)
                 heard = time.monotonic()
 
     def _send(self, names: list[tuple[str, str]]) -> None:
         for pair in names:
-            self._celery.send_task(EXAMINE, args=list(pair), queue=Queue(self._queue))
+            self._celery.send_task(RUN_EVOLUTION_TASK, args=list(pair), queue=Queue(self._queue))
 
 
 def evolve(
-    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TOML, as for `namm evolve`.")],
-    out: Annotated[Path, typer.Option(help="Where the scorer goes.")],
+    config: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="TOML configuration, as for `namm evolve`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the evolved scorer.")],
     work: Annotated[
-        Path | None, typer.Option(help="Where the run's state goes; resumed if there. OUT/run if left out.")
+        Path | None,
+        typer.Option(
+            help="Folder for the state of the search, which is resumed if it exists; default: OUT/run."
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Data directory of the service here; REDIS_URL goes first.")
+        Path | None, typer.Option(help="Data directory of the local service; REDIS_URL takes precedence.")
     ] = None,
 ) -> None:
-    """Evolve a scorer with the candidates spread over the service's workers."""
+    """Evolve a scorer on the service's workers."""
     from namm_runtime.errors import Refusal
     from namm_runtime.evolve.command import follow, require_extra
 
-    with failing_clearly():
+    with reporting_errors():
         try:
             require_extra()
             from namm_runtime.evolve.config import EvolutionConfig
@@ -119,9 +123,9 @@ def evolve(
             settings = settings_with(data, "REDIS_URL")
             wanted = EvolutionConfig.read(config)
             model = load_model(wanted.model, device=settings.device, dtype=settings.dtype)
-            # Workers are known by the name of their model, as jobs know them.
+            # Queues are named after the served model.
             queue = queue_of(Settings(model=wanted.model).served_model)
-            fleet = Fleet(make_app(settings), blobs.connect(settings), queue, wanted, model)
+            fleet = WorkerFleet(make_app(settings), blobs.connect(settings), queue, wanted, model)
             follow(Search(model, wanted, work or out / "run", fleet), out)
         except Refusal as refusal:
             raise LocalError(f"{refusal.code}: {refusal.message}") from None

@@ -1,4 +1,4 @@
-"""A folder of this machine as a collection of the service: what is new or changed is uploaded, no more."""
+"""Synchronizes a local folder to a collection: only new and changed files are uploaded."""
 
 import hashlib
 import os
@@ -21,23 +21,23 @@ _CHUNK = 1 << 20
 
 @dataclass
 class Synced:
-    """What came of it: paths below the folder."""
+    """The outcome, as paths below the folder."""
 
     collection_id: str
     uploaded: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)  # and why; the collection knows it too
+    unreadable: dict[str, str] = field(default_factory=dict)  # path → reason
 
 
 def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callable[[str], None]) -> Synced:
-    """Makes the collection `name` hold what the folder does; `say` is told of each file.
+    """Makes the collection `name` match the folder; `say` is called with each file.
 
-    A file that cannot be read now keeps the place that it had. Raises LocalError for a collection that is not
-    this folder's.
+    A file that cannot be read now keeps its previous content. Raises LocalError if the collection belongs to
+    another folder.
     """
     root = os.path.realpath(folder)
-    source = Folder(LocalFileSystem(), root, root)  # listed and read as the service's own sources are
+    source = Folder(LocalFileSystem(), root, root)  # the same rules as for sources that the service reads
     try:
         listed = {entry.path: entry.unusable for entry in source.entries(glob)}
     except SourceAway as error:
@@ -48,7 +48,7 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
     if held and not held.keys() & set(paths):
         raise LocalError(
             f"The collection '{name}' holds {len(held):,} documents, none of which is in {folder}: "
-            "give another --name, or delete the collection first."
+            "choose another --name, or delete the collection first."
         )
     found = Synced(collection["id"])
     documents = {item["sha256"]: item["document_id"] for item in held.values() if item["document_id"]}
@@ -59,9 +59,9 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
                 raise Refused("path_invalid", unusable, "source")
             _put(client, found, source, path, held, documents)
         except (ApiError, Refused, SourceAway) as error:
-            _leave_out(client, found, path, error.code, str(error))
+            _skip(client, found, path, error.code, str(error))
         except OSError as error:
-            _leave_out(client, found, path, "source_away", error.strerror or str(error))
+            _skip(client, found, path, "source_away", error.strerror or str(error))
     for path in sorted(held.keys() - set(paths)):
         client.take_from_collection(found.collection_id, path)
         found.removed.append(path)
@@ -76,7 +76,7 @@ def _collection(client: Client, name: str) -> dict[str, Any]:
             raise
         return client.create_collection(name)
     if found["source"] is not None:
-        raise LocalError(f"The collection '{name}' is of {found['source']}: give another --name.")
+        raise LocalError(f"The collection '{name}' is filled from {found['source']}: choose another --name.")
     return found
 
 
@@ -88,20 +88,20 @@ def _put(
         found.same.append(path)
         return
     document = documents.get(sha256)
-    if document is None:  # else the file was moved, or is there twice
+    if document is None:  # otherwise the file was moved or copied
         document = client.upload(Path(source.root, path))["id"]
         found.uploaded.append(path)
     documents[sha256] = document
     client.put_in_collection(found.collection_id, path, document)
 
 
-def _leave_out(client: Client, found: Synced, path: str, code: str, message: str) -> None:
+def _skip(client: Client, found: Synced, path: str, code: str, message: str) -> None:
     client.put_unreadable(found.collection_id, path, code, message)
     found.unreadable[path] = f"{code}: {message}"
 
 
 def _read(source: Folder, path: str) -> str:
-    """The file's sha256. Raises SourceAway, Refused for what is no document."""
+    """The file's sha256. Raises SourceAway, and Refused if it is not a document."""
     kind_of(path)
     digest, guard = hashlib.sha256(), TextGuard()
     with source.open(path) as opened:

@@ -1,4 +1,4 @@
-"""How the command line arranges its commands: help panels in a fixed order, and a group with a default."""
+"""Arranges the commands: help panels in a fixed order, and a group with a default command."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class PanelGroup(TyperGroup):
     """Lists its commands by panel, in the order of `PANELS`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names in the order in which help shows them."""
+        """The names, in the order in which help shows them."""
 
         def panel(name: str) -> int:
             shown_in = getattr(self.commands[name], "rich_help_panel", None)

@@ -1,4 +1,4 @@
-"""The commands that use a service over REST: this machine's own, or the one in PALIMPSEST_URL."""
+"""The commands about jobs, over REST."""
 
 import time
 from decimal import Decimal
@@ -25,10 +25,10 @@ from palimpsest.machine.data_directory import LocalError
 from palimpsest_client import Client
 
 ENDED = ("succeeded", "failed", "expired", "cancelled")
-MODELS_SECONDS = 5.0  # between looks at why a job is still queued
+MODELS_SECONDS = 5.0  # between checks why a job is still queued
 
 
-JobId = Annotated[str, typer.Argument(help="Such as job_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
+JobId = Annotated[str, typer.Argument(help="Id, for example job_06f3k2v5r8c4x1m7d9a0b2e6g8.", metavar="ID")]
 
 app = typer.Typer(
     help="The job commands as a group: job submit, job list, job watch, …", no_args_is_help=True
@@ -37,21 +37,27 @@ app = typer.Typer(
 
 def submit(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
-    ask: Annotated[list[str] | None, typer.Option(help="A question; may be given more than once.")] = None,
-    summarize: Annotated[bool, typer.Option("--summarize", help="Ask for a summary.")] = False,
-    prompt: Annotated[str | None, typer.Option(help="What is to be done, in your words.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
-    policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
+    ask: Annotated[list[str] | None, typer.Option(help="A question about the document; repeatable.")] = None,
+    summarize: Annotated[bool, typer.Option("--summarize", help="Summarize the document.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="A prompt of your own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, as listed by GET /v1/models.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy that prunes the KV cache.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Scorer: NAME or NAME@VERSION.")] = None,
     cache_budget: CacheBudget = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
-    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
-    deadline: Annotated[str | None, typer.Option(help="RFC 3339, or seconds from now.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key makes one job only.")] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(help="Limit of output tokens for each prompt.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="-100 to 100; jobs of higher priority run first.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(help="RFC 3339 time, or seconds from now.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Requests with the same key create a single job.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress, then the result.")] = False,
     data: Data = None,
 ) -> None:
-    """Upload a document and submit a job for it; prints the job's id."""
+    """Upload a document, submit a job for it and print the job's id."""
     if sum((bool(ask), summarize, prompt is not None)) != 1:
         raise typer.BadParameter("give one of --ask, --summarize and --prompt")
     with connected(data) as client:
@@ -84,8 +90,8 @@ def _deadline(text: str | None) -> str | float | None:
 
 
 def jobs(
-    state: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
-    model: Annotated[str | None, typer.Option()] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
     as_json: AsJson = False,
     data: Data = None,
@@ -127,7 +133,7 @@ def result(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
 
 
 def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
-    """Print what a job cost and what memory it saved, each figure with where it comes from."""
+    """Print a job's cost and savings, each figure with how it was determined."""
     with connected(data) as client:
         bill = client.cost(job_id)
         if as_json:
@@ -138,13 +144,13 @@ def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
             quantity = f"{Decimal(figure['quantity']):,f}"
             table.add_row(figure["name"], quantity, figure["unit"], figure["measurement"])
         out.print(table)
-        say_setting(bill["setting"])
+        print_settings(bill["setting"])
         if not bill["final"]:
-            out.print("The job has not ended: more may come.")
+            out.print("The job has not ended, so the bill is not final.")
 
 
 def cancel(job_id: JobId, data: Data = None) -> None:
-    """Cancel a job; the answers it has given so far are kept."""
+    """Cancel a job; answers given so far are kept."""
     with connected(data) as client:
         out.print(_ending(client.cancel(job_id)), markup=False)
 
@@ -156,7 +162,7 @@ class _Speed(ProgressColumn):
 
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:
-    """Show a bar until the job has ended; the job as it is then."""
+    """Show a progress bar until the job has ended; returns it as it is then."""
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -173,7 +179,7 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
                 return job
             if job["state"] == "queued" and time.monotonic() - looked_at >= MODELS_SECONDS:
                 looked_at = time.monotonic()
-                _notice_broken_model(client, job)
+                _check_model(client, job)
             known = job["progress"] or {}
             total = known.get("tokens_total")
             progress.update(
@@ -187,20 +193,20 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
             time.sleep(POLL_SECONDS)
 
 
-def _notice_broken_model(client: Client, job: dict[str, Any]) -> None:
-    """Raises LocalError when no worker can load the job's model: it would stay queued for ever."""
+def _check_model(client: Client, job: dict[str, Any]) -> None:
+    """Raises LocalError if no worker can load the job's model, in which case it would stay queued."""
     for model in client.models()["data"]:
-        # Fewer errors than live workers: another one may still be loading it.
+        # With fewer errors than live workers, a worker may still be loading the model.
         broken = model["errors"] and not model["loaded"] and len(model["errors"]) >= model["workers_live"]
         if model["name"] == job["model"] and broken:
             raise LocalError(
                 f"No worker can load the model '{job['model']}': {model['errors'][0]} "
-                f"The job {job['id']} stays queued for one that can."
+                f"The job {job['id']} stays queued until a worker can."
             )
 
 
 def _standing(job: dict[str, Any]) -> str:
-    """The state, and for a job that a budget keeps in the queue which one."""
+    """The state, and the budget that holds the job in the queue, if any."""
     held_by = job.get("held_by")
     return f"{job['state']}, held by budget {held_by}" if held_by else str(job["state"])
 
@@ -222,11 +228,11 @@ def _show_result(found: dict[str, Any]) -> None:
         out.print(f"Partial: the job is {found['state']}.", markup=False)
     for answer in found["answers"]:
         out.print(f"{answer['prompt']}\n  {answer['text'].strip()}", markup=False)
-    say_setting(found["usage"])
+    print_settings(found["usage"])
 
 
-def say_setting(setting: dict[str, Any] | None) -> None:
-    """What the document was read with, and what of it the scorer was not evolved in."""
+def print_settings(setting: dict[str, Any] | None) -> None:
+    """Print how the document was read, and what of it differs from the settings the scorer was evolved in."""
     if not setting or setting.get("positions") is None:
         return
     # A result's usage has the library's name for it, a bill the service's.

@@ -1,4 +1,4 @@
-"""`palimpsest report`: what the service cost and saved, on the machine that has the database."""
+"""`palimpsest report`: cost and savings of the service, directly from the database."""
 
 import json
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.commands.common import failing_clearly
+from palimpsest.commands.common import reporting_errors
 from palimpsest.machine.access import transaction
 from palimpsest.machine.data_directory import LocalError, settings_with
-from palimpsest.report.figures import FIGURES, Gathered, gather, label, zone_of
+from palimpsest.report.figures import FIGURES, ReportData, gather, label, zone_of
 from palimpsest.report.page import page
 from store.billing.reports import METRICS, Row
 from store.billing.time_buckets import Width
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
-# A line that is too long for the terminal wraps, instead of losing columns.
+# For tables: a line that is too long for the terminal wraps instead of losing columns.
 wide = Console(highlight=False, emoji=False, soft_wrap=True, width=1000)
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -30,20 +30,22 @@ LONGEST_LABEL = 48
 
 
 def report(
-    last: Annotated[str, typer.Option(help="How far back: 24h, 30d, 12w, 6mo.")] = "30d",
+    last: Annotated[str, typer.Option(help="Period, for example 24h, 30d, 12w or 6mo.")] = "30d",
     by: Annotated[
         list[str] | None,
-        typer.Option(help="What to group by: scorer_version, project, model, tag:KEY …; may be repeated."),
+        typer.Option(help="Group by scorer_version, project, model, tag:KEY, …; repeatable."),
     ] = None,
-    bucket: Annotated[Width | None, typer.Option(help="How long the steps over time are.")] = None,
-    timezone: Annotated[str, typer.Option(help="Whose days, weeks and months; Europe/Berlin.")] = "UTC",
-    tenant: Annotated[str | None, typer.Option(help="One tenant's; all tenants' if left out.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with charts, too.", dir_okay=False)] = None,
+    bucket: Annotated[Width | None, typer.Option(help="Length of the steps over time.")] = None,
+    timezone: Annotated[str, typer.Option(help="IANA time zone of days, weeks and months.")] = "UTC",
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant; default: all tenants.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write an HTML page with charts.", dir_okay=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Data directory of the service on this machine.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data directory of the local service.")] = None,
 ) -> None:
-    """Print what the service cost and what memory and money pruning saved."""
-    with failing_clearly():
+    """Print what the service cost, and the memory and money that pruning saved."""
+    with reporting_errors():
         zone = zone_of(timezone)
         with transaction(settings_with(data, "DATABASE_URL")) as session:
             found = gather(session, last, by or (), bucket, zone, tenant)
@@ -54,7 +56,7 @@ def report(
     else:
         _print(found)
     if html is not None:
-        console.print(f"Written to {html}", markup=False)
+        console.print(f"Wrote {html}", markup=False)
 
 
 def _write(path: Path, text: str) -> None:
@@ -64,12 +66,12 @@ def _write(path: Path, text: str) -> None:
         raise LocalError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def _print(found: Gathered) -> None:
+def _print(found: ReportData) -> None:
     zone, query = found.zone, found.query
     start, end = (moment.astimezone(zone) for moment in (query.start, query.end))
     out.print(f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {zone.key}, by {found.width}", markup=False)
     if not found.totals:
-        out.print("Nothing was booked.")
+        out.print("Nothing was billed.")
         return
     table = Table(box=None, pad_edge=False)
     for name in query.group_by or ("",):
@@ -87,8 +89,8 @@ def _print(found: Gathered) -> None:
         table.add_row(*names, *_cells(found, total))
     wide.print(table)
     out.print(
-        "\n(m) measured, (d) derived, (e) estimated; docs/explanation/savings.md says how. Amounts in "
-        "different currencies are never added up. Each line of cost over time goes up to its own highest.",
+        "\n(m) measured, (d) derived, (e) estimated, as docs/explanation/savings.md explains. Amounts in "
+        "different currencies are never added. Each line of cost over time is scaled to its own maximum.",
         markup=False,
     )
     for sentence in found.unpriced():
@@ -100,7 +102,7 @@ def _short(value: str | None) -> Text:
     return Text(shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…")
 
 
-def _cells(found: Gathered, row: Row) -> list[str]:
+def _cells(found: ReportData, row: Row) -> list[str]:
     return [
         row.currency,
         *(figure.show(row) for figure in FIGURES),
@@ -109,7 +111,7 @@ def _cells(found: Gathered, row: Row) -> list[str]:
 
 
 def sparkline(values: Sequence[Decimal | None]) -> str:
-    """A character a value, or a few values where there are many; a space where nothing is known."""
+    """One character for a value, or for several if there are many; a space where the value is unknown."""
     many = -(-len(values) // SPARK)
     heights: list[Decimal | None] = []
     for begin in range(0, len(values), many or 1):
@@ -123,7 +125,7 @@ def sparkline(values: Sequence[Decimal | None]) -> str:
     )
 
 
-def as_object(found: Gathered) -> dict[str, Any]:
+def as_object(found: ReportData) -> dict[str, Any]:
     """All figures, numbers as decimal strings."""
     query = found.query
     kinds = {name: {"unit": one.unit, "measurement": one.measurement} for name, one in METRICS.items()}

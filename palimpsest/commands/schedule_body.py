@@ -1,4 +1,4 @@
-"""The body of POST /v1/schedules: what a file holds, with options of the command line on top."""
+"""The body of POST /v1/schedules: the content of a file, overridden by command-line options."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ _OF_SUMMARIES = ("template", "points", "words")
 
 
 def override(body: Fields, *, timing: Fields, target: Fields, work: Fields, run: Fields) -> Fields:
-    """The body with the fields of options replaced; a field that is not given stays as it is.
+    """The body with the fields of options replaced; all other fields stay as they are.
 
     Args:
         timing: fields of the schedule itself, such as `cron`.
         target: `document_id`, or `collection` or `source` with its `glob`; it decides whether a run is a
             job or a bulk job. A target of the other kind replaces that whole section.
-        work: what is asked of a document. A new `task` drops the questions or the prompt of before.
-        run: fields of the job or bulk job beside these, such as `deadline_seconds`.
+        work: what is asked of a document. A new `task` drops the previous questions or prompt.
+        run: other fields of the job or bulk job, such as `deadline_seconds`.
 
-    Raises typer.BadParameter where something is missing that every schedule has.
+    Raises typer.BadParameter if a required part is missing.
     """
     kind = _kind(body, target)
     section = dict(body.get(kind) or {})
@@ -35,7 +35,7 @@ def override(body: Fields, *, timing: Fields, target: Fields, work: Fields, run:
     found = {**rest, **timing, kind: section | run}
     for name in ("name", "cron"):
         if not found.get(name):
-            raise typer.BadParameter(f"give {name.upper()}, or a file with '{name}' as --from")
+            raise typer.BadParameter(f"give {name.upper()}, or a --from file with '{name}'")
     return found
 
 
@@ -51,7 +51,7 @@ def _kind(body: Fields, target: Fields) -> str:
 
 def _work(before: Fields, work: Fields) -> Fields:
     if "task" not in work and not before.keys() & set(_TASK):
-        raise typer.BadParameter("give --prompt, or --ask, --summarize or both")
+        raise typer.BadParameter("give either --prompt, or --ask and/or --summarize")
     if "task" in work:
         dropped = _TASK if work["task"] == "summarize" else (*_TASK, *_OF_SUMMARIES)
         before = {name: value for name, value in before.items() if name not in dropped}

@@ -1,4 +1,4 @@
-"""`palimpsest schedule`: work that begins by itself, over REST."""
+"""`palimpsest schedule`: jobs and bulk jobs on a cron schedule, over REST."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -13,28 +13,26 @@ from palimpsest.commands.common import (
     CacheBudget,
     Data,
     connected,
-    failing_clearly,
     out,
     print_json,
     read_json_object,
+    reporting_errors,
     wide,
 )
 from palimpsest.commands.schedule_body import override
 from palimpsest_client import drop_none
 
-app = typer.Typer(
-    help="Jobs and bulk jobs that begin at the times of a cron expression.", no_args_is_help=True
-)
+app = typer.Typer(help="Run jobs or bulk jobs on a cron schedule, in any time zone.", no_args_is_help=True)
 
 ScheduleId = Annotated[
-    str, typer.Argument(help="Id or name, as `palimpsest schedule list` shows them.", metavar="ID")
+    str, typer.Argument(help="Id or name, as shown by `palimpsest schedule list`.", metavar="ID")
 ]
 Limit = Annotated[int, typer.Option(min=1, max=100)]
 
 
 @app.command("list")
 def list_schedules(limit: Limit = 100, as_json: AsJson = False, data: Data = None) -> None:
-    """List schedules, newest first, with when they run next."""
+    """List schedules, newest first, with their next run."""
     with connected(data) as client:
         found = client.schedules(limit=limit)
         if as_json:
@@ -72,7 +70,7 @@ def _moment(moment: str | None) -> str:
 
 @app.command("show")
 def show_schedule(schedule_id: ScheduleId, as_json: AsJson = False, data: Data = None) -> None:
-    """Show a schedule, and why it is paused if it is."""
+    """Show a schedule, and the reason if it is paused."""
     with connected(data) as client:
         one = client.schedule(schedule_id)
         if as_json:
@@ -85,7 +83,7 @@ def show_schedule(schedule_id: ScheduleId, as_json: AsJson = False, data: Data =
             ("overlap", one["overlap"]),
             ("catch up", f"{one['catch_up_seconds']} s"),
             ("jitter", f"{one['jitter_seconds']} s"),
-            ("failures", f"{one['failures']} in a row, of {one['max_failures']} that pause it"),
+            ("failures", f"{one['failures']} in a row; {one['max_failures']} pause the schedule"),
             ("next", _moment(one["next_at"])),
             ("paused", _moment(one["paused_at"])),
             ("because", one["pause_reason"] or ""),
@@ -97,9 +95,10 @@ def show_schedule(schedule_id: ScheduleId, as_json: AsJson = False, data: Data =
 
 @app.command("create")
 def create_schedule(
-    name: Annotated[str | None, typer.Argument(help="Of your choice, unique.", metavar="NAME")] = None,
+    name: Annotated[str | None, typer.Argument(help="A unique name.", metavar="NAME")] = None,
     cron: Annotated[
-        str | None, typer.Argument(help='Five fields, such as "0 6 * * MON".', metavar="CRON")
+        str | None,
+        typer.Argument(help='Cron expression of five fields, for example "0 6 * * MON".', metavar="CRON"),
     ] = None,
     from_file: Annotated[
         Path | None,
@@ -113,54 +112,74 @@ def create_schedule(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="A document to upload; runs are jobs."),
+        typer.Option(
+            exists=True, dir_okay=False, readable=True, help="Document to upload; each run is a job."
+        ),
     ] = None,
-    document: Annotated[str | None, typer.Option(help="Id of a document instead.")] = None,
+    document: Annotated[str | None, typer.Option(help="Id of a document, instead of --file.")] = None,
     collection: Annotated[
-        str | None, typer.Option(help="Id or name of a collection instead; runs are bulk jobs.")
+        str | None, typer.Option(help="Id or name of a collection; each run is a bulk job.")
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="A folder that the service reads instead, as a URL; runs are bulk jobs."),
+        typer.Option(help="URL of a folder that the service reads; each run is a bulk job."),
     ] = None,
-    glob: Annotated[str | None, typer.Option(help="Of paths below --source, such as '**/*.txt'.")] = None,
+    glob: Annotated[
+        str | None, typer.Option(help="Only paths below --source that match, for example '**/*.txt'.")
+    ] = None,
     ask: Annotated[
         list[str] | None,
-        typer.Option(help="A question; may be given more than once, and beside --summarize."),
+        typer.Option(help="A question; repeatable, also together with --summarize."),
     ] = None,
-    summarize: Annotated[bool, typer.Option("--summarize", help="Ask for a summary.")] = False,
-    template: Annotated[str | None, typer.Option(help="name or name@version of a summary's prompt.")] = None,
-    points: Annotated[int | None, typer.Option(help="Key points of a summary.")] = None,
-    words: Annotated[int | None, typer.Option(help="Words of a summary.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What is to be done, in your words.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name from GET /v1/models.")] = None,
-    policy: Annotated[str | None, typer.Option(help="How the memory is pruned.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="name or name@version.")] = None,
+    summarize: Annotated[bool, typer.Option("--summarize", help="Summarize each document.")] = False,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template of summaries: NAME or NAME@VERSION.")
+    ] = None,
+    points: Annotated[int | None, typer.Option(help="Number of key points in a summary.")] = None,
+    words: Annotated[int | None, typer.Option(help="Length of a summary in words.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A prompt of your own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, as listed by GET /v1/models.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy that prunes the KV cache.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Scorer: NAME or NAME@VERSION.")] = None,
     cache_budget: CacheBudget = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="For each prompt.")] = None,
-    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first.")] = None,
-    deadline_seconds: Annotated[float | None, typer.Option(help="From the start of a run.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Of a bulk job: whole or map_reduce.")] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(help="Limit of output tokens for each prompt.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="-100 to 100; jobs of higher priority run first.")
+    ] = None,
+    deadline_seconds: Annotated[
+        float | None, typer.Option(help="Deadline, in seconds from the start of a run.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="Bulk jobs: whole or map_reduce.")] = None,
     no_digest: Annotated[
-        bool, typer.Option("--no-digest", help="Of a bulk job: no summary of summaries.")
+        bool, typer.Option("--no-digest", help="Bulk jobs: do not summarize the summaries.")
     ] = False,
     only_changed: Annotated[
-        bool, typer.Option("--only-changed", help="Of a bulk job: only new or changed documents.")
+        bool, typer.Option("--only-changed", help="Bulk jobs: only new or changed documents.")
     ] = False,
-    to: Annotated[str | None, typer.Option(help="Of a bulk job: URL of a folder for the results.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="IANA name; UTC if left out.")] = None,
+    to: Annotated[str | None, typer.Option(help="Bulk jobs: URL of a folder for the bundle.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="IANA time zone; default: UTC.")] = None,
     overlap: Annotated[
-        str | None, typer.Option(help="While the run before runs: skip, queue or cancel_previous.")
+        str | None, typer.Option(help="If the previous run has not ended: skip, queue or cancel_previous.")
     ] = None,
-    catch_up_seconds: Annotated[int | None, typer.Option(help="How late a run may begin.")] = None,
-    jitter_seconds: Annotated[int | None, typer.Option(help="Begin up to so much later.")] = None,
-    max_failures: Annotated[int | None, typer.Option(help="So many in a row pause it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it, but make no schedule.")] = False,
+    catch_up_seconds: Annotated[
+        int | None, typer.Option(help="How many seconds late a run may start.")
+    ] = None,
+    jitter_seconds: Annotated[
+        int | None, typer.Option(help="Delay each start by a random number of seconds up to this.")
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(help="Failed runs in a row that pause the schedule.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Validate the schedule without creating it.")
+    ] = False,
     data: Data = None,
 ) -> None:
-    """Make a schedule and print its id."""
+    """Create a schedule and print its id."""
     if prompt is not None and (ask or summarize):
-        raise typer.BadParameter("give --prompt, or --ask, --summarize or both")
+        raise typer.BadParameter("give either --prompt, or --ask and/or --summarize")
     if sum(one is not None for one in (file, document, collection, source)) > 1:
         raise typer.BadParameter("give one of --file, --document, --collection and --source")
     work: dict[str, Any] = {
@@ -195,7 +214,7 @@ def create_schedule(
     }
     # The upload waits until nothing else is missing.
     target = {"document_id": document or file, "collection": collection, "source": source, "glob": glob}
-    with failing_clearly():
+    with reporting_errors():
         body = override(
             {} if from_file is None else read_json_object(from_file),
             timing=drop_none(timing),
@@ -208,14 +227,16 @@ def create_schedule(
             body["job"]["document_id"] = client.upload(file)["id"]
         made = client.create_schedule(dry_run=dry_run, **body)
         if dry_run:
-            out.print(f"It would run next at {_moment(made['next_at'])}; no schedule was made.", markup=False)
+            out.print(
+                f"It would run next at {_moment(made['next_at'])}; no schedule was created.", markup=False
+            )
         else:
             out.print(made["id"], markup=False)
 
 
 @app.command("pause")
 def pause_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
-    """Begin no run by itself until it is resumed."""
+    """Pause a schedule: no run starts automatically until it is resumed."""
     with connected(data) as client:
         client.pause_schedule(schedule_id)
         out.print(f"{schedule_id} paused", markup=False)
@@ -223,7 +244,7 @@ def pause_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
 
 @app.command("resume")
 def resume_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
-    """Go on with the next time."""
+    """Resume a paused schedule at its next time."""
     with connected(data) as client:
         one = client.resume_schedule(schedule_id)
         out.print(f"{schedule_id} runs next at {_moment(one['next_at'])}", markup=False)
@@ -231,7 +252,7 @@ def resume_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
 
 @app.command("run")
 def run_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
-    """Run it now and print the run's id; it begins within seconds."""
+    """Start a run now and print its id; it begins within seconds."""
     with connected(data) as client:
         out.print(client.run_schedule(schedule_id)["id"], markup=False)
 
@@ -240,7 +261,7 @@ def run_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
 def preview_schedule(
     schedule_id: ScheduleId, count: Limit = 10, as_json: AsJson = False, data: Data = None
 ) -> None:
-    """Show its next times, by the clock of its zone and in UTC."""
+    """Show the next times of a schedule, in its time zone and in UTC."""
     with connected(data) as client:
         found = client.schedule_preview(schedule_id, count)
         if as_json:
@@ -257,7 +278,7 @@ def preview_schedule(
 def show_history(
     schedule_id: ScheduleId, limit: Limit = 20, as_json: AsJson = False, data: Data = None
 ) -> None:
-    """Show its runs, the latest time first: how each ended, what it cost and why."""
+    """Show the runs of a schedule, latest first: how each ended, its cost and the reason."""
     with connected(data) as client:
         found = client.schedule_runs(schedule_id, limit=limit)
         if as_json:
@@ -266,7 +287,7 @@ def show_history(
         for run in found["data"]:
             table.add_row(
                 _moment(run["scheduled_for"]),
-                "by hand" if run["manual"] else "",
+                "manual" if run["manual"] else "",
                 run["state"],
                 run["job_id"] or run["bulk_id"] or "",
                 ", ".join(f"{Decimal(one['amount']).normalize():f} {one['currency']}" for one in run["cost"]),
@@ -277,7 +298,7 @@ def show_history(
 
 @app.command("delete")
 def delete_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
-    """Delete a schedule; runs that have begun go on."""
+    """Delete a schedule; runs that have started continue."""
     with connected(data) as client:
         client.delete_schedule(schedule_id)
         out.print(f"{schedule_id} deleted", markup=False)

@@ -1,4 +1,4 @@
-"""Tables about scorers. A field that an older service does not send is an empty cell."""
+"""Tables about scorers. A field that an older service does not send gives an empty cell."""
 
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
@@ -18,7 +18,7 @@ def _table(*headings: str) -> Table:
 
 
 def _add(table: Table, *cells: object) -> None:
-    # Text: what was sent is never taken for markup.
+    # Text, so that nothing the service sent is interpreted as markup.
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
@@ -37,18 +37,21 @@ def versions(scorers: Sequence[Answer]) -> Table:
 
 
 def version(label: str, found: Answer) -> Table:
-    """All there is to say about a version."""
+    """The details of a version."""
     table = _table("", label)
     manifest = found.get("manifest") or {}
     for name, value in (
         ("state", found.get("state")),
-        ("rejected because" if found.get("state") == "rejected" else "put off because", found.get("reason")),
+        (
+            "rejection reason" if found.get("state") == "rejected" else "postponed because",
+            found.get("reason"),
+        ),
         ("kind", found.get("kind")),
         ("sha256", found.get("sha256")),
         ("uploaded", f"{_when(found.get('created_at'))} by {found.get('created_by')}"),
         ("checked", _when(found.get("checked_at"))),
         *(("serves", _serving(one)) for one in found.get("activations") or []),
-        ("evolved in", _words(manifest.get("regime"))),
+        ("evolved with", _words(manifest.get("regime"))),
         ("serves with", _words(manifest.get("serving"))),
         *(("evaluation", line) for line in _scores(label, found.get("sha256"), found.get("evaluation"))),
     ):
@@ -63,7 +66,7 @@ def _serving(activation: Answer) -> str:
         return words
     bounds = _words(activation.get("bounds"))
     shares = f"{activation.get('percent')} %, shadow {activation.get('shadow_percent', 0)} %"
-    return f"{words}, {shares}" + (f", within {bounds}" if bounds else "")
+    return f"{words}, {shares}" + (f", guardrails {bounds}" if bounds else "")
 
 
 def _words(entries: Answer | None) -> str:
@@ -82,7 +85,7 @@ def _scores(label: str, sha256: str | None, evaluation: Answer | None) -> list[s
         return [f"attached; it has no row of {label}"]
     mine = [row for row in named if sha256 is None or row.get("scorer_sha256") in (None, sha256)]
     if not mine:
-        return [f"attached; its rows of {label} are of another file of that name and version"]
+        return [f"attached, but its rows of {label} belong to another file of that name and version"]
     return [
         f"{_percent(row.get('score'))} score, {_percent(row.get('of_full'))} of the full cache, "
         f"budget {row.get('budget')}"
@@ -95,13 +98,13 @@ def _percent(value: float | None) -> str:
 
 
 def has_figures(outcome: Answer) -> bool:
-    """Whether anything came of a version in the interval."""
+    """Whether a version has any figures in the period."""
     jobs, shadow = outcome.get("jobs") or {}, outcome.get("shadow") or {}
     return any(jobs.values()) or bool(outcome.get("money")) or bool(shadow.get("runs"))
 
 
 def outcomes(found: Sequence[Answer]) -> Table:
-    """A column a version, a row a figure."""
+    """A column for each version, a row for each figure."""
     table = _table("", *(str(one.get("scorer")) for one in found))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -116,11 +119,11 @@ def outcomes(found: Sequence[Answer]) -> Table:
         ),
         ("kept", lambda one: _share(one.get("kept"))),
         ("device seconds", lambda one: _number(one.get("device_seconds"))),
-        ("scorer's share of it", lambda one: _share(one.get("score_share"))),
+        ("scorer's share of them", lambda one: _share(one.get("score_share"))),
         ("known quality", lambda one: _share(one.get("scorer_quality"))),
         ("shadow runs", lambda one: _part(one, "shadow", "runs")),
-        ("shadow runs that broke", lambda one: _part(one, "shadow", "failed")),
-        ("shadow runs not made", lambda one: _part(one, "shadow", "not_made")),
+        ("failed shadow runs", lambda one: _part(one, "shadow", "failed")),
+        ("skipped shadow runs", lambda one: _part(one, "shadow", "not_made")),
         ("agreement", lambda one: _rate((one.get("shadow") or {}).get("agreement"))),
     ]
     for heading, cell in rows:
@@ -151,7 +154,7 @@ def _money_rows(currency: str) -> Iterable[tuple[str, Callable[[Answer], object]
         return lambda one: _number(amount(one, name))
 
     yield f"cost, {currency}", plain("cost")
-    yield f"cost a job, {currency}", a_job
+    yield f"cost per job, {currency}", a_job
     yield f"allocated saving, {currency}", plain("saving_allocated")
     yield f"realised saving, {currency}", plain("saving_realised")
 
@@ -173,8 +176,8 @@ def _number(value: str | Decimal | None) -> str:
 
 
 def rollout(activations: Sequence[Answer]) -> Table:
-    """A row a worker of an activation."""
-    table = _table("scorer", "scope", "alias", "worker", "host", "has", "since", "error")
+    """A row for each activation and worker."""
+    table = _table("scorer", "scope", "alias", "worker", "host", "loaded", "since", "error")
     for one in activations:
         activation = one.get("activation") or one
         label = one.get("desired") or activation.get("scorer")
@@ -187,8 +190,8 @@ def rollout(activations: Sequence[Answer]) -> Table:
 
 
 def audit(entries: Sequence[Answer]) -> Table:
-    """A row a change."""
-    table = _table("when", "who", "what", "of", "")
+    """A row for each change."""
+    table = _table("time", "actor", "action", "subject", "")
     for one in entries:
         detail = _words(one.get("detail"))
         _add(table, _when(one.get("at")), one.get("actor"), one.get("action"), one.get("subject"), detail)

@@ -1,4 +1,4 @@
-"""`palimpsest scorer`: versions of scorers, and which one serves whom, over REST."""
+"""`palimpsest scorer`: versions of scorers and their rollout, over REST."""
 
 import time
 from datetime import UTC, datetime
@@ -25,28 +25,30 @@ from palimpsest_client import Client, drop_none
 
 SCORER, MANIFEST = "scorer.safetensors", "manifest.json"
 
-app = typer.Typer(help="Versions of scorers, and which one serves whom.", no_args_is_help=True)
+app = typer.Typer(help="Upload, activate, roll back and compare versions of scorers.", no_args_is_help=True)
 
-Label = Annotated[str, typer.Argument(help="Such as namm@3.", metavar="NAME@VERSION")]
-Name = Annotated[str, typer.Argument(help="Of the scorer, such as namm.", metavar="NAME")]
-Scope = Annotated[str, typer.Option(help="global, model:NAME, tenant:ID or schedule:ID.")]
+Label = Annotated[
+    str, typer.Argument(help="Version of a scorer, for example namm@3.", metavar="NAME@VERSION")
+]
+Name = Annotated[str, typer.Argument(help="Name of a scorer, for example namm.", metavar="NAME")]
+Scope = Annotated[str, typer.Option(help="Which jobs: global, model:NAME, tenant:ID or schedule:ID.")]
 
 
 @app.command("list")
 def list_scorers(as_json: AsJson = False, data: Data = None) -> None:
-    """List the scorers of the registry, the newest version first."""
+    """List the scorers in the registry, newest version first."""
     with connected(data) as client:
         found = client.scorers()
         if as_json:
             return print_json(found)
         if not found.get("data"):
-            return out.print("The registry is empty: jobs run with the bundled scorers.")
+            return out.print("The registry is empty; jobs run with the bundled scorers.")
         out.print(scorer_views.versions(found["data"]))
 
 
 @app.command()
 def show(scorer: Label, as_json: AsJson = False, data: Data = None) -> None:
-    """Show a version: where it stands, what it serves, how it was evolved and evaluated."""
+    """Show a version: its state, its activations, how it was evolved and evaluated."""
     with connected(data) as client:
         found = client.scorer(*_split(scorer))
         print_json(found) if as_json else out.print(scorer_views.version(scorer, found))
@@ -56,17 +58,19 @@ def show(scorer: Label, as_json: AsJson = False, data: Data = None) -> None:
 def push(
     path: Annotated[
         Path,
-        typer.Argument(help="A folder that `namm evolve` wrote, or a .pt file.", metavar="FILE_OR_FOLDER"),
+        typer.Argument(help="A folder written by `namm evolve`, or a .pt file.", metavar="FILE_OR_FOLDER"),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of a .pt file, or of a folder whose manifest has none.")
+        str | None, typer.Option(help="Name of the scorer; required for a .pt file. Default: the manifest's.")
     ] = None,
-    version: Annotated[str | None, typer.Option(help="The manifest's if left out.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is verified or rejected.")] = False,
+    version: Annotated[
+        str | None, typer.Option(help="Version; required for a .pt file. Default: the manifest's.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is verified or rejected.")] = False,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Upload a version; a worker verifies it before it can serve."""
+    """Upload a version; a worker verifies it before it can be activated."""
     with connected(data) as client:
         files, named, numbered = _contents(path, name, version)
         try:
@@ -80,37 +84,41 @@ def push(
             print_json(found)
         state = found.get("state", "uploaded")
         if state == "rejected":
-            raise LocalError(f"{named}@{numbered} is rejected: {found.get('reason') or 'no reason is given'}")
+            raise LocalError(
+                f"{named}@{numbered} was rejected: {found.get('reason') or 'no reason was given'}"
+            )
         if not as_json:
             out.print(f"{named}@{numbered} {state}", markup=False)
 
 
 def _contents(path: Path, name: str | None, version: str | None) -> tuple[dict[str, Path], str, str]:
-    """Parts of the form, name and version. Raises LocalError."""
+    """The files to upload, the name and the version. Raises LocalError."""
     if path.is_dir():
         files = {"scorer": path / SCORER, "manifest": path / MANIFEST}
         for file in files.values():
             if not file.is_file():
-                raise LocalError(f"{path} is no scorer: it has no {file.name}.")
+                raise LocalError(f"{path} is not a scorer: it has no {file.name}.")
         manifest = read_json_object(files["manifest"])
         said = manifest.get("name")
         if name is not None and said is not None and name != said:
-            raise LocalError(f"{files['manifest']} is of the scorer '{said}': only --version can be another.")
+            raise LocalError(
+                f"{files['manifest']} names the scorer '{said}'; only --version can override the manifest."
+            )
         named, numbered = name or said, version or manifest.get("version")
         if not named or not numbered:
-            raise LocalError(f"{files['manifest']} has no name or version: give --name and --version.")
+            raise LocalError(f"{files['manifest']} has no name or no version: give --name and --version.")
         return files, str(named), str(numbered)
     if not path.is_file():
         raise LocalError(f"There is no file or folder {path}.")
     if path.suffix != ".pt":
         raise LocalError(f"{path} is neither a folder of {SCORER} and {MANIFEST} nor a .pt file.")
     if name is None or version is None:
-        raise LocalError("A .pt file says neither its name nor its version: give --name and --version.")
+        raise LocalError("A .pt file contains neither a name nor a version: give --name and --version.")
     return {"checkpoint": path}, name, version
 
 
 def _verdict(client: Client, name: str, version: str, found: dict[str, Any]) -> dict[str, Any]:
-    with console.status(f"A worker is to verify {name}@{version}"):
+    with console.status(f"Waiting for a worker to verify {name}@{version}"):
         while found.get("state", "uploaded") == "uploaded":
             time.sleep(POLL_SECONDS)
             found = client.scorer(name, version)
@@ -120,11 +128,11 @@ def _verdict(client: Client, name: str, version: str, found: dict[str, Any]) -> 
 @app.command()
 def evaluate(
     scorer: Label,
-    file: Annotated[Path, typer.Argument(help="What `namm evaluate --json` wrote.", metavar="FILE.json")],
+    file: Annotated[Path, typer.Argument(help="The output of `namm evaluate --json`.", metavar="FILE.json")],
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Attach an evaluation to a version; a later one replaces it."""
+    """Attach an evaluation to a version, replacing any previous one."""
     with connected(data) as client:
         name, version = _split(scorer)
         found = client.attach_evaluation(name, version, read_json(file))
@@ -135,11 +143,11 @@ def evaluate(
 def activate(
     scorer: Label,
     scope: Scope = "global",
-    reason: Annotated[str | None, typer.Option(help="For the audit log.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Let a version serve a scope from now on; jobs that began with another one keep it."""
+    """Activate a version for a scope. Jobs that started with another version keep it."""
     with connected(data) as client:
         name, version = _split(scorer)
         found = client.activate_scorer(name, version=version, scope=scope, alias="stable", reason=reason)
@@ -149,26 +157,34 @@ def activate(
 @app.command()
 def canary(
     scorer: Label,
-    percent: Annotated[int, typer.Option(min=0, max=100, help="Jobs that run with it.")],
+    percent: Annotated[int, typer.Option(min=0, max=100, help="Percentage of jobs that run with it.")],
     shadow: Annotated[
-        int, typer.Option(min=0, max=100, help="Per cent of the other jobs that it reads too, to compare.")
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Percentage of the other jobs that it repeats as shadow runs, to compare answers.",
+        ),
     ] = 0,
     scope: Scope = "global",
     max_failure_rate: Annotated[
-        float | None, typer.Option(min=0, max=1, help="It is ended when more of its jobs fail, such as 0.05.")
+        float | None,
+        typer.Option(min=0, max=1, help="End the canary if more of its jobs fail, for example 0.05."),
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="… when fewer answers of shadow runs agree, such as 0.9."),
+        typer.Option(
+            min=0, max=1, help="End the canary if fewer answers of shadow runs agree, for example 0.9."
+        ),
     ] = None,
     min_jobs: Annotated[
-        int | None, typer.Option(min=1, help="Jobs, or shadow runs, before that; 20 if left out.")
+        int | None, typer.Option(min=1, help="Jobs or shadow runs before these limits apply; default: 20.")
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="For the audit log.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Let a version serve a share of a scope's jobs, beside the one that serves the others."""
+    """Run a share of a scope's jobs with a version; the stable version serves the others."""
     bounds = {"max_failure_rate": max_failure_rate, "min_agreement": min_agreement, "min_jobs": min_jobs}
     with connected(data) as client:
         name, version = _split(scorer)
@@ -184,7 +200,7 @@ def canary(
         )
         if as_json:
             return print_json(found)
-        shadowed = f" and reads {shadow} % of the others in its shadow" if shadow else ""
+        shadowed = f" and repeats {shadow} % of the others as shadow runs" if shadow else ""
         out.print(f"{scorer} serves {percent} % of {scope}{shadowed}", markup=False)
 
 
@@ -192,24 +208,24 @@ def canary(
 def end_canary(
     name: Name,
     scope: Scope = "global",
-    reason: Annotated[str | None, typer.Option(help="For the audit log.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """End a scope's canary: new jobs run with the stable version."""
-    _end(name, scope, "canary", reason, as_json, data, f"The canary of {name} in {scope} is ended")
+    """End a scope's canary; new jobs run with the stable version."""
+    _end(name, scope, "canary", reason, as_json, data, f"The canary of {name} in {scope} has ended")
 
 
 @app.command()
 def deactivate(
     name: Name,
     scope: Scope = "global",
-    reason: Annotated[str | None, typer.Option(help="For the audit log.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """End a scope's version: new jobs run with a wider scope's, or with the one bundled with the runtime."""
-    said = f"No version of {name} of its own serves {scope} any more"
+    """Deactivate a scope's version; new jobs use that of a wider scope, or the bundled scorer."""
+    said = f"{scope} no longer has a version of {name} of its own"
     _end(name, scope, "stable", reason, as_json, data, said)
 
 
@@ -224,15 +240,15 @@ def _end(
 @app.command()
 def rollback(
     name: Name,
-    reason: Annotated[str, typer.Option(help="For the audit log.")],
+    reason: Annotated[str, typer.Option(help="Reason, for the audit log.")],
     scope: Scope = "global",
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Go back to the version that served a scope before; a canary is ended."""
+    """Return to the version that served a scope before; ends a canary."""
     with connected(data) as client:
         found = client.rollback_scorer(name, scope, reason)
-        back_to = found.get("scorer") or f"The version of {name} before"
+        back_to = found.get("scorer") or f"The previous version of {name}"
         print_json(found) if as_json else out.print(f"{back_to} serves {scope} again", markup=False)
 
 
@@ -240,47 +256,50 @@ def rollback(
 def compare(
     name: Name,
     versions: Annotated[
-        list[str] | None, typer.Argument(help="All that had jobs if left out.", metavar="[VERSION]...")
+        list[str] | None,
+        typer.Argument(help="Versions to compare; default: all that had jobs.", metavar="[VERSION]..."),
     ] = None,
-    last: Annotated[str, typer.Option(help="How far back: 24h, 7d, 12w, 6mo.")] = "7d",
+    last: Annotated[str, typer.Option(help="Period, for example 24h, 7d, 12w or 6mo.")] = "7d",
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Put versions side by side: failures, what they kept, cost and saved, how their shadows agreed."""
+    """Compare versions: failures, tokens kept, cost, savings, and agreement of shadow runs."""
     with connected(data) as client:
         since = start_of(last, datetime.now(UTC), UTC)
-        # namm@3 is taken for 3.
+        # namm@3 is accepted for 3.
         asked = [one.removeprefix(f"{name}@") for one in versions or ()]
         found = client.scorer_outcomes(name, since.isoformat(), asked)
         if as_json:
             return print_json(found)
         shown = [one for one in found.get("data", []) if asked or scorer_views.has_figures(one)]
         if not shown:
-            return out.print(f"No job of yours ran with {name} in the last {last}.", markup=False)
+            return out.print(f"None of your jobs ran with {name} in the last {last}.", markup=False)
         out.print(scorer_views.outcomes(shown))
-        out.print("In brackets: 95 % intervals by Wilson, as if jobs and answers were independent.")
+        out.print("In brackets: 95 % Wilson intervals, assuming independent jobs and answers.")
 
 
 @app.command()
 def rollout(as_json: AsJson = False, data: Data = None) -> None:
-    """Show what is to serve and which workers have loaded it."""
+    """Show the active versions and which workers have loaded them."""
     with connected(data) as client:
         found = client.rollout()
         if as_json:
             return print_json(found)
         if not found.get("data"):
-            return out.print("Nothing is activated: jobs run with the bundled scorers.")
+            return out.print("No version is active; jobs run with the bundled scorers.")
         out.print(scorer_views.rollout(found["data"]))
 
 
 @app.command()
 def audit(
-    subject: Annotated[str | None, typer.Option(help="Only about this one, such as namm@3.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Only changes of this subject, for example namm@3.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, max=100)] = None,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """Show what was changed, by whom and when, the newest first."""
+    """Show the audit log, newest entry first."""
     with connected(data) as client:
         found = client.audit(subject=subject, limit=limit)
         print_json(found) if as_json else out.print(scorer_views.audit(found.get("data", [])))
@@ -290,5 +309,5 @@ def _split(scorer: str) -> tuple[str, str]:
     """Raises LocalError."""
     name, _, version = scorer.partition("@")
     if not name or not version:
-        raise LocalError(f"'{scorer}' is no NAME@VERSION, such as namm@3.")
+        raise LocalError(f"Expected NAME@VERSION, for example namm@3; got '{scorer}'.")
     return name, version

@@ -1,4 +1,4 @@
-"""`palimpsest template`: versioned prompts that ask for summaries, over REST."""
+"""`palimpsest template`: versioned prompt templates for summaries, over REST."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from rich.text import Text
 from palimpsest.commands.common import AsJson, Data, connected, out, print_json, wide
 from palimpsest.machine.data_directory import LocalError
 
-app = typer.Typer(help="Versioned prompts that ask for summaries.", no_args_is_help=True)
+app = typer.Typer(help="Manage versioned prompt templates for summaries.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -21,7 +21,7 @@ def list_templates(as_json: AsJson = False, data: Data = None) -> None:
         if as_json:
             return print_json(found)
         table = Table(box=None, pad_edge=False)
-        for heading in ("template", "asked", "", "prompt"):
+        for heading in ("template", "used", "", "prompt"):
             table.add_column(heading)
         for one in found["data"]:
             table.add_row(
@@ -37,14 +37,14 @@ def list_templates(as_json: AsJson = False, data: Data = None) -> None:
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Holds the prompt.", metavar="FILE")
+        Path, typer.Argument(exists=True, dir_okay=False, help="Text file with the prompt.", metavar="FILE")
     ],
     each_point: Annotated[
-        bool, typer.Option("--each-point", help="Asked once for each point, with its {number}.")
+        bool, typer.Option("--each-point", help="Use the prompt once for each key point, with its {number}.")
     ] = False,
     data: Data = None,
 ) -> None:
-    """Add a version and print its label; {points}, {words} and {number} in the prompt are filled in."""
+    """Add a version and print its label. {points}, {words} and {number} in the prompt are replaced."""
     with connected(data) as client:
         try:
             prompt = file.read_text(encoding="utf-8").rstrip("\n")
@@ -55,10 +55,10 @@ def add(
 
 @app.command()
 def show(
-    label: Annotated[str, typer.Argument(help="name, or name@version.", metavar="TEMPLATE")],
+    label: Annotated[str, typer.Argument(help="NAME or NAME@VERSION.", metavar="TEMPLATE")],
     data: Data = None,
 ) -> None:
-    """Print a template's prompt, the newest version's if none is named."""
+    """Print a template's prompt; without a version, the newest."""
     with connected(data) as client:
         found = [one for one in client.templates()["data"] if label in (one["label"], one["name"])]
         if not found:

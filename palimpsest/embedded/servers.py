@@ -1,7 +1,7 @@
 """PostgreSQL 18 and Redis on Unix sockets in a data directory, from the binaries of two Python wheels.
 
-No port is opened and no password is needed: the sockets lie in a directory that only the servers' account and
-root may enter. `palimpsest.embedded.placement` decides where files go and as whom the servers run.
+No port is opened and no password is needed: the sockets are in a directory that only the servers' account and
+root can enter. `palimpsest.embedded.placement` decides where files go and which account the servers run as.
 """
 
 import os
@@ -38,13 +38,12 @@ DATABASE_NAME = "palimpsest"
 class EmbeddedServers:
     """Both servers of one data directory. `start` is idempotent and adopts servers that are still running.
 
-    A server survives the process that started it, if that one was killed; the next `start` on the same data
-    directory adopts it, and `stop` stops it whoever started it. Nothing here locks the data directory: the
-    supervisor does.
+    A server outlives a starting process that was killed; the next `start` on the same data directory adopts
+    it, and `stop` stops it whoever started it. The data directory is locked by the supervisor, not here.
     """
 
     def __init__(self, data: Path, *, durable: bool = True) -> None:
-        """`durable=False` is for throwaway data: PostgreSQL then waits for no disk."""
+        """`durable=False` is for throwaway data: PostgreSQL then does not wait for the disk."""
         self._durable = durable
         self.identity = Identity.choose()
         self.data = make_data_directory(data)
@@ -65,13 +64,13 @@ class EmbeddedServers:
 
     @property
     def redis_url(self) -> str:
-        """Redis URL as redis-py spells it; kombu wants `redis+socket://` in front of the same path."""
+        """Redis URL in redis-py's form; kombu expects `redis+socket://` before the same path."""
         return f"unix://{quote(str(self.sockets / 'redis.sock'), safe='/')}"
 
     def start(self, *, postgres: bool = True, redis: bool = True) -> Self:
-        """Bring the servers up and wait until they answer.
+        """Start the servers and wait until they answer.
 
-        Raises EmbeddedError with the end of the server's log when one does not.
+        Raises EmbeddedError with the end of the server's log if one does not.
         """
         binaries = find_binaries(self.identity)
         if postgres:
@@ -81,12 +80,12 @@ class EmbeddedServers:
         return self
 
     def stop(self) -> None:
-        """Stop Redis, then PostgreSQL, each cleanly; does nothing where nothing runs."""
+        """Stop Redis, then PostgreSQL, each cleanly; does nothing if they do not run."""
         self.stop_redis()
         self.stop_postgres()
 
     def ended(self, *, postgres: bool = True, redis: bool = True) -> list[str]:
-        """The servers of those asked about that do not run now."""
+        """The names of the selected servers that are not running."""
         asked = {"PostgreSQL": (postgres, self._postgres_process), "Redis": (redis, self._redis_process)}
         return [name for name, (wanted, process) in asked.items() if wanted and process() is None]
 
@@ -99,7 +98,7 @@ class EmbeddedServers:
         _end(self._postgres_process(), signal.SIGINT)
 
     def destroy(self) -> None:
-        """Stop both and delete every file of theirs, also where they lie outside the data directory."""
+        """Stop both and delete all of their files, including those outside the data directory."""
         self.stop()
         for directory in (self._postgres_home, self._redis_home, self.sockets):
             shutil.rmtree(directory, ignore_errors=True)
@@ -127,7 +126,7 @@ class EmbeddedServers:
         self._refuse_foreign(self._postgres_home)
         process = self._postgres_process()
         if process is None:
-            # A pid file whose process is gone (or is another program by now) would make the server refuse.
+            # With a pid file whose process is gone, or is another program by now, the server would not start.
             (self._postgres_home / "postmaster.pid").unlink(missing_ok=True)
             command = [str(binaries.postgres), "-D", str(self._postgres_home), "-k", str(self.sockets)]
             if not self._durable:
@@ -137,7 +136,8 @@ class EmbeddedServers:
         self._create_database()
 
     def _create_cluster(self, binaries: Binaries) -> None:
-        """initdb into another name, renamed when complete: a killed initdb leaves no half cluster."""
+        """Run initdb in a temporary directory and rename it when complete, so that no partial cluster
+        remains."""
         half = self.location / "postgres.making"
         shutil.rmtree(half, ignore_errors=True)
         make_directory(half, 0o700, self.identity)
@@ -150,7 +150,7 @@ class EmbeddedServers:
             raise EmbeddedError(f"initdb failed in {self.location}:\n{done.stdout.strip()}")
         with (half / "postgresql.conf").open("a") as settings:
             settings.write(
-                "\n# Palimpsest: a socket only, nothing on the network.\n"
+                "\n# Palimpsest: a Unix socket only, no network.\n"
                 "listen_addresses = ''\nunix_socket_permissions = 0700\nfsync = on\ntimezone = 'UTC'\n"
                 "log_timezone = 'UTC'\nmax_connections = 100\n"
             )
@@ -215,7 +215,7 @@ class EmbeddedServers:
     # Both
 
     def _launch(self, command: list[str], directory: Path, name: str) -> psutil.Process:
-        # A session of its own: Ctrl-C in the terminal must reach the supervisor only, which stops in order.
+        # A session of its own, so that Ctrl-C reaches only the supervisor, which stops everything in order.
         try:
             with (self.logs / f"{name}.log").open("ab") as log:
                 return psutil.Popen(
@@ -247,7 +247,7 @@ class EmbeddedServers:
         if owner != self.identity.uid:
             raise EmbeddedError(
                 f"{directory} belongs to uid {owner}, but the servers would run as uid {self.identity.uid}; "
-                "start Palimpsest as the user who made this data directory, or choose another one."
+                "start Palimpsest as the user who created this data directory, or choose another directory."
             )
 
     def _cannot_become(self, refused: PermissionError) -> EmbeddedError:
@@ -258,12 +258,12 @@ class EmbeddedServers:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a server: nothing of ours that could change what it does (PGDATA, LC_ALL, …)."""
+    """A minimal environment for a server, without variables that change its behaviour (PGDATA, LC_ALL, …)."""
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _recorded_process(pid_file: Path, directory: Path, program: str) -> psutil.Process | None:
-    """The live process a pid file names, if it is really that server: pids are reused, so its cwd decides."""
+    """The running server that a pid file names. Pids are reused, so its name and directory are checked."""
     with suppress(OSError, ValueError, IndexError, psutil.Error):
         process = psutil.Process(int(pid_file.read_text().split()[0]))
         if process.name() == program and Path(process.cwd()) == directory.resolve():

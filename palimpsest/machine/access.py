@@ -1,4 +1,4 @@
-"""What is done in the database itself, on the machine that has it: API keys, and a clean start."""
+"""Operations directly on the database: API keys, and the removal of workers of a previous run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ DEFAULT_PROJECT = "default"
 
 @dataclass(frozen=True)
 class Access:
-    """`cli_key` is this machine's own; `first_key` is set only when the database had no key before."""
+    """`cli_key` is the command line's own key; `first_key` is set only if the database had no key before."""
 
     cli_key: str
     first_key: str | None
@@ -29,7 +29,10 @@ class Access:
 
 @contextmanager
 def transaction(settings: Settings) -> Iterator[Session]:
-    """One transaction on the settings' database. Raises LocalError for what the store or Postgres refuses."""
+    """One transaction on the configured database.
+
+    Raises LocalError for errors of the store and of Postgres.
+    """
     try:
         connection = database.connect(settings)
         try:
@@ -40,7 +43,7 @@ def transaction(settings: Settings) -> Iterator[Session]:
     except StoreError as error:
         raise LocalError(str(error)) from None
     except (OperationalError, DataError) as error:
-        raise LocalError(f"The database refuses: {error.orig}") from None
+        raise LocalError(f"The database reported an error: {error.orig}") from None
 
 
 def create_key(
@@ -51,7 +54,7 @@ def create_key(
     *,
     admin: bool = False,
 ) -> str:
-    """Make a key and return it; it cannot be had again. `tenant` is a name and is made if there is none.
+    """Create a key and return it; it cannot be retrieved later. A `tenant` that does not exist is created.
 
     Raises LocalError.
     """
@@ -61,18 +64,18 @@ def create_key(
 
 
 def list_keys(settings: Settings, tenant: str | None = None) -> list[ApiKey]:
-    """The rows of a tenant's keys, newest first; none holds the key itself. Raises LocalError."""
+    """The rows of a tenant's keys, newest first; they do not contain the keys. Raises LocalError."""
     with transaction(settings) as session:
         return api_keys.list_keys(session, _tenant_id(tenant))
 
 
 def revoke_key(settings: Settings, key_id: str, tenant: str | None = None) -> None:
-    """End a key at once. Raises LocalError when the tenant has none of this id."""
+    """Revoke a key immediately. Raises LocalError if the tenant has no key with this id."""
     with transaction(settings) as session:
         try:
             api_keys.revoke(session, _tenant_id(tenant), key_id)
         except NotFound:
-            message = f"The tenant has no key {key_id}: 'palimpsest key list' shows the ids."
+            message = f"There is no API key {key_id}; 'palimpsest key list' shows the ids."
             raise LocalError(message) from None
 
 
@@ -81,15 +84,18 @@ def _tenant_id(tenant: str | None) -> str:
 
 
 def forget_workers(settings: Settings) -> None:
-    """Forget the workers of before: killed ones would count as live for a while. Raises LocalError."""
+    """Remove the workers of a previous run; killed ones would count as live for a while.
+
+    Raises LocalError.
+    """
     with transaction(settings) as session:
         workers.forget_all(session)
 
 
 def prepare(settings: Settings, data: Path) -> Access:
-    """Make sure that the command line of this machine has a valid key, and that the owner got a first one.
+    """Ensure that the command line of this machine has a valid key, and create the owner's first key.
 
-    Both are an admin's: whoever can read this machine's database needs no key to change it.
+    Both are admin keys: whoever can read this machine's database needs no key to change it.
 
     Raises LocalError.
     """
@@ -105,5 +111,5 @@ def prepare(settings: Settings, data: Path) -> Access:
             cli_key = api_keys.create(session, tenant_id, "command line", settings.pepper, admin=True)[1]
             write_text(data / "cli_key", cli_key + "\n", mode=0o600)
         else:
-            row.admin = True  # one made before there were admins
+            row.admin = True  # a key created before admin keys existed
     return Access(cli_key, first_key)

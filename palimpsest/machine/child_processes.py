@@ -1,4 +1,4 @@
-"""Child processes of the supervisor: started, watched, restarted with backoff, ended without orphans."""
+"""The supervisor's child processes: started, watched, restarted with backoff, ended without orphans."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from store.atomic_files import write_text
 
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
-STEADY_SECONDS = 60.0  # a child that lived for so long starts again without a wait
+STEADY_SECONDS = 60.0  # a child that ran for this long is restarted with the shortest backoff
 WATCH_SECONDS = 0.2
 
 Say = Callable[[str], None]
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Child:
-    """One program the supervisor keeps alive. `stop_seconds` is how long it may take to end when asked to."""
+    """A program that the supervisor keeps running. `stop_seconds` is how long it may take to stop."""
 
     name: str
     command: Sequence[str]
@@ -35,10 +35,10 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     backoff: float = field(default=FIRST_BACKOFF)
-    start_again_at: float | None = None
+    restart_at: float | None = None
 
     def start(self) -> None:
-        """Start the program in a session of its own, so that Ctrl-C reaches the supervisor only."""
+        """Start the program in its own session, so that Ctrl-C reaches only the supervisor."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -50,19 +50,19 @@ class Child:
                 umask=0o077,
             )
         self.started = time.monotonic()
-        self.start_again_at = None
+        self.restart_at = None
 
     @property
     def alive(self) -> bool:
-        """Whether it runs now."""
+        """Whether the program is running."""
         return self.process is not None and self.process.poll() is None
 
 
 class Children:
-    """The supervisor's children, in the order they start; they end in the order `stop` is told.
+    """The supervisor's children.
 
-    Their process ids are kept in `record`, so that a supervisor that comes after a killed one can end what
-    was left behind.
+    Their process ids are kept in the file `record`, so that the next supervisor can end what a killed one
+    left behind.
     """
 
     def __init__(self, record: Path, say: Say) -> None:
@@ -74,7 +74,7 @@ class Children:
         self._watcher: threading.Thread | None = None
 
     def start(self, child: Child) -> None:
-        """Start `child` and keep it alive from now on."""
+        """Start `child` and keep it running."""
         with self._lock:
             self._children[child.name] = child
             child.start()
@@ -84,7 +84,7 @@ class Children:
             self._watcher.start()
 
     def stop(self, order: Sequence[str]) -> None:
-        """End the children named in `order`, one after another, then whatever else is there."""
+        """Stop the children named in `order` one after another, then all others."""
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join()
@@ -97,7 +97,7 @@ class Children:
         self._write_record()
 
     def kill(self) -> None:
-        """Kill every child at once; `stop`, which may be waiting for one, then goes on."""
+        """Kill every child immediately; a `stop` that is waiting for one then continues."""
         self._stopping.set()
         for child in list(self._children.values()):
             if child.process is not None and child.alive:
@@ -109,23 +109,23 @@ class Children:
             with self._lock:
                 for child in self._children.values():
                     if not self._stopping.is_set():
-                        self._look_after(child)
+                        self._restart_if_ended(child)
 
-    def _look_after(self, child: Child) -> None:
+    def _restart_if_ended(self, child: Child) -> None:
         now = time.monotonic()
-        if child.start_again_at is not None:
-            if now >= child.start_again_at:
+        if child.restart_at is not None:
+            if now >= child.restart_at:
                 child.start()
                 self._write_record()
             return
         if child.alive or child.process is None:
             return
-        _end_group(child.process, 0.0)  # a dead worker's own children must not work on beside the new one
+        _end_group(child.process, 0.0)  # a dead worker's own children must not run beside its replacement
         child.backoff = FIRST_BACKOFF if now - child.started > STEADY_SECONDS else child.backoff
-        child.start_again_at = now + child.backoff
+        child.restart_at = now + child.backoff
         self._say(
             f"{child.name} ended ({_how(child.process.returncode)}); "
-            f"it starts again in {child.backoff:.1f} s. See {child.log}"
+            f"restarting in {child.backoff:.1f} s. See {child.log}"
         )
         child.backoff = min(child.backoff * 2, LONGEST_BACKOFF)
 
@@ -140,12 +140,13 @@ class Children:
 
 
 def end_leftovers(record: Path, say: Say) -> None:
-    """End the children of a supervisor that was killed; a process id that was reused is left alone."""
+    """End the children of a killed supervisor, except where a process id has been reused."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         for entry in json.loads(record.read_text()):
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(entry["pid"])
-                # Two clocks that are read apart: a child and a stranger differ by far more than this.
+                # The start times come from two clocks; those of different processes differ by far more than
+                # this.
                 if abs(process.create_time() - entry["created"]) < 0.05:
                     say(f"Ending {entry['name']} (process {process.pid}), left behind by a killed supervisor")
                     _end_group(process, 5.0)
@@ -153,7 +154,7 @@ def end_leftovers(record: Path, say: Say) -> None:
 
 
 def _end_group(process: "subprocess.Popen[bytes] | psutil.Process", seconds: float) -> None:
-    """Ask the leader of a session to end, then kill what is left of its session after `seconds`."""
+    """Ask the leader of a session to stop, then kill the rest of the session after `seconds`."""
     with suppress(ProcessLookupError, psutil.NoSuchProcess):
         if seconds > 0:
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a data directory says about the service on it: its address, its database, the CLI's own key."""
+"""The data directory: the address of the service that runs on it, its lock, the command line's key."""
 
 import fcntl
 import json
@@ -11,26 +11,29 @@ from store.settings import Settings
 
 
 class LocalError(RuntimeError):
-    """The data directory cannot be used as asked; the message says why and what to do."""
+    """A command cannot be carried out; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """The service that runs on a data directory."""
+    """The running service of a data directory."""
 
     url: str
     pid: int
-    database_url: str | None  # of embedded servers only: a given one may hold a password
+    database_url: str | None  # of embedded servers only: other URLs may contain a password
     redis_url: str | None
 
 
 def data_directory(given: Path | None) -> Path:
-    """The data directory named on the command line, or the settings' one."""
+    """The data directory given on the command line, or that of the settings."""
     return (given or Settings().data_dir).expanduser().absolute()
 
 
 def settings_with(given: Path | None, server: Literal["DATABASE_URL", "REDIS_URL"]) -> Settings:
-    """Settings that name a server: the given one, or that of the service here. Raises LocalError."""
+    """Settings with the URL of a server: from the environment, or of the running service.
+
+    Raises LocalError.
+    """
     place, field = data_directory(given), server.lower()
     settings = Settings(data_dir=place)
     if getattr(settings, field) is not None:
@@ -38,19 +41,19 @@ def settings_with(given: Path | None, server: Literal["DATABASE_URL", "REDIS_URL
     running = read_running(place)
     url = getattr(running, field, None)
     if url is None:
-        raise LocalError(f"Nothing runs on {place}: start 'palimpsest up' first, or set {server}.")
+        raise LocalError(f"No service is running on {place}. Start 'palimpsest up', or set {server}.")
     return Settings.model_validate({"data_dir": place, server: url})
 
 
-class Claim:
-    """The right to run the service on a data directory; the kernel takes it back when the process dies."""
+class DirectoryLock:
+    """A lock on a data directory for the process that runs its service; the kernel releases it on exit."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._file: IO[str] | None = None
 
-    def take(self) -> None:
-        """Raises LocalError when another process has it."""
+    def acquire(self) -> None:
+        """Raises LocalError if another process holds the lock."""
         file = (self._data / "lock").open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,16 +62,16 @@ class Claim:
             running = read_running(self._data)
             where = f" (process {running.pid}, {running.url})" if running else ""
             raise LocalError(
-                f"Palimpsest already runs on {self._data}{where}; stop it first, or choose another --data."
+                f"Palimpsest is already running on {self._data}{where}. Stop it, or choose another --data."
             ) from None
         self._file = file
 
     def announce(self, running: Running) -> None:
-        """Say where the service is, for the command line."""
+        """Record the address of the service, for the command line."""
         write_text(self._data / "service.json", json.dumps(asdict(running)) + "\n", mode=0o600)
 
-    def give_back(self) -> None:
-        """Let another process run on the data directory."""
+    def release(self) -> None:
+        """Let another process use the data directory."""
         if self._file is not None:
             (self._data / "service.json").unlink(missing_ok=True)
             self._file.close()
@@ -76,7 +79,7 @@ class Claim:
 
 
 def read_running(data: Path) -> Running | None:
-    """The service that was announced last on `data`, if it has not said goodbye."""
+    """The service that was last announced on `data`, unless it shut down cleanly."""
     try:
         return Running(**json.loads((data / "service.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -84,7 +87,7 @@ def read_running(data: Path) -> Running | None:
 
 
 def read_cli_key(data: Path) -> str | None:
-    """The key that the command line of this machine uses; only the owner of `data` can read it."""
+    """The command line's own key; only the owner of `data` can read it."""
     try:
         return (data / "cli_key").read_text().strip() or None
     except OSError:

@@ -1,4 +1,4 @@
-"""The whole service on one machine: servers, schema, API, loops and one worker, kept alive."""
+"""Runs the whole service on one machine: servers, schema, API, loops and one worker."""
 
 import os
 import socket
@@ -17,8 +17,8 @@ from palimpsest.embedded.placement import make_data_directory, make_directory
 from palimpsest.embedded.servers import EmbeddedServers
 from palimpsest.machine import access
 from palimpsest.machine.child_processes import Child, Children, Say, end_leftovers
-from palimpsest.machine.data_directory import Claim, LocalError, Running, data_directory
-from palimpsest.machine.server_watchdog import Keeper
+from palimpsest.machine.data_directory import DirectoryLock, LocalError, Running, data_directory
+from palimpsest.machine.server_watchdog import ServerWatchdog
 from palimpsest_client import Client
 from store.settings import Settings
 
@@ -30,7 +30,7 @@ STOP_ORDER = ("worker", "api", "scheduler", "conductor", "notifier", "relay", "r
 
 @dataclass(frozen=True)
 class Service:
-    """A service that is up. `first_key` is set only the first time on a database, and stored nowhere."""
+    """A running service. `first_key` is set only on the first start on a database, and stored nowhere."""
 
     base_url: str
     api_key: str
@@ -41,7 +41,7 @@ class Service:
 
 
 def commands(host: str, port: int) -> dict[str, list[str]]:
-    """What runs as child processes, in the order of their start; docker-compose runs the same commands."""
+    """The commands of the child processes, in start order; docker-compose runs the same ones."""
     api = ["uvicorn", "api.app:create_app", "--factory", "--host", host, "--port", str(port)]
     worker = ["celery", "--app", "worker.app", "worker", "--without-gossip", "--without-mingle"]
     modules = {
@@ -57,7 +57,7 @@ def commands(host: str, port: int) -> dict[str, list[str]]:
 
 
 class Supervisor:
-    """Brings the service up in order and takes it down in the opposite one."""
+    """Starts the service in order and stops it in the opposite order."""
 
     def __init__(
         self, data: Path, *, host: str, port: int, say: Say, environment: Mapping[str, str] | None = None
@@ -67,15 +67,15 @@ class Supervisor:
         self._port = port
         self._say = say
         self._environment = {**os.environ, **(environment or {})}
-        self._claim = Claim(data)
+        self._lock = DirectoryLock(data)
         self._embedded: EmbeddedServers | None = None
         self._children: Children | None = None
-        self._keeper: Keeper | None = None
+        self._watchdog: ServerWatchdog | None = None
 
     def start(self) -> Service:
-        """Raises LocalError, EmbeddedError; what was started by then is stopped."""
+        """Start everything. Raises LocalError, EmbeddedError, after stopping what was started."""
         make_data_directory(self._data)
-        self._claim.take()
+        self._lock.acquire()
         try:
             return self._start()
         except BaseException:
@@ -84,21 +84,21 @@ class Supervisor:
 
     def _start(self) -> Service:
         logs = make_directory(self._data / "logs", 0o700)
-        # The data directory may be passable for everybody, as the servers' account is; documents are not.
+        # The servers' account may need to traverse the data directory; documents are for their owner only.
         make_directory(self._data / "blobs", 0o700)
         record = self._data / "children.json"
         end_leftovers(record, self._say)
         self._children = Children(record, self._say)
         port = free_port(self._host, self._port)
         settings = self._provide_servers()
-        self._say("Bringing the database up to date")
+        self._say("Upgrading the database schema")
         try:
             migrations.upgrade(settings.database)
         except migrations.SchemaLocked as error:
             raise LocalError(str(error)) from None
         own_database = self._embedded is not None and settings.database == self._embedded.database_url
         if own_database:
-            # It was down with everything that used it, so no worker in it is alive.
+            # This database was down, so none of the workers registered in it is alive.
             access.forget_workers(settings)
         for name, command in commands(self._host, port).items():
             stop_seconds = WORKER_STOP_SECONDS if name == "worker" else 10.0
@@ -109,7 +109,7 @@ class Supervisor:
         keys = access.prepare(settings, self._data)
         self._wait_for_worker(url, keys.cli_key, logs)
         own_redis = self._embedded is not None and self._environment["REDIS_URL"] == self._embedded.redis_url
-        self._claim.announce(
+        self._lock.announce(
             Running(
                 url,
                 os.getpid(),
@@ -120,7 +120,7 @@ class Supervisor:
         return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded)
 
     def _provide_servers(self) -> Settings:
-        """Start what no setting names, and give the settings that name everything."""
+        """Start the servers that no setting names; return settings that name all of them."""
         self._environment["PALIMPSEST_DATA_DIR"] = str(self._data)
         given = Settings(**_overrides(self._environment))
         need_postgres, need_redis = given.database_url is None, given.redis_url is None
@@ -132,8 +132,10 @@ class Supervisor:
                 )
             self._say("Starting " + " and ".join(["PostgreSQL"] * need_postgres + ["Redis"] * need_redis))
             self._embedded.start(postgres=need_postgres, redis=need_redis)
-            self._keeper = Keeper(self._embedded, self._say, postgres=need_postgres, redis=need_redis)
-            self._keeper.start()
+            self._watchdog = ServerWatchdog(
+                self._embedded, self._say, postgres=need_postgres, redis=need_redis
+            )
+            self._watchdog.start()
         if self._embedded and need_postgres:
             self._environment["DATABASE_URL"] = self._embedded.database_url
         if self._embedded and need_redis:
@@ -156,7 +158,7 @@ class Supervisor:
         )
 
     def _wait_for_worker(self, url: str, key: str, logs: Path) -> None:
-        """Until the worker has said which model it serves: a job that comes sooner could not name one."""
+        """Wait until the worker has registered its model; earlier jobs would be refused for want of one."""
         give_up = time.monotonic() + WORKER_START_SECONDS
         with Client(url, key) as client:
             while time.monotonic() < give_up:
@@ -164,34 +166,34 @@ class Supervisor:
                     return
                 time.sleep(0.1)
         self._say(
-            f"The worker has not registered a model yet; jobs have to wait for it. See {logs / 'worker.log'}"
+            f"The worker has not registered a model yet; jobs wait until it has. See {logs / 'worker.log'}"
         )
 
     def stop(self) -> None:
-        """Stop everything: worker, API, loops, Redis, PostgreSQL; what does not run is passed over."""
-        if self._keeper is not None:
-            self._keeper.stop()
+        """Stop the worker, API, loops, Redis and PostgreSQL, as far as they run."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if self._children is not None:
             self._children.stop(STOP_ORDER)
         if self._embedded is not None:
             self._embedded.stop()
-        self._claim.give_back()
+        self._lock.release()
 
-    def hurry(self) -> None:
-        """Kill the children that are still being waited for."""
+    def kill_children(self) -> None:
+        """Kill the children that have not stopped yet."""
         if self._children is not None:
             self._children.kill()
 
 
 def _overrides(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of a child's environment, whatever this process's own environment says."""
+    """Settings from a child's environment, which take precedence over this process's own."""
     named = {"DATABASE_URL": "DATABASE_URL", "REDIS_URL": "REDIS_URL", "PALIMPSEST_DATA_DIR": "data_dir"}
     named["PALIMPSEST_API_KEY_PEPPER"] = "api_key_pepper"
     return {setting: environment[name] for name, setting in named.items() if environment.get(name)}
 
 
 def free_port(host: str, port: int) -> int:
-    """`port` itself, or for 0 one that is free now. Raises LocalError when it is taken."""
+    """`port` itself, or a free port for 0. Raises LocalError if it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -200,7 +202,7 @@ def free_port(host: str, port: int) -> int:
         except OSError as error:
             raise LocalError(
                 f"The address {host}:{port} cannot be used ({error.strerror}); "
-                "choose another --port (0 = any free one)."
+                "choose another --port (0 picks a free one)."
             ) from error
         return int(probe.getsockname()[1])
 
@@ -214,11 +216,11 @@ def running(
     say: Say = lambda sentence: None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
-    """The whole service, for as long as the block lasts.
+    """Run the whole service for as long as the block lasts.
 
-    `data` is the data directory (None = the settings' one), `port` 0 any free one, `say` is told each step,
-    `environment` is added to that of the children (for example `PALIMPSEST_MODEL`).
-    Raises LocalError when the directory is in use or the port is taken, EmbeddedError when a server fails.
+    `data` is the data directory (None: that of the settings), `port` 0 picks a free one, `say` is called with
+    each step, `environment` is added to that of the children (for example `PALIMPSEST_MODEL`). Raises
+    LocalError if the directory or the port is in use, EmbeddedError if a server fails.
     """
     supervisor = Supervisor(data_directory(data), host=host, port=port, say=say, environment=environment)
     try:

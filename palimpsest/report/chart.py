@@ -1,4 +1,4 @@
-"""A chart of stacked bars over time, as SVG for a page that loads nothing."""
+"""A stacked bar chart over time, as inline SVG."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from palimpsest.report.figures import number
 
 WIDTH, HEIGHT = 960, 260
 LEFT, RIGHT, TOP, BOTTOM = 78, 36, 10, 28
-COLOURS = 8  # --c0 … --c7 of the page
+COLOURS = 8  # --c0 … --c7 in report.css
 
 
 @dataclass(frozen=True)
 class Series:
-    """A group's values, one a bucket; None where nothing is known."""
+    """A group's values, one for each bucket; None where unknown."""
 
     name: str
     values: Sequence[Decimal | None]
@@ -23,12 +23,12 @@ class Series:
 
 
 def colours(groups: Sequence[str]) -> dict[str, int]:
-    """A colour each; the last one is shared by all that are left where there are too many."""
+    """A colour for each group; if there are too many groups, the remaining ones share the last colour."""
     return {name: min(i, COLOURS - 1) for i, name in enumerate(dict.fromkeys(groups))}
 
 
 def join(series: Sequence[Series]) -> list[Series]:
-    """One series a colour: those that share one are added up."""
+    """One series for each colour: those that share a colour are added up."""
     joined = []
     for colour in sorted({one.colour for one in series}):
         same = [one for one in series if one.colour == colour]
@@ -54,7 +54,8 @@ def ticks(low: Decimal, high: Decimal) -> list[Decimal]:
 
 
 def chart(series: Sequence[Series], names: Sequence[str], title: str, description: str) -> str:
-    """SVG of the series; `names` are the buckets', and `title` and `description` are read aloud."""
+    """SVG of the series; `names` are those of the buckets, `title` and `description` are for screen
+    readers."""
     highs = [sum(max(one.values[i] or Decimal(0), Decimal(0)) for one in series) for i in range(len(names))]
     lows = [sum(min(one.values[i] or Decimal(0), Decimal(0)) for one in series) for i in range(len(names))]
     marks = ticks(Decimal(min(lows, default=0)), Decimal(max(highs, default=0)))
@@ -95,7 +96,7 @@ def _mark(value: Decimal) -> str:
 
 
 def _stack(series: Sequence[Series], i: int) -> Iterator[tuple[int, Decimal, Decimal, str]]:
-    """Bars of a bucket, from zero up and from zero down: colour, lower and upper end, what it says."""
+    """The bars of a bucket, stacked up and down from zero: colour, lower and upper end, tooltip."""
     up = down = Decimal(0)
     for one in series:
         value = one.values[i]

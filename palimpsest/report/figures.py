@@ -1,4 +1,4 @@
-"""What a report of the owner shows: its stretch of time, its groups, its figures and how each is known."""
+"""The data of a report: its period, groups, figures, and how each figure was determined."""
 
 import calendar
 import re
@@ -19,20 +19,20 @@ from store.billing.reports import REALISED_JOBS, UNPRICED, Bucket, Query, Report
 from store.billing.time_buckets import Width
 
 GIB_HOUR = 1024**3 * 3600
-MOST_BUCKETS = 1500
+MAX_BUCKETS = 1500
 LONGEST = timedelta(days=20 * 366)
-# The first width whose stretch is long enough is the one a report gets that names none.
+# The default width: the first whose limit is at least the report's period.
 WIDTHS = ((timedelta(days=3), Width.HOUR), (timedelta(days=93), Width.DAY), (timedelta(days=731), Width.WEEK))
 
 
 def memory_saved(row: Row) -> Decimal | None:
-    """Byte-seconds that a full cache would have held and the pruned one did not."""
+    """Byte-seconds that the pruned cache held less than a full cache would have."""
     dense, actual = row.values["dense_byte_seconds"], row.values["kv_byte_seconds"]
     return None if dense is None or actual is None else dense - actual
 
 
 def number(value: Decimal | None) -> str:
-    """Four digits that count, at least two decimals; `–` where nothing is known."""
+    """Four significant digits, at least two decimals; `–` if unknown."""
     if value is None:
         return "–"
     decimals = 2 if not value else min(10, max(2, 3 - value.adjusted()))
@@ -40,7 +40,7 @@ def number(value: Decimal | None) -> str:
 
 
 def whole(value: Decimal | None) -> str:
-    """A count; `–` where nothing is known."""
+    """A count; `–` if unknown."""
     return "–" if value is None else f"{value:,.0f}".replace("-", "−")
 
 
@@ -81,36 +81,36 @@ FIGURES = (
         "jobs",
         "measured",
         "usage-2",
-        "Jobs that ended, however they ended.",
+        "Jobs that ended, whatever the outcome.",
         lambda r: whole(r.values["jobs"]),
     ),
     Figure(
         "tokens read",
         "measured",
         "usage-2",
-        "Tokens that went through the model while documents were read, again after a lost attempt.",
+        "Tokens that the model processed while reading documents, including repeats after a lost attempt.",
         lambda r: whole(r.values["tokens_read"]),
     ),
     Figure(
         "device-seconds",
         "measured",
         "usage-2",
-        "Wall-clock time on the device in all phases, useful or not.",
+        "Wall-clock time on the device in all phases, including waste.",
         lambda r: number(r.values["device_seconds"]),
     ),
     Figure(
         "cost",
         "derived",
         "cost-2",
-        "What was used times its price in the price book that was in effect when the attempt was claimed; "
-        "stored documents too. With * where some time has no price: that time is in no amount.",
+        "Usage, including document storage, times its price in the price book in effect when the attempt was "
+        "claimed. An asterisk marks usage without a price, which no amount includes.",
         _cost,
     ),
     Figure(
         "waste",
         "derived",
         "cost-2",
-        "The part of the cost that no result came of: failed attempts, and what a lost one did after its "
+        "The part of the cost that led to no result: failed attempts, and work of lost attempts after their "
         "last snapshot.",
         lambda r: number(r.values["cost_waste"]),
     ),
@@ -118,63 +118,62 @@ FIGURES = (
         "memory saved, GiB-hours",
         "derived",
         "savings-1",
-        "What a full cache would have held less what the pruned one held, over the time it was held.",
+        "The memory that a full cache would have held minus what the pruned cache held, over time.",
         _memory,
     ),
     Figure(
         "allocated saving",
         "estimated",
         "allocated-1",
-        "Memory saved as a share of the device's memory, at the price of the device's time: what the room "
-        "is worth if something else uses it. Not money that was paid back.",
+        "Memory saved as a share of the device's memory, at the price of device time: the value of the freed "
+        "memory if something else uses it. It is not a reduction of the bill.",
         lambda r: number(r.values["saving_allocated"]),
     ),
     Figure(
         "realised saving",
         "estimated",
         "realised-1",
-        "What reading the same documents with a full cache would have cost, less what the useful work did "
-        "cost; only of the jobs in brackets, which measured runs of a full cache say something about. May be "
-        "negative for short documents.",
+        "The cost of reading the same documents with a full cache minus that of the useful work, only for "
+        "the number of jobs in brackets, for which full-cache measurements exist. May be negative for short "
+        "documents.",
         _realised,
     ),
     Figure(
         "scorer quality",
         "measured",
         "manifest-1",
-        "Mean share of a full cache's score that the scorers kept on their validation documents; not "
-        "measured on these jobs.",
+        "Mean score relative to a full cache on the scorers' validation documents, not on these jobs.",
         _quality,
     ),
 )
 
 
 def label(row: Row) -> str:
-    """A group's name, fit to be shown: users choose it, so what cannot be printed is replaced."""
+    """A group's name for display. Users choose it, so unprintable characters are replaced."""
     return " · ".join(printable(value) for value in row.group.values()) or "all"
 
 
 def printable(value: str | None) -> str:
-    """A value of a group; `(none)` where bills have none."""
+    """A value of a group for display; `(none)` if the bills have none."""
     if value is None:
         return "(none)"
     return "".join(character if character.isprintable() else "�" for character in value) or "(empty)"
 
 
 def start_of(last: str, end: datetime, zone: tzinfo) -> datetime:
-    """Where `24h`, `30d`, `12w` or `6mo` before a moment begins. Raises LocalError.
+    """The start of a period such as `24h`, `30d`, `12w` or `6mo` that ends at `end`. Raises LocalError.
 
-    Days, weeks and months are those of the zone's clock.
+    Days, weeks and months are those of the time zone.
     """
     found = re.fullmatch(r"([1-9][0-9]{0,5})(h|d|w|mo)", last, re.ASCII)
     if found is None:
         raise LocalError(
-            f"--last takes a number and h, d, w or mo, such as 24h, 30d, 12w or 6mo, not {last!r}."
+            f"--last takes a number and h, d, w or mo, for example 24h, 30d, 12w or 6mo; got {last!r}."
         )
     count, unit = int(found[1]), found[2]
     days = count * {"h": 1 / 24, "d": 1, "w": 7, "mo": 30.5}[unit]
     if days > LONGEST.days:
-        raise LocalError(f"--last {last} is more than 20 years.")
+        raise LocalError(f"--last {last} exceeds the limit of 20 years.")
     if unit == "h":
         return end - timedelta(hours=count)
     local = end.astimezone(zone)
@@ -186,26 +185,28 @@ def start_of(last: str, end: datetime, zone: tzinfo) -> datetime:
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """Raises LocalError for a name that is no zone's."""
+    """The time zone of this name. Raises LocalError if it does not exist."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise LocalError(f"There is no timezone '{name}'; they are called Europe/Berlin or UTC.") from None
+        raise LocalError(
+            f"There is no time zone '{name}'. Use an IANA name, for example Europe/Berlin or UTC."
+        ) from None
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """A report's numbers, all of one moment. Rows differ in their group or in their currency."""
+class ReportData:
+    """A report's numbers, from one snapshot of the database. Rows differ in group or currency."""
 
     query: Query  # of the buckets
     width: Width
     zone: ZoneInfo
-    totals: list[Row]  # one a currency
-    groups: list[Row]  # over the whole time
+    totals: list[Row]  # one for each currency
+    groups: list[Row]  # over the whole period
     buckets: list[Bucket]
 
     def over_time(self, row: Row, metric: str) -> list[Decimal | None]:
-        """A metric in each bucket, of the group and currency of `row`; of all groups if it has none."""
+        """A metric in each bucket, for the group and currency of `row`; for all groups if it has none."""
         series: list[Decimal | None] = [None] * len(self.buckets)
         for i, one in self._placed.get((tuple(row.group.values()), row.currency), ()):
             value = one.values[metric]
@@ -214,17 +215,17 @@ class Gathered:
         return series
 
     def unpriced(self) -> list[str]:
-        """A sentence for each currency whose price books lack a price."""
+        """A sentence for each currency whose price books lack a price that was needed."""
         return [
-            f"* {number(seconds)} device-seconds ran on devices that their price book ({total.currency}) has "
-            "no price for: they are in no amount."
+            f"* {number(seconds)} device-seconds are on devices without a price in their price book "
+            f"({total.currency}): no amount includes them."
             for total in self.totals
             if (seconds := total.values[UNPRICED])
         ]
 
     @cached_property
     def _placed(self) -> dict[tuple[tuple[str | None, ...], str], list[tuple[int, Row]]]:
-        """The rows with their bucket's number, by group and currency; `()` has those of all groups."""
+        """The rows with the index of their bucket, by group and currency; `()` has those of all groups."""
         placed: dict[tuple[tuple[str | None, ...], str], list[tuple[int, Row]]] = {}
         for i, bucket in enumerate(self.buckets):
             for row in bucket.rows:
@@ -235,10 +236,10 @@ class Gathered:
 
 def gather(
     session: Session, last: str, by: Sequence[str], width: Width | None, zone: ZoneInfo, tenant: str | None
-) -> Gathered:
-    """Asks the database, at the beginning of a transaction.
+) -> ReportData:
+    """Queries the database; must be the first use of the transaction.
 
-    Raises LocalError, UnknownGroup and, for a tenant of an unknown name, NotFound.
+    Raises LocalError, UnknownGroup, and NotFound for an unknown tenant.
     """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     now: datetime = session.scalars(select(func.now())).one()
@@ -248,14 +249,14 @@ def gather(
     by = tuple(dict.fromkeys(by))
 
     def ask(group_by: tuple[str, ...], cut: Width | None) -> Report:
-        query = Query(tenant_id, start, now, cut, zone, group_by, as_of=now, limit=MOST_BUCKETS)
+        query = Query(tenant_id, start, now, cut, zone, group_by, as_of=now, limit=MAX_BUCKETS)
         return reports.run(session, query)
 
     over_time = ask(by, width)
     if over_time.next_start is not None:
         raise LocalError(
-            f"--last {last} has more than {MOST_BUCKETS:,} buckets of a {width}: take wider ones."
+            f"--last {last} has more than {MAX_BUCKETS:,} buckets of one {width}: choose a larger --bucket."
         )
     [total], [grouped] = ask((), None).buckets, ask(by, None).buckets
-    query = Query(tenant_id, start, now, width, zone, by, as_of=now, limit=MOST_BUCKETS)
-    return Gathered(query, width, zone, total.rows, grouped.rows, over_time.buckets)
+    query = Query(tenant_id, start, now, width, zone, by, as_of=now, limit=MAX_BUCKETS)
+    return ReportData(query, width, zone, total.rows, grouped.rows, over_time.buckets)

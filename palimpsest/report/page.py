@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, nothing loaded from anywhere, light and dark."""
+"""A report as a self-contained HTML page: no scripts, nothing loaded, light and dark."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from palimpsest.report.chart import Series, chart, colours, join
-from palimpsest.report.figures import FIGURES, Gathered, label, number, printable
+from palimpsest.report.figures import FIGURES, ReportData, label, number, printable
 from store.billing.time_buckets import Width
 
 _CHARTS = (
@@ -29,7 +29,7 @@ _templates = Environment(
 
 @dataclass(frozen=True)
 class _Chart:
-    """A chart, and the same as a table for those who cannot see it; no series where nothing is known."""
+    """A chart, and its values as a table for screen readers; without series if all values are unknown."""
 
     heading: str
     series: Sequence[Series]
@@ -37,8 +37,8 @@ class _Chart:
     rows: list[tuple[str, list[str]]]  # a bucket's name and the value of each series
 
 
-def page(found: Gathered, tenant: str | None) -> str:
-    """HTML of a report; `tenant` is the name of the one it is about, None for all."""
+def page(found: ReportData, tenant: str | None) -> str:
+    """HTML of a report; `tenant` is the name of its tenant, None for all tenants."""
     style = files("palimpsest.report").joinpath("report.css").read_text(encoding="utf-8")
     by = ", ".join(printable(name) for name in found.query.group_by)
     return _templates.get_template("report.html").render(
@@ -54,7 +54,7 @@ def page(found: Gathered, tenant: str | None) -> str:
     )
 
 
-def _about(found: Gathered, tenant: str | None, by: str) -> str:
+def _about(found: ReportData, tenant: str | None, by: str) -> str:
     start, end = (
         moment.astimezone(found.zone).strftime("%Y-%m-%d %H:%M")
         for moment in (found.query.start, found.query.end)
@@ -63,9 +63,9 @@ def _about(found: Gathered, tenant: str | None, by: str) -> str:
     return f"{start} to {end} ({found.zone.key}), {whose}{f', by {by}' if by else ''}"
 
 
-def _charts(found: Gathered) -> Iterator[_Chart]:
+def _charts(found: ReportData) -> Iterator[_Chart]:
     names = [_name(bucket.start.astimezone(found.zone), found.width) for bucket in found.buckets]
-    # A group has the same colour in every chart: the busiest first.
+    # A group has the same colour in every chart, in order of device time.
     busiest = sorted(found.groups, key=lambda row: row.values["device_seconds"] or 0, reverse=True)
     colour_of = colours([label(row) for row in busiest])
     for metric, title, measurement in _CHARTS:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from store.settings import Settings
 from tests.chaos.conftest import Service, wait_for
 from worker.app_factory import make_app
-from worker.names import DRAIN
+from worker.names import RUN_JOBS
 
 
 def flush(service: Service) -> None:
@@ -42,7 +42,7 @@ def test_a_hundred_hints_for_one_job_are_one_run(service: Service) -> None:
     celery = make_app(config)
     job = service.submit()
     for _ in range(100):
-        celery.send_task(DRAIN, args=["jobs.small"], queue=Queue("jobs.small"))
+        celery.send_task(RUN_JOBS, args=["jobs.small"], queue=Queue("jobs.small"))
     celery.close()
     service.worker("one")
     service.worker("two")

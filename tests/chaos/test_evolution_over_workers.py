@@ -14,7 +14,7 @@ from namm_runtime.evolve.config import EvolutionConfig, Stage
 from namm_runtime.evolve.evaluators import LocalEvaluator, Task
 from namm_runtime.evolve.initial_scorer import build_initial_scorer
 from namm_runtime.model.loading import load_model
-from palimpsest.commands.evolve import Fleet
+from palimpsest.commands.evolve import WorkerFleet
 from store.outbox import queue_of
 from store.settings import Settings
 from tests.chaos.conftest import REPOSITORY, Service, child_of, wait_for
@@ -38,7 +38,7 @@ def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) ->
     draw = DocumentSample("train", 1, ("kv", "kv"))
     tasks: Sequence[Task] = [(scorer.parameters + 0.1 * part, draw) for part in noise]
     worker = service.worker("gpu0", **REAL)
-    fleet = Fleet(make_app(settings), service.files, queue_of("bundled"), CONFIG, model, patience=5)
+    fleet = WorkerFleet(make_app(settings), service.files, queue_of("bundled"), CONFIG, model, patience=5)
 
     killed_after: list[int] = []
 

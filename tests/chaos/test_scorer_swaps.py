@@ -18,7 +18,7 @@ from store.tables.jobs import Attempt, Job, Result
 from tests.support.registry import DAMAGES, activate, add_standin
 from tests.support.standin import right_answer
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 JOBS, SWAPS = 1000, 20
 SLOTS = (1, 2, 3)  # of each worker
@@ -84,7 +84,7 @@ def test_every_job_ran_with_a_version_that_served(processes: list[WorkerProcess]
     database = Database(processes[0].config.database)
     submit(database, files)
     times = [swap(database, files, 0)]
-    threads = [threading.Thread(target=drain_jobs, args=[process], daemon=True) for process in processes]
+    threads = [threading.Thread(target=run_jobs, args=[process], daemon=True) for process in processes]
     for thread in threads:
         thread.start()
     until = time.monotonic() + 500

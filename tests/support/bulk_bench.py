@@ -17,7 +17,7 @@ from store.sources import folders
 from tests.conftest import Api, api_on
 from worker.bulk.conductor import Conductor
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 SUMMARIZE = {"task": "summarize", "points": 1}
 PROMPT = "Key point 1:"
@@ -58,7 +58,7 @@ class BulkBench:
     def work(self) -> None:
         """A round of the conductor, then what there is to do for the worker."""
         self.conductor.round()
-        drain_jobs(self.process)
+        run_jobs(self.process)
 
     def end(self, bulk_id: str, rounds: int = 60) -> dict[str, Any]:
         for _ in range(rounds):

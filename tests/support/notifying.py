@@ -12,7 +12,7 @@ def notify_once(database: Database, config: Settings) -> int:
     try:
         while begun := notifier.step():
             attempts += begun
-            notifier.settle()
+            notifier.wait_until_idle()
         return attempts
     finally:
         notifier.close()

@@ -220,7 +220,7 @@ def load(config: Settings) -> Served:
         scorers=[{"name": "namm", "version": "1", "sha256": "ab" * 32}],
     )
 
-    def examine(task: Path, marks: Path) -> None:
+    def run_evolution_task(task: Path, marks: Path) -> None:
         marks.write_bytes(b"marks of " + task.read_bytes())
 
     return Served(
@@ -229,7 +229,7 @@ def load(config: Settings) -> Served:
         refusal=Refusal,
         resolve_scorer=resolve_scorer,
         make_request=make_request,
-        examine=examine,
+        run_evolution_task=run_evolution_task,
         scorer_of=lambda policy: "namm" if policy == "namm" else None,
         read_scorer=read_scorer,
     )

@@ -1,1 +1,1 @@
-"""Bulk jobs: the conductor and what it does at each state."""
+"""Bulk jobs: the conductor, and what it does in each state."""

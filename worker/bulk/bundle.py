@@ -1,6 +1,6 @@
-"""What a bulk job leaves: `documents.jsonl`, a line for each document, `digest.md` to read, `totals.json`.
+"""A bulk job's results: `documents.jsonl` with a line for each document, `digest.md` and `totals.json`.
 
-The same results give the same files, whoever writes them and how often.
+The files depend on the results only: writing them again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,60 +26,60 @@ _OF_ALL = "All documents"
 
 @dataclass(frozen=True)
 class Digest:
-    """The summary of the summaries, or why there is none."""
+    """The summary of all summaries, or the reason there is none."""
 
     answers: Sequence[dict[str, Any]] = ()
     missing: str | None = None
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a bundle is made of besides its lines."""
+class BundleInputs:
+    """Everything a bundle is made of, except its lines."""
 
     bulk: Bulk
     counts: dict[str, int]
     spent: list[Spent]
-    digest: Digest | None  # None where none was wanted
+    digest: Digest | None  # None if none was requested
     gone: list[str]
     summary_prompts: int
 
 
 def folder_of(bulk: Bulk) -> str:
-    """Where the bundle's blobs lie; a retry writes to another place, so nobody reads half of either."""
+    """The folder of the bundle's blobs. A retry writes to another one, so readers never see a mixture."""
     return f"bundles/{bulk.tenant_id}/{bulk.id}/{bulk.round}"
 
 
-def write(blobs: Blobs, facts: Facts, pages: Pages) -> str:
-    """Writes the three files; gives the folder's key."""
-    folder = folder_of(facts.bulk)
+def write(blobs: Blobs, inputs: BundleInputs, pages: Pages) -> str:
+    """Writes the three files; returns the folder's key."""
+    folder = folder_of(inputs.bulk)
     with blobs.create(f"{folder}/{DOCUMENTS}") as file:
         for line in pages():
-            file.write(_json(_entry(facts, line)))
+            file.write(_json(_entry(inputs, line)))
     with blobs.create(f"{folder}/{DIGEST}") as file:
-        for text in _markdown(facts, pages):
+        for text in _markdown(inputs, pages):
             file.write(text.encode())
     with blobs.create(f"{folder}/{TOTALS}") as file:
-        _write_totals(file, facts)
+        _write_totals(file, inputs)
     return folder
 
 
-def _write_totals(file: IO[bytes], facts: Facts) -> None:
-    bulk = facts.bulk
+def _write_totals(file: IO[bytes], inputs: BundleInputs) -> None:
+    bulk = inputs.bulk
     totals = {
         "bulk_id": bulk.id,
         "collection": bulk.collection_name,
         "strategy": bulk.strategy,
-        "documents": sum(facts.counts.values()),
-        "states": dict(sorted(facts.counts.items())),
-        "gone": facts.gone,
-        "digest": None if facts.digest is None else {"made": facts.digest.missing is None},
-        "spent": [_spent(one) for one in facts.spent],
+        "documents": sum(inputs.counts.values()),
+        "states": dict(sorted(inputs.counts.items())),
+        "gone": inputs.gone,
+        "digest": None if inputs.digest is None else {"made": inputs.digest.missing is None},
+        "spent": [_spent(one) for one in inputs.spent],
     }
     file.write(json.dumps(totals, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def _entry(facts: Facts, line: Line) -> dict[str, Any]:
-    first, rest = line.answers[: facts.summary_prompts], line.answers[facts.summary_prompts :]
+def _entry(inputs: BundleInputs, line: Line) -> dict[str, Any]:
+    first, rest = line.answers[: inputs.summary_prompts], line.answers[inputs.summary_prompts :]
     return {
         "path": line.path,
         "document_id": line.document_id,
@@ -102,7 +102,7 @@ def _entry(facts: Facts, line: Line) -> dict[str, Any]:
 
 
 def _spent(spent: Spent) -> dict[str, Any]:
-    """Amounts as decimal strings, with how they are known."""
+    """Amounts as decimal strings, each with how it was determined."""
     return {
         "currency": spent.currency,
         "cost": _figure(spent.cost, "cost"),
@@ -128,32 +128,32 @@ def _json(entry: dict[str, Any]) -> bytes:
 # The digest -------------------------------------------------------------------------------------------
 
 
-def _markdown(facts: Facts, pages: Pages) -> Iterator[str]:
-    bulk, counts = facts.bulk, facts.counts
+def _markdown(inputs: BundleInputs, pages: Pages) -> Iterator[str]:
+    bulk, counts = inputs.bulk, inputs.counts
     done, total = counts.get("succeeded", 0), sum(counts.values())
     yield f"# {_plain(bulk.collection_name or bulk.id)}\n\n"
     yield f"{done} of {total} documents done"
     others = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()) if state != "succeeded")
     yield f" ({others}).\n" if others else ".\n"
     if bulk.strategy == "map_reduce":
-        yield "Long documents were read in parts; their summaries are summaries of the parts' summaries.\n"
-    if facts.gone:
-        yield "\nNo longer there: " + ", ".join(_plain(path) for path in facts.gone) + ".\n"
-    if facts.digest is not None:
+        yield "Long documents were read in parts; each summary combines the summaries of the parts.\n"
+    if inputs.gone:
+        yield "\nNo longer in the collection: " + ", ".join(_plain(path) for path in inputs.gone) + ".\n"
+    if inputs.digest is not None:
         yield f"\n## {_OF_ALL}\n\n"
-        if facts.digest.missing is not None:
-            yield f"There is no summary of all documents: {facts.digest.missing}\n"
+        if inputs.digest.missing is not None:
+            yield f"There is no summary of all documents: {inputs.digest.missing}\n"
         else:
-            yield "Made by the model from the summaries below.\n\n"
-            yield from _answered(facts.digest.answers, len(facts.digest.answers), places=False)
+            yield "Written by the model from the summaries below.\n\n"
+            yield from _answered(inputs.digest.answers, len(inputs.digest.answers), places=False)
     for line in pages():
         yield f"\n## {_plain(line.path)}\n\n"
         if line.error_code is not None:
             yield f"**{line.state}**: `{line.error_code}` – {_plain(line.error_message or '')}\n\n"
         if line.parts:
             yield f"Read in {line.parts} parts.\n\n"
-        yield from _answered(line.answers, facts.summary_prompts, places=True)
-    yield from _costs(facts)
+        yield from _answered(line.answers, inputs.summary_prompts, places=True)
+    yield from _costs(inputs)
 
 
 def _answered(answers: Sequence[dict[str, Any]], summary_prompts: int, *, places: bool) -> Iterator[str]:
@@ -174,31 +174,31 @@ def _place(point: dict[str, Any]) -> str:
     return f" *({page}line {point['line']})*"
 
 
-def _costs(facts: Facts) -> Iterator[str]:
+def _costs(inputs: BundleInputs) -> Iterator[str]:
     yield "\n## What it cost\n\n"
-    if not facts.spent:
-        yield "Nothing was booked.\n"
+    if not inputs.spent:
+        yield "Nothing was billed.\n"
         return
-    yield "| | | how it is known |\n|---|---|---|\n"
-    for spent in facts.spent:
+    yield "| | | how it was determined |\n|---|---|---|\n"
+    for spent in inputs.spent:
         rows = [
             ("Cost", spent.cost, "cost"),
             (
-                "Saved, by what the smaller cache left free",
+                "Saved: value of the memory that the smaller cache left free",
                 spent.allocated_saving,
                 "saving_allocated",
             ),
-            ("Saved against measured full caches", spent.realised_saving, "saving_realised"),
+            ("Saved compared with measured full caches", spent.realised_saving, "saving_realised"),
         ]
         for name, amount, metric in rows:
-            shown = "not known" if amount is None else f"{amount:f} {spent.currency}"
+            shown = "unknown" if amount is None else f"{amount:f} {spent.currency}"
             yield f"| {name} | {shown} | {_LABELS[metric]} |\n"
         yield f"| Device time | {spent.device_seconds:f} s | measured |\n"
         yield f"| Tokens read | {int(spent.tokens_document):,} | measured |\n"
 
 
 def _plain(text: str) -> str:
-    """On one line, with nothing in it that Markdown would take for more than text."""
+    """The text on one line, with Markdown's special characters escaped."""
     line = " ".join(text.split())
     for mark in ("\\", "*", "_", "`", "[", "]", "<", ">", "#", "|"):
         line = line.replace(mark, f"\\{mark}")

@@ -1,4 +1,4 @@
-"""The end of a bulk job: its bundle is written, and delivered where somebody wants it."""
+"""Ends a bulk job: writes its bundle, and delivers it if a destination was given."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from store.sources.listing import SourceAway
 from store.tables.bulk import Bulk
 from store.tables.documents import Document
 from worker.bulk import bundle
-from worker.bulk.bundle import Digest, Facts
-from worker.jobs.key_points import with_points
+from worker.bulk.bundle import BundleInputs, Digest
+from worker.jobs.key_points import with_key_points
 
 _log = log.get("worker.bulk.bundling")
 
 
-class Finisher:
-    """Writes bundles from what is in the database and the blobs."""
+class Bundler:
+    """Writes bundles from the database and the blobs."""
 
     def __init__(self, database: Database, files: Blobs, allowed: Sources) -> None:
         self._database, self._blobs, self._sources = database, files, allowed
 
     def finish(self, bulk_id: str) -> None:
-        """Writes the bundle, delivers it and ends the bulk job. May be repeated."""
+        """Writes the bundle, delivers it and ends the bulk job. Idempotent."""
         with self._database.session() as session:
             bulk = session.get_one(Bulk, bulk_id)
-            facts = Facts(
+            inputs = BundleInputs(
                 bulk=bulk,
                 counts=bulks.count(session, bulk),
                 spent=results.all_spent(session, bulk.tenant_id, bulk_id),
@@ -47,24 +47,25 @@ class Finisher:
         def pages() -> Iterator[Line]:
             with self._database.session() as session:
                 for line in results.all_lines(session, bulk):
-                    yield self.in_the_original(session, line, facts.summary_prompts)
+                    yield self.locate_key_points(session, line, inputs.summary_prompts)
 
-        folder = bundle.write(self._blobs, facts, pages)
+        folder = bundle.write(self._blobs, inputs, pages)
         error = self._deliver(bulk, folder)
         with self._database.session() as session:
             lifecycle.end(session, bulk_id, folder, error)
-        _log.info("bulk_ended", bulk=bulk_id, counts=facts.counts, delivery_error=error)
+        _log.info("bulk_ended", bulk=bulk_id, counts=inputs.counts, delivery_error=error)
 
-    def in_the_original(self, session: Session, line: Line, summary_prompts: int) -> Line:
-        """Of a document in parts: its points with where they stand in it, not in its parts' answers."""
+    def locate_key_points(self, session: Session, line: Line, summary_prompts: int) -> Line:
+        """For a document read in parts: locates its key points in the document itself, not in the parts'
+        answers."""
         if not line.parts or not line.answers:
             return line
         document = session.get_one(Document, line.document_id)
         with self._blobs.local(document.blob_key) as path:
-            return replace(line, answers=with_points(line.answers, summary_prompts, path))
+            return replace(line, answers=with_key_points(line.answers, summary_prompts, path))
 
     def _deliver(self, bulk: Bulk, folder: str) -> str | None:
-        """Copies the bundle to where it is wanted; gives why it could not."""
+        """Copies the bundle to its destination; returns the error that prevented it."""
         if bulk.destination is None:
             return None
         try:
@@ -82,7 +83,7 @@ def _digest_of(session: Session, bulk: Bulk) -> Digest | None:
         return None
     found = results.digest(session, bulk)
     if found is None:
-        return Digest(missing=bulk.digest_error or "The bulk job ended before it.")
+        return Digest(missing=bulk.digest_error or "The bulk job ended before it was written.")
     job, result = found
     if result is None or not result.complete:
         return Digest(missing=job.error_message or f"Its job is {job.state}.")

@@ -1,6 +1,7 @@
 """The conductor: takes bulk jobs from their source to their bundle. `python -m worker.bulk.conductor`
 
-Any number may run. What each does is written at once, so one that is killed is taken over where it stopped.
+Any number may run. Idempotent: each step commits its result, and the next conductor resumes from the last
+commit.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from store.tables.bulk_states import BulkState
 from store.tables.documents import Document
 from store.tables.job_states import TERMINAL
 from worker.bulk import text_parts
-from worker.bulk.bundling import Finisher
+from worker.bulk.bundling import Bundler
 from worker.bulk.ingest import Ingest
-from worker.bulk.source_refresh import Refreshes
+from worker.bulk.source_refresh import SourceRefreshes
 from worker.loops.run_forever import forever
 from worker.unavailable import DATABASE_UNAVAILABLE
 
@@ -40,7 +41,7 @@ _log = log.get("worker.bulk.conductor")
 
 
 class Conductor:
-    """One process's view of all bulk jobs."""
+    """Advances all bulk jobs and collection refreshes."""
 
     def __init__(self, config: Settings, database: Database, files: Blobs, allowed: Sources) -> None:
         self._config = config
@@ -48,26 +49,26 @@ class Conductor:
         self._sources = allowed
         self._blobs = files
         self._ingest = Ingest(database, files, config.max_upload_bytes)
-        self._refreshes = Refreshes(database, allowed, self._ingest)
-        self._finisher = Finisher(database, files, allowed)
+        self._refreshes = SourceRefreshes(database, allowed, self._ingest)
+        self._bundler = Bundler(database, files, allowed)
 
     def round(self) -> bool:
-        """One step for every collection and bulk job that wants one; True if any went on."""
+        """One step for every collection and bulk job that is due; True if any made progress."""
         with self._database.session() as session:
             stale = collection_files.to_refresh(session)
             active = lifecycle.active(session)
-        self._refreshes.forget_others({*stale, *active})
-        went_on = False
+        self._refreshes.keep_only({*stale, *active})
+        progressed = False
         for collection_id in stale:
-            went_on |= self._in_turn(collection_id, self._refresh_asked)
+            progressed |= self._exclusively(collection_id, self._refresh_collection)
         for bulk_id in active:
-            went_on |= self._in_turn(bulk_id, self.step)
-        return went_on
+            progressed |= self._exclusively(bulk_id, self.step)
+        return progressed
 
-    def _in_turn(self, what: str, act: Callable[[str], bool]) -> bool:
-        """Does it unless another conductor is at it; a defect of one must not hold up the others.
+    def _exclusively(self, what: str, act: Callable[[str], bool]) -> bool:
+        """Runs a step unless another conductor holds the lock; an error in one must not hold up the others.
 
-        Raises what the database does only if it is away: it also fails at a statement it cannot take.
+        Raises a database error only if the database is unavailable, not for a statement that it rejects.
         """
         with lifecycle.turn(self._database.engine, what) as mine:
             try:
@@ -79,7 +80,7 @@ class Conductor:
                 return False
 
     def step(self, bulk_id: str) -> bool:
-        """Takes a bulk job a little further; True if there may be more to do at once."""
+        """Advances a bulk job by one step; True if there may be more to do immediately."""
         with self._database.session() as session:
             state = BulkState(session.get_one(Bulk, bulk_id).state)
         steps = {
@@ -93,8 +94,8 @@ class Conductor:
 
     # Listing --------------------------------------------------------------------------------------------
 
-    def _refresh_asked(self, collection_id: str) -> bool:
-        with suppress(Refused, SourceAway):  # the collection says it
+    def _refresh_collection(self, collection_id: str) -> bool:
+        with suppress(Refused, SourceAway):  # recorded in the collection
             self._refreshes.step(collection_id, collection_id)
         return True
 
@@ -103,7 +104,7 @@ class Conductor:
             bulk = session.get_one(Bulk, bulk_id)
         code, message = None, ""
         try:
-            # A retry looks anew.
+            # The round makes a retry list the source again.
             if bulk.collection_id and not self._refreshes.step(bulk.collection_id, bulk_id, bulk.round):
                 return True
             with self._database.session() as session:
@@ -114,9 +115,12 @@ class Conductor:
         except Exception as error:
             if lost(error):
                 raise
-            self._database.ping()  # if it is away, the next step may do better
+            self._database.ping()  # raises if the database is unavailable: the next step tries again
             _log.exception("listing_failed", bulk=bulk_id)
-            code, message = "internal_error", "The service failed while it listed the documents; retry it."
+            code, message = (
+                "internal_error",
+                "An internal error occurred while the documents were listed. Retry the bulk job.",
+            )
         if code is not None:
             with self._database.session() as session:
                 lifecycle.fail(session, bulk_id, code, message)
@@ -125,8 +129,8 @@ class Conductor:
     # Running --------------------------------------------------------------------------------------------
 
     def _run(self, bulk_id: str) -> bool:
-        went_on = self._submit(bulk_id) | self._reduce(bulk_id)
-        if went_on:
+        progressed = self._submit(bulk_id) | self._reduce(bulk_id)
+        if progressed:
             return True
         with self._database.session() as session:
             if bulks.count(session, session.get_one(Bulk, bulk_id)).keys() <= TERMINAL:
@@ -134,7 +138,7 @@ class Conductor:
         return False
 
     def _submit(self, bulk_id: str) -> bool:
-        """Jobs for the next documents; of those in parts one document a transaction, as it writes many."""
+        """Submits jobs for the next documents; with map-reduce, one document of many parts a transaction."""
         try:
             with self._database.session() as session:
                 spent = submission.stopping(session, bulk_id)
@@ -147,7 +151,7 @@ class Conductor:
                 if not items:
                     return False
                 using = submission.terms(session, self._config, bulk, spent)
-                bulk.error_code = bulk.error_message = None  # if it waited for a worker
+                bulk.error_code = bulk.error_message = None  # set while it waited for a worker
                 for item in items:
                     self._submit_item(session, bulk, using, item)
         except Refused as refused:
@@ -161,7 +165,7 @@ class Conductor:
             item.job_id = submission.submit(session, self._config, bulk, using, document.id, item.seq)
             item.state = "submitted"
             return
-        there = lifecycle.parts_of(session, item)  # of an earlier try, and read well
+        there = lifecycle.parts_of(session, item)  # parts that succeeded in an earlier attempt
         with self._blobs.open(document.blob_key) as raw:
             file = io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", errors="replace", newline="")
             for number, text in enumerate(text_parts.split(file, self._config.bulk_part_characters)):
@@ -173,7 +177,7 @@ class Conductor:
         item.state = "mapped"
 
     def _reduce(self, bulk_id: str) -> bool:
-        """For documents whose parts have been read: the job that makes one answer of theirs."""
+        """Submits the job that combines the answers of parts, for documents whose parts have all ended."""
         with self._database.session() as session:
             ready = lifecycle.mapped(session, bulk_id)
             spent = submission.stopping(session, bulk_id) if ready else None
@@ -198,7 +202,7 @@ class Conductor:
             bad = sum(state != "succeeded" for state in found.states)
             if bad:
                 item.state, item.error_code = "failed", "part_failed"
-                item.error_message = f"{bad} of its {len(found.states)} parts could not be done."
+                item.error_message = f"{bad} of its {len(found.states)} parts failed."
                 return
             using = submission.terms(session, self._config, bulk, spent)
             text = text_parts.joined([(f"Part {n}", one) for n, one in enumerate(found.answers, 1)])
@@ -207,7 +211,7 @@ class Conductor:
             item.state = "submitted"
 
     def _refused(self, bulk_id: str, refused: Refused) -> bool:
-        """No job can be made: for want of a worker it waits, else what waits for a job has failed."""
+        """After a refused job: without a worker the bulk job waits, otherwise its pending documents fail."""
         with self._database.session() as session:
             if isinstance(refused, NoWorker):
                 lifecycle.wait_for(session, bulk_id, refused)
@@ -216,7 +220,7 @@ class Conductor:
         _log.warning("bulk_refused", bulk=bulk_id, code=refused.code)
         return True
 
-    # The end --------------------------------------------------------------------------------------------
+    # Ending ---------------------------------------------------------------------------------------------
 
     def _digest(self, bulk_id: str) -> bool:
         try:
@@ -245,20 +249,20 @@ class Conductor:
         lines = results.all_lines(session, bulk)
         done = [line for line in lines if line.state == "succeeded"]
         if len(done) < 2:
-            bulk.digest_error = "It takes two documents or more."
+            bulk.digest_error = "A digest needs at least two succeeded documents."
             return
         using = submission.terms(session, self._config, bulk, spent)
         summary = using.admitted.summary_prompts
         text = text_parts.joined([(line.path, line.answers[:summary]) for line in done])
         document = self._ingest.text(session, bulk.tenant_id, text, "summaries.txt")
-        bulk.error_code = bulk.error_message = None  # if it waited for a worker
+        bulk.error_code = bulk.error_message = None  # set while it waited for a worker
         bulk.digest_document_id = document.id
         bulk.digest_job_id = submission.submit(
             session, self._config, bulk, submission.without_questions(using), document.id, None
         )
 
     def _bundle(self, bulk_id: str) -> bool:
-        self._finisher.finish(bulk_id)
+        self._bundler.finish(bulk_id)
         return True
 
     def _cancel(self, bulk_id: str) -> bool:
@@ -279,8 +283,8 @@ def main() -> None:
         with bulks.listen(database.engine) as heard:
             while True:
                 begun = time.monotonic()
-                went_on = conductor.round()
-                if not went_on:
+                progressed = conductor.round()
+                if not progressed:
                     bulks.wait(heard, max(0.05, config.conductor_seconds - (time.monotonic() - begun)))
 
     forever("conductor", step)

@@ -1,4 +1,4 @@
-"""Text on its way into the service: files of a source, and documents that the service writes itself."""
+"""Stores documents: files of a collection's source, and texts that the service itself writes."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _log = log.get("worker.bulk.ingest")
 
 
 class Ingest:
-    """Writes blobs and their rows."""
+    """Writes documents' blobs and rows."""
 
     def __init__(self, database: Database, blobs: Blobs, max_bytes: int) -> None:
         self._database, self._blobs, self._max_bytes = database, blobs, max_bytes
 
     def file(self, collection: Collection, folder: Folder, entry: Entry) -> None:
-        """Looks at a file of a collection's source: it is new, changed, what it was, or no document.
+        """Reads a file of a collection's source and records it as new, changed, unchanged or unreadable.
 
-        Raises what the service's own database and blob store raise: that is not the file's fault.
+        Raises errors of the service's own database and blob store, which the file did not cause.
         """
         key = (collection.id, collection.tenant_id, entry.path)
         try:
             if entry.unusable is not None:
                 raise Refused("path_invalid", entry.unusable, "source")
-            self._take(collection, folder, entry)
+            self._read(collection, folder, entry)
         except Refused as refused:
-            # What was read and is no document is not read again until it changes.
+            # The file was read and is not a document: it is not read again until it changes.
             with self._database.session() as session:
                 files.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
         except SourceAway as away:
@@ -50,30 +50,30 @@ class Ingest:
                 files.put_unread(session, *key, away.code, str(away))
         except (OSError, SQLAlchemyError):
             raise
-        except Exception:  # a defect: the files behind this one are read all the same
-            _log.exception("file_not_taken", collection=collection.id, path=entry.path)
+        except Exception:  # a defect must not keep the remaining files from being read
+            _log.exception("file_not_read", collection=collection.id, path=entry.path)
             with self._database.session() as session:
-                message = "The service failed at this file."
+                message = "An internal error occurred while this file was read."
                 files.put_unread(session, *key, "internal_error", message)
 
-    def _take(self, collection: Collection, folder: Folder, entry: Entry) -> None:
+    def _read(self, collection: Collection, folder: Folder, entry: Entry) -> None:
         new = documents.new_document_id()
         kind = kind_of(entry.path)
         with folder.open(entry.path) as file:
             sha256, size = self._store(collection.tenant_id, new, file)
         try:
-            wanted = self._record(collection, entry, new, kind, sha256, size)
+            stored = self._record(collection, entry, new, kind, sha256, size)
         except Exception as error:
-            if not lost(error):  # else the row may be there
+            if not lost(error):  # otherwise the row may have been committed
                 self._blobs.delete(documents.blob_key_of(collection.tenant_id, new))
             raise
-        if not wanted:
+        if not stored:
             self._blobs.delete(documents.blob_key_of(collection.tenant_id, new))
 
     def _record(
         self, collection: Collection, entry: Entry, document_id: str, kind: str, sha256: str, size: int
     ) -> bool:
-        """Says in the collection what was read; False if that is what it held already."""
+        """Records the file in the collection; False if the collection already held this content."""
         key = (collection.id, collection.tenant_id, entry.path)
         with self._database.session() as session:
             held = files.held(session, collection.id, entry.path)
@@ -93,7 +93,7 @@ class Ingest:
         return True
 
     def text(self, session: Session, tenant_id: str, text: str, name: str) -> Document:
-        """A document of the service's own, in the caller's transaction."""
+        """Stores a text that the service wrote, in the caller's transaction."""
         new = documents.new_document_id()
         sha256, size = self._store(tenant_id, new, io.BytesIO(text.encode()))
         return documents.create(
@@ -101,13 +101,13 @@ class Ingest:
         )
 
     def _store(self, tenant_id: str, document_id: str, file: IO[bytes] | Reading) -> tuple[str, int]:
-        """Copies text into a blob; gives its sha256 and size. Raises Refused."""
+        """Copies text into a blob; returns its sha256 and size. Raises Refused."""
         digest, size, guard = hashlib.sha256(), 0, TextGuard()
         with self._blobs.create(documents.blob_key_of(tenant_id, document_id)) as blob:
             while chunk := file.read(_CHUNK):
                 size += len(chunk)
                 if size > self._max_bytes:
-                    message = f"The document is larger than the {self._max_bytes:,} bytes this service takes."
+                    message = f"The document is larger than the limit of {self._max_bytes:,} bytes."
                     raise Refused("document_too_large", message, "source")
                 guard.feed(chunk)
                 digest.update(chunk)

@@ -1,4 +1,4 @@
-"""Looks at the sources of collections, a step at a time: whoever else waits gets a turn in between."""
+"""Refreshes collections from their sources, a step at a time, so that no refresh holds up other work."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ from worker.bulk.ingest import Ingest
 
 STEP_FILES = 200
 STEP_SECONDS = 5.0
-_DEFECT = "The service failed while it looked at the source."
+_DEFECT = "An internal error occurred while the source was read."
 
 _log = log.get("worker.bulk.source_refresh")
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A look at a source that is under way."""
+class _Refresh:
+    """A refresh in progress."""
 
-    which: Hashable
-    asked_at: datetime | None  # the refresh that it answers; one asked for later wants another look
-    left: deque[Entry]  # to be read
+    attempt: Hashable
+    requested_at: datetime | None  # the request that it answers; a later request needs a new refresh
+    unread: deque[Entry]
 
 
-class Refreshes:
-    """The looks at sources that this process has begun.
+class SourceRefreshes:
+    """The refreshes that this process has started.
 
-    What is left of each is kept here only: another process begins anew, and finds most files settled.
+    Their progress is kept in memory only: another process lists the source again and finds most files
+    unchanged.
     """
 
     def __init__(self, database: Database, sources: Sources, ingest: Ingest) -> None:
         self._database, self._sources, self._ingest = database, sources, ingest
-        self._looks: dict[str, _Look] = {}
+        self._in_progress: dict[str, _Refresh] = {}
 
-    def forget_others(self, names: Names[str]) -> None:
-        """Drops what is left of looks that nobody waits for any more."""
-        self._looks = {name: look for name, look in self._looks.items() if name in names}
+    def keep_only(self, names: Names[str]) -> None:
+        """Drops refreshes that nothing waits for any more."""
+        self._in_progress = {name: one for name, one in self._in_progress.items() if name in names}
 
-    def step(self, collection_id: str, name: str, which: Hashable = None) -> bool:
-        """Goes on with the look `name`, or begins it if it is not the same `which`; True once it is done.
+    def step(self, collection_id: str, name: str, attempt: Hashable = None) -> bool:
+        """Continues the refresh `name`, or starts it if it belongs to another `attempt`; True when finished.
 
-        Raises Refused, SourceAway, and whatever else: the collection then says why.
+        Raises Refused, SourceAway and any other error, after recording it in the collection.
         """
         with self._database.session() as session:
             collection = session.get(Collection, collection_id)
@@ -59,40 +60,45 @@ class Refreshes:
             return True
         try:
             folder = self._sources.folder(collection.tenant_id, collection.source)
-            look = self._look(collection, folder, name, which or collection.refresh_requested_at)
-            self._read_some(collection, folder, look)
+            refresh = self._start_or_continue(
+                collection, folder, name, attempt or collection.refresh_requested_at
+            )
+            self._read_some(collection, folder, refresh)
         except Exception as error:
-            self._looks.pop(name, None)
-            if lost(error):  # the next step may do better
+            self._in_progress.pop(name, None)
+            if lost(error):  # the next step may succeed
                 raise
             self._database.ping()
             why = str(error) if isinstance(error, Refused | SourceAway) else _DEFECT
-            self._end(collection_id, collection.refresh_requested_at, why)
+            self._finish(collection_id, collection.refresh_requested_at, why)
             raise
-        if look.left:
+        if refresh.unread:
             return False
-        del self._looks[name]
-        self._end(collection_id, look.asked_at, None)
+        del self._in_progress[name]
+        self._finish(collection_id, refresh.requested_at, None)
         return True
 
-    def _look(self, collection: Collection, folder: Folder, name: str, which: Hashable) -> _Look:
-        look = self._looks.get(name)
-        if look is None or look.which != which:
+    def _start_or_continue(
+        self, collection: Collection, folder: Folder, name: str, attempt: Hashable
+    ) -> _Refresh:
+        refresh = self._in_progress.get(name)
+        if refresh is None or refresh.attempt != attempt:
             entries = folder.entries(collection.glob)
             with self._database.session() as session:
-                left = files.unread(session, collection, entries)
-            look = self._looks[name] = _Look(which, collection.refresh_requested_at, deque(left))
-        return look
+                unread = deque(files.unread(session, collection, entries))
+            refresh = _Refresh(attempt, collection.refresh_requested_at, unread)
+            self._in_progress[name] = refresh
+        return refresh
 
-    def _read_some(self, collection: Collection, folder: Folder, look: _Look) -> None:
+    def _read_some(self, collection: Collection, folder: Folder, refresh: _Refresh) -> None:
         until = time.monotonic() + STEP_SECONDS
         for _ in range(STEP_FILES):
-            if not look.left or time.monotonic() > until:
+            if not refresh.unread or time.monotonic() > until:
                 return
-            self._ingest.file(collection, folder, look.left[0])
-            look.left.popleft()
+            self._ingest.file(collection, folder, refresh.unread[0])
+            refresh.unread.popleft()
 
-    def _end(self, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
+    def _finish(self, collection_id: str, requested_at: datetime | None, error: str | None) -> None:
         with self._database.session() as session:
-            files.refreshed(session, collection_id, asked_at, error)
+            files.refreshed(session, collection_id, requested_at, error)
         _log.info("collection_refreshed", collection=collection_id, error=error)

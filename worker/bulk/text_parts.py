@@ -1,19 +1,19 @@
-"""Documents in parts, and parts' answers as a document: what map-reduce and digests are made of."""
+"""Splits a document into parts and joins answers into a document, for map-reduce and digests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-# A part ends at the best of these near its end: a page, a paragraph, a line, a sentence, a word.
+# A part ends at the first of these that occurs near its end: page, paragraph, line, sentence, word.
 _BREAKS = ("\f", "\n\n", "\n", ". ", " ")
-_NEAR = 0.5  # of a part, from its end
+_NEAR = 0.5  # share of a part, counted from its end
 
 
 def split(file: IO[str], characters: int) -> Iterator[str]:
-    """Parts of at most so many characters that together are the text, but for blank ones.
+    """Yields the text in parts of at most `characters`; blank parts are left out.
 
-    No more than one part is in memory.
+    Holds one part in memory at a time.
     """
     held = ""
     while True:
@@ -35,9 +35,9 @@ def _end(text: str, characters: int) -> int:
 
 
 def joined(named: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
-    """Answers as a document, under the name of what they are about.
+    """One document of all answers, each group under the name of the document it is about.
 
-    A prompt that an answer completes, such as a question, stands before it; an instruction does not.
+    A prompt that the answer completes, such as a question, is repeated before it; an instruction is not.
     """
     texts = ("\n".join([name, *(_line(answer) for answer in answers)]) for name, answers in named)
     return "\n\n".join(texts) + "\n"

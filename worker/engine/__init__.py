@@ -1,4 +1,4 @@
-"""The engine a worker runs, behind an interface that loads no torch."""
+"""The engine that a worker runs, behind an interface that does not load torch."""
 
 from worker.engine.interface import ScorerPin, Served
 from worker.engine.runtime import load

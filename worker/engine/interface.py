@@ -1,4 +1,4 @@
-"""What the worker asks of an engine. This module loads no torch."""
+"""The interface between worker and engine. This module does not load torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.workers import ModelCard
 
 
 class UsageLike(Protocol):
-    """What a run has used, over all attempts that its snapshot has seen."""
+    """The resources a run has used, over all attempts that its snapshot includes."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -30,17 +30,17 @@ class RunLike(Protocol):
     @property
     def usage(self) -> UsageLike: ...
     @property
-    def error(self) -> Any: ...  # a Refusal or a defect, when that is why the run is done
+    def error(self) -> Any: ...  # a Refusal or another exception, if that ended the run
 
     def snapshot(self, path: Path) -> None: ...
 
 
 def answers_of(run: RunLike) -> list[dict[str, Any]]:
-    """The answers so far, as they are stored."""
+    """The answers so far, in the form in which they are stored."""
     return [
         {
             "prompt": answer.prompt,
-            # Postgres keeps no NUL in text, and a model may produce one.
+            # Postgres does not store NUL in text, and a model may produce one.
             "text": answer.text.replace("\x00", "\ufffd"),
             "tokens": answer.tokens,
             "finish_reason": answer.finish_reason,
@@ -50,7 +50,7 @@ def answers_of(run: RunLike) -> list[dict[str, Any]]:
 
 
 class EngineLike(Protocol):
-    """Documents in slots."""
+    """Runs documents in slots."""
 
     @property
     def free_slots(self) -> int: ...
@@ -68,8 +68,8 @@ class ScorerPin:
     version: str
     sha256: str
     path: Path
-    quality: Decimal | None = None  # share of the full cache's score, as its manifest says
-    loaded: Any = None  # what the engine takes instead of reading `path` again
+    quality: Decimal | None = None  # score relative to the full cache, from its manifest
+    loaded: Any = None  # the loaded scorer, so that the engine need not read `path`
 
     @property
     def label(self) -> str:
@@ -79,13 +79,15 @@ class ScorerPin:
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded engine with what the worker needs around it."""
+    """A loaded engine and the functions that a worker needs with it."""
 
     engine: EngineLike
     card: ModelCard
     refusal: type[Exception]  # has .code and .message
-    resolve_scorer: Callable[[str, str | None], ScorerPin | None]  # policy, name asked for → pin
+    resolve_scorer: Callable[[str, str | None], ScorerPin | None]  # policy, requested name → pin
     make_request: Callable[[Job, Path, ScorerPin | None], Any]
-    examine: Callable[[Path, Path], None]  # a task of an evolution, where its marks go
-    scorer_of: Callable[[str], str | None]  # policy → name of the scorer it is after
-    read_scorer: Callable[[Path], ScorerPin]  # a scorer's folder → pin, loaded; raises refusal
+    run_evolution_task: Callable[
+        [Path, Path], None
+    ]  # a task file of `palimpsest evolve`, where its scores go
+    scorer_of: Callable[[str], str | None]  # policy → name of the scorer it uses
+    read_scorer: Callable[[Path], ScorerPin]  # a scorer's folder → loaded pin; raises refusal

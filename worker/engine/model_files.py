@@ -1,4 +1,4 @@
-"""What a model's files say without loading it, and whether they have been replaced."""
+"""Describes a model from its files without loading it, and detects that they have been replaced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.workers import ModelCard
 
 
 def describe(config: Settings) -> ModelCard:
-    """What the model's files say, without loading it. A hub id says nothing until it is loaded.
+    """Describes the model by its config.json. Of a hub id only the name is known until it is loaded.
 
     Raises OSError or ValueError when a directory holds no readable config.json.
     """
@@ -34,9 +34,10 @@ def describe(config: Settings) -> ModelCard:
 
 
 def files_of(config: Settings) -> tuple[Any, ...]:
-    """What tells that a model has been replaced: names, sizes and times of its files; of a hub id, where the
-    newest download of it lies. Empty for bundled models, which are never replaced, and for files that are
-    missing."""
+    """A fingerprint that changes when a model is replaced: names, sizes and times of its files; for a hub id,
+    the path of its newest download. Empty for bundled models, which are never replaced, and if files are
+    missing.
+    """
     from namm_runtime.bundled import MODELS
 
     if config.model in MODELS:
@@ -47,12 +48,12 @@ def files_of(config: Settings) -> tuple[Any, ...]:
     try:
         found = [(file.name, file.stat()) for file in _model_files(folder)]
     except OSError:
-        return ()  # it is being replaced right now
+        return ()  # the files are being replaced right now
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def files_age(config: Settings) -> float:
-    """Seconds since one of the model's files was last written; downloads appear whole, so have settled."""
+    """Seconds since a file of the model was last written; infinite for downloads, which appear atomically."""
     folder = Path(config.model)
     if not folder.is_dir():
         return math.inf
@@ -73,4 +74,4 @@ def _downloaded(hub_id: str) -> tuple[Any, ...]:
         found = try_to_load_from_cache(hub_id, "config.json")
         return (found,) if isinstance(found, str) else ()  # not downloaded yet
     except (ImportError, ValueError):
-        return ()  # no hub, or not a name that one could have
+        return ()  # no hub library, or not a valid hub id

@@ -1,4 +1,4 @@
-"""What one worker process has: settings, database, blobs, and the engine once it is loaded."""
+"""The state of a worker process: settings, database, blobs, and the engine once it is loaded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from store.jobs import leases
 from store.settings import Settings, settings
 from worker.engine import model_files, runtime
 from worker.engine.interface import Served
-from worker.engine.scorer_cache import Shelf
+from worker.engine.scorer_cache import ScorerCache
 from worker.names import WORKER_ID
 from worker.unavailable import DATABASE_UNAVAILABLE
 
 _log = log.get("worker.engine.process")
 Value = TypeVar("Value")
-SETTLED_SECONDS = 5.0  # a model's files that were written more recently may still be on their way
+SETTLED_SECONDS = 5.0  # files of a model that were written more recently may still be incomplete
 
 
 class WorkerProcess:
@@ -41,19 +41,19 @@ class WorkerProcess:
             device_type=config.device_type,
             device_memory_bytes=config.device_memory_bytes,
         )
-        self.shelf = Shelf(config.scratch / "scorers", self.blobs, database, worker_id)
+        self.scorer_cache = ScorerCache(config.scratch / "scorers", self.blobs, database, worker_id)
         self._served: Served | None = None
-        self._files: tuple[object, ...] = ()  # of the model, when it was loaded
+        self._files: tuple[object, ...] = ()  # fingerprint of the model's files when it was loaded
         self._load_seconds = 0.0
 
     def serve(self) -> Served:
-        """The loaded engine; the first call loads it and registers what was loaded.
+        """The loaded engine; the first call loads the model and registers it.
 
-        Only for between jobs: a model whose files have been replaced is loaded anew. The caller should hold
-        no engine of before, or both are in memory.
+        Call it between jobs only: a model whose files have been replaced is reloaded. The caller must not
+        hold the previous engine, or both are in memory at once.
 
-        Raises what the loading raises, after it is noted in the workers table: jobs then stay queued for a
-        worker that can serve them.
+        Raises any error of loading, after recording it in the workers table; jobs then stay queued for
+        another worker.
         """
         if self.model_replaced():
             _log.info("model_replaced", model=self.config.model)
@@ -77,30 +77,31 @@ class WorkerProcess:
         return self._served
 
     def model_replaced(self) -> bool:
-        """Whether the loaded model's files are others now, and nobody is writing to them any more."""
+        """Whether the loaded model's files have changed, and nobody is still writing to them."""
         if self._served is None:
             return False
         files = model_files.files_of(self.config)
-        self._files = self._files or files  # loading may have been what brought them
+        self._files = self._files or files  # loading may have downloaded them
         return bool(files) and files != self._files and model_files.files_age(self.config) >= SETTLED_SECONDS
 
     def _register(self, session: Session) -> None:
-        # The parent does it too, perhaps later.
+        # The parent does so too, but possibly later.
         workers.register(session, self.worker_id, socket.gethostname(), self.config.device_type)
 
     def take_load_seconds(self) -> float:
-        """Seconds of loading that no job has been billed for: the first one after it pays."""
+        """Seconds of loading that have not been billed yet: the next job is billed for them."""
         seconds, self._load_seconds = self._load_seconds, 0.0
         return seconds
 
     def forget_engine(self) -> None:
-        """The next job gets a freshly loaded one: after an unexpected error inside it, or for a new model."""
+        """Unloads the engine, after an unexpected error in it or for a new model; the next job loads it
+        again."""
         self._served = None
 
     def transaction(self, act: Callable[[Session], Value]) -> Value:
-        """One transaction; while Postgres is away it is tried again for as long as a lease may stand.
+        """Runs a transaction; while Postgres is unavailable it is retried for the duration of a lease.
 
-        After that it raises the error of the last try, one of DATABASE_UNAVAILABLE.
+        After that the last error is raised, one of DATABASE_UNAVAILABLE.
         """
         retrying = Retrying(
             retry=retry_if_exception_type(DATABASE_UNAVAILABLE),
@@ -126,12 +127,12 @@ class WorkerProcess:
 
 
 def _warn(state: RetryCallState) -> None:
-    assert state.outcome is not None  # tenacity warns between a failure and the next try
-    _log.warning("database_away", error=str(state.outcome.exception()))
+    assert state.outcome is not None  # it is called after a failure
+    _log.warning("database_unavailable", error=str(state.outcome.exception()))
 
 
 @lru_cache(maxsize=1)
 def this_process() -> WorkerProcess:
-    """The one of this process."""
+    """The instance of this process."""
     config = settings()
     return WorkerProcess(config, connect(config), os.environ[WORKER_ID])

@@ -1,4 +1,4 @@
-"""Loads the engine: the one place that imports `namm_runtime`, and only inside functions."""
+"""Loads the engine: the only module that imports `namm_runtime`, and only inside functions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from store.tables.jobs import Job
 from store.workers import ModelCard
 from worker.engine.interface import ScorerPin, Served
 
-SMALL = 50_000_000  # parameters: below, a second core does not make one document faster
-MOST_SLOTS = 8  # by itself; the setting may say more
+SMALL = 50_000_000  # parameters: below this, a second core does not speed up a single document
+MAX_DEFAULT_SLOTS = 8  # the setting may be higher
 
 
 def load_from(config: Settings) -> Served:
@@ -36,7 +36,7 @@ def load(config: Settings) -> Served:
         bundled = policies.scorer_of(policy)
         if bundled is None:
             if asked is not None:
-                raise Refusal("scorer_not_used", f"The policy '{policy}' takes no scorer.")
+                raise Refusal("scorer_not_used", f"The policy '{policy}' does not use a scorer.")
             return None
         ref = checkpoint.resolve(asked or bundled)
         return ScorerPin(ref.name, ref.version, ref.sha256, ref.path, _quality(ref.path))
@@ -58,7 +58,7 @@ def load(config: Settings) -> Served:
             max_document_tokens=config.max_document_tokens,
         )
 
-    def examine(task: Path, marks: Path) -> None:
+    def run_evolution_task(task: Path, marks: Path) -> None:
         from namm_runtime.evolve.task_files import run_task
 
         run_task(model, task, marks)
@@ -82,23 +82,23 @@ def load(config: Settings) -> Served:
         refusal=Refusal,
         resolve_scorer=resolve_scorer,
         make_request=make_request,
-        examine=examine,
+        run_evolution_task=run_evolution_task,
         scorer_of=policies.scorer_of,
         read_scorer=read_scorer,
     )
 
 
 def _slots(config: Settings, parameters: int) -> tuple[int, int]:
-    """How many documents are read at once, and in how many threads: see decision 012."""
+    """How many documents are read concurrently, and in how many threads: see decision 012."""
     small = config.device == "cpu" and parameters < SMALL
-    slots = config.slots or (min(len(os.sched_getaffinity(0)), MOST_SLOTS) if small else 1)
+    slots = config.slots or (min(len(os.sched_getaffinity(0)), MAX_DEFAULT_SLOTS) if small else 1)
     return slots, slots if small else 0
 
 
 def _quality(scorer: Path) -> Decimal | None:
-    """The share of the full cache's score on its validation documents, where the manifest has it."""
+    """The score relative to the full cache on the validation documents, if the manifest has it."""
     entry = json.loads((scorer / "manifest.json").read_bytes())
-    # What an uploaded manifest says here is its author's: anything but a share is as good as nothing.
+    # An uploaded manifest may hold anything here: values that are not a plausible share are ignored.
     for name in ("provenance", "validation", "deployed", "fitness"):
         entry = entry.get(name) if isinstance(entry, dict) else None
     if isinstance(entry, bool) or not isinstance(entry, int | float) or not 0 <= entry <= 10:

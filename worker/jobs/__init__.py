@@ -1,1 +1,1 @@
-"""Jobs on a worker: claimed, run, kept alive by a lease, resumed from snapshots."""
+"""Jobs on a worker: claimed, run, kept by a lease, resumed from snapshots."""

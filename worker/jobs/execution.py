@@ -1,4 +1,4 @@
-"""One job in the engine: from the claimed row to a request, through its steps, to the one final write."""
+"""Runs one claimed job: prepares the request, follows its steps in the engine, writes the result once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from store.tables.jobs import Job
 from worker.engine import Served
 from worker.engine.interface import RunLike, answers_of
 from worker.engine.process import WorkerProcess
-from worker.jobs.key_points import with_points
+from worker.jobs.key_points import with_key_points
 from worker.jobs.lease_keeper import LeaseKeeper
 from worker.jobs.snapshots import Snapshots
 from worker.scorers import resolver, shadow_runs
@@ -31,118 +31,118 @@ Value = TypeVar("Value")
 
 INTERNAL = "An unexpected error ended the job. The worker's log has the details under the job's id."
 CANCELLED = "The job was cancelled. Answers given before are kept."
-LATE = "The deadline passed before the job was done. Answers given before are kept."
+LATE = "The deadline passed before the job finished. Answers given before are kept."
 
 
 class Execution:
     """A claimed job.
 
     Attributes:
-        over: true once nothing is left to do for it, for whatever reason.
-        shadow: once it has been answered and written, the canary that is to read it again.
+        ended: true once nothing is left to do for the job, for whatever reason.
+        shadow: the shadow run to make, once the job has succeeded and its result is written.
     """
 
     def __init__(self, job: Job, served: Served, process: WorkerProcess, keeper: LeaseKeeper) -> None:
         assert job.lease_token is not None
         self.job = job
-        self.over = False
+        self.ended = False
         self.run: RunLike | None = None
-        self.shadow: shadow_runs.Task | None = None
+        self.shadow: shadow_runs.ShadowTask | None = None
         self._token = job.lease_token
         self._served = served
         self._process = process
         self._keeper = keeper
         self._files = ExitStack()
         self._document: Path | None = None
-        self._chosen = resolver.Chosen(None)
+        self._resolved = resolver.Resolved(None)
         self._snapshots = Snapshots(job, process, self._write)
         self._reported = 0.0  # monotonic time of the last progress write
-        self._phase_began = (0.0, 0, "")  # monotonic time, tokens read then, phase: for the speed
+        self._phase_began = (0.0, 0, "")  # monotonic time, tokens read by then, phase: to compute the speed
         self._load_seconds = 0.0  # of the model, if it was loaded for this job
         self._log = _log.bind(job=job.id, attempt=job.attempt, token=self._token)
         keeper.hold(job.id, self._token)
 
-    # What drain calls -------------------------------------------------------------------------------
+    # Called by the claim loop ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Decides on the scorer and pins it, fetches the document and puts the job into the engine."""
-        self._guard(self._start)
+        """Chooses and pins the scorer, fetches the document and admits the job to the engine."""
+        self._run_safely(self._start)
 
     def stepped(self) -> None:
-        """After a step of the engine: report, snapshot, and heed cancellation, deadline and lost leases."""
-        self._guard(self._stepped)
+        """After a step of the engine: reports progress, takes snapshots, obeys cancellation and deadline."""
+        self._run_safely(self._stepped)
 
     def done(self) -> None:
-        """The engine is done with the run: write how it ended."""
-        self._guard(self._done)
+        """After the engine has finished the run: writes the result."""
+        self._run_safely(self._done)
 
-    def broke(self, error: BaseException, *, guilty: bool, counted: bool = True) -> None:
-        """The engine raised; without proof that it was this job, it may be tried again. Whether that is
-        `counted` decides if it may be tried so often only."""
-        if self.run is not None and self._snapshots.suspect(self.run):
-            guilty = False
-            self._guard(self._snapshots.distrust)
-        if self.over:
+    def engine_failed(self, error: BaseException, *, at_fault: bool, counts_as_lost: bool = True) -> None:
+        """The engine raised. The job fails if it is `at_fault`, otherwise it is released to be tried again;
+        `counts_as_lost` decides whether this uses up an attempt."""
+        if self.run is not None and self._snapshots.may_be_damaged(self.run):
+            at_fault = False
+            self._run_safely(self._snapshots.discard)
+        if self.ended:
             return
-        if guilty:
-            self._guard(lambda: self._finish(State.FAILED, "internal_error", INTERNAL))
+        if at_fault:
+            self._run_safely(lambda: self._finish(State.FAILED, "internal_error", INTERNAL))
         else:
-            self._guard(lambda: self._release(lost=counted))
+            self._run_safely(lambda: self._release(lost=counts_as_lost))
 
-    def give_back(self) -> None:
-        """The worker stops: keep what was read and let another worker go on."""
-        self._guard(self._give_back)
+    def hand_back(self) -> None:
+        """The worker stops: keeps what was read, so that another worker can resume the job."""
+        self._run_safely(self._hand_back)
 
     def abandon(self) -> None:
-        """Frees the engine's slot and the files without a word to Postgres: the lease runs out by itself."""
-        if not self.over:
+        """Frees the engine's slot and the files without a write to Postgres: the lease expires by itself."""
+        if not self.ended:
             self._log.warning("job_abandoned")
-            self._leave()
+            self._close()
 
-    # How it is done ---------------------------------------------------------------------------------
+    # Implementation ---------------------------------------------------------------------------------
 
-    def _guard(self, act: Callable[[], object]) -> None:
-        """No error of one job may end the worker, and none goes unsaid."""
+    def _run_safely(self, act: Callable[[], object]) -> None:
+        """Turns every error of the job into its end or release: no job may end the worker."""
         try:
             act()
         except LeaseLost:
             self._log.warning("lease_lost")
-            self._leave()
-        except resolver.NotAtHand as error:
+            self._close()
+        except resolver.BegunScorerMissing as error:
             self._refuse(error.code, str(error))
         except self._served.refusal as refusal:
             code, message = getattr(refusal, "code", "refused"), getattr(refusal, "message", str(refusal))
-            self._last_write(code, message)
+            self._fail(code, message)
         except DATABASE_UNAVAILABLE:
-            self._log.warning("database_away")  # for as long as a lease lasts
-            self._leave()
+            self._log.warning("database_unavailable")  # for as long as a lease lasts
+            self._close()
         except NotFound as error:
-            self._last_write("document_missing", str(error))
+            self._fail("document_missing", str(error))
         except Exception:
-            self._log.exception("job_broke")
-            self._last_write("internal_error", INTERNAL)
+            self._log.exception("job_failed")
+            self._fail("internal_error", INTERNAL)
 
     def _refuse(self, code: str, message: str) -> None:
-        """Leaves the job to a worker that can do it."""
+        """Releases the job to a worker that can run it."""
         self._log.warning("job_refused", code=code, cause=message)
-        self._guard(lambda: self._release(lost=False, refused=code, message=message))
+        self._run_safely(lambda: self._release(lost=False, refused=code, message=message))
 
-    def _last_write(self, code: str, message: str) -> None:
+    def _fail(self, code: str, message: str) -> None:
         try:
             self._finish(State.FAILED, code, message)
         except Exception:
-            # Not even the failure could be written. The lease runs out and the reaper decides.
+            # Not even the failure could be written: the lease expires, and the reaper decides.
             self._log.exception("failure_not_written", code=code)
-            self._leave()
+            self._close()
 
     def _start(self) -> None:
         job, process = self.job, self._process
-        self._chosen = resolver.choose(process, self._served, job)
-        scorer = self._chosen.pin
+        self._resolved = resolver.resolve(process, self._served, job)
+        scorer = self._resolved.pin
         sha256 = scorer.sha256 if scorer else None
         revision = self._served.card.revision or "unknown"
         label = scorer.label if scorer else None
-        self._heed(
+        self._obey(
             self._write(
                 lambda session: leases.pin(
                     session,
@@ -155,7 +155,7 @@ class Execution:
                 )
             )
         )
-        if self.over:
+        if self.ended:
             return
         with process.database.session() as session:
             document = documents.of_job(session, job.document_id)
@@ -173,21 +173,21 @@ class Execution:
         if self._keeper.lost(self.job.id):
             raise LeaseLost(self.job.id)
         self._keeper.beat(self.job.id, run.phase)
-        saved = self._snapshots.due(run) and self._snapshots.take(run, self._share)
-        # Whether the budget allows more is asked with the latest figures, after a cancellation was heeded.
+        saved = self._snapshots.due(run) and self._snapshots.write(run, self._own_usage)
+        # The budget is checked with the latest figures, and after a cancellation has been obeyed.
         if saved or time.monotonic() - self._reported >= self._process.config.progress_seconds:
-            self._heed(self._report(run))
-        if saved and not self.over:
-            self._heed_budgets()
+            self._obey(self._report(run))
+        if saved and not self.ended:
+            self._obey_budgets()
 
     def _done(self) -> None:
         run = self._running()
         if run.error is not None:
             refused = isinstance(run.error, self._served.refusal)
             if not refused:
-                self._log.error("job_broke", exc_info=run.error)
-            if self._snapshots.suspect(run):
-                self._snapshots.distrust()
+                self._log.error("job_failed", exc_info=run.error)
+            if self._snapshots.may_be_damaged(run):
+                self._snapshots.discard()
                 self._release(lost=True)
             elif refused:
                 self._finish(State.FAILED, run.error.code, run.error.message)
@@ -201,21 +201,21 @@ class Execution:
             self._finish(State.CANCELLED, "cancelled", CANCELLED)
         else:
             self._finish(State.SUCCEEDED, None, None)
-            self._cast_shadow()
+            self._request_shadow_run()
 
-    def _cast_shadow(self) -> None:
-        version, pin = self._chosen.shadow, self._chosen.pin
+    def _request_shadow_run(self) -> None:
+        version, pin = self._resolved.shadow, self._resolved.pin
         if version is not None and pin is not None:
             texts = [answer["text"] for answer in self._answers()]
-            self.shadow = shadow_runs.Task(self.job, version, pin.label, texts)
+            self.shadow = shadow_runs.ShadowTask(self.job, version, pin.label, texts)
 
-    def _heed(self, signal: Signal) -> None:
+    def _obey(self, signal: Signal) -> None:
         if signal.cancel:
             self._finish(State.CANCELLED, "cancelled", CANCELLED)
         elif signal.late:
             self._finish(State.EXPIRED, "deadline_passed", LATE)
 
-    def _heed_budgets(self) -> None:
+    def _obey_budgets(self) -> None:
         job = self.job
         scope = (job.tenant_id, job.project, job.api_key_id)
         spent = self._write(lambda session: budgets.stopping(session, *scope))
@@ -243,18 +243,18 @@ class Execution:
                 tokens_done=run.tokens_read,
                 tokens_total=run.tokens_total or None,
                 tokens_per_second=speed,
-                usage=self._share(),
+                usage=self._own_usage(),
                 answers=self._answers(),
             )
         )
         self._reported = time.monotonic()
         return signal
 
-    def _give_back(self) -> None:
+    def _hand_back(self) -> None:
         run = self.run
         reading = run is not None and run.phase == "reading" and run.tokens_read > self._snapshots.tokens
         if run is not None and (reading or run.phase == "answering"):
-            self._snapshots.take(run, self._share)
+            self._snapshots.write(run, self._own_usage)
         self._release(lost=False)
 
     def _release(
@@ -265,17 +265,17 @@ class Execution:
         refused: str | None = None,
         message: str = INTERNAL,
     ) -> None:
-        usage = self._share()
+        usage = self._own_usage()
         terms: dict[str, Any] = {"usage": usage, "lost": lost, "message": message, "held_by": held_by}
         terms["refused"] = refused
         self._write(lambda session: leases.release(session, self.job.id, self._token, **terms))
         self._log.info("job_released", lost=lost, held_by=held_by)
-        self._leave()
+        self._close()
 
     def _finish(self, state: State, code: str | None, message: str | None) -> None:
         run, answers = self.run, self._answers()
         if answers and self.job.summary_prompts and self._document is not None:
-            answers = with_points(answers, self.job.summary_prompts, self._document)
+            answers = with_key_points(answers, self.job.summary_prompts, self._document)
         self._write(
             lambda session: leases.finish(
                 session,
@@ -283,17 +283,17 @@ class Execution:
                 self._token,
                 state,
                 answers=answers,
-                usage=self._share(),
+                usage=self._own_usage(),
                 total_usage=run.usage.to_dict() if run else None,
                 code=code,
                 message=message,
             )
         )
         self._log.info("job_ended", state=state.value, code=code)
-        self._leave()
+        self._close()
 
-    def _leave(self) -> None:
-        self.over = True
+    def _close(self) -> None:
+        self.ended = True
         self._keeper.drop(self.job.id)
         if self.run is not None:
             self._served.engine.release(self.run)
@@ -303,8 +303,8 @@ class Execution:
         assert self.run is not None
         return self.run
 
-    def _share(self) -> dict[str, Any]:
-        """What this attempt has used itself, without what its snapshot brought along."""
+    def _own_usage(self) -> dict[str, Any]:
+        """What this attempt itself has used, without the usage that its snapshot carried over."""
         if self.run is None:
             return {}
         own = ledger.share(self.run.usage.to_dict(), self._snapshots.base)
@@ -316,8 +316,9 @@ class Execution:
         return answers_of(self.run) if self.run else []
 
     def _write(self, act: Callable[[Session], Value]) -> Value:
-        """One transaction; when Postgres stays away as long as a lease lasts, the lease counts as lost."""
+        """One transaction; if Postgres is unavailable for as long as a lease lasts, the lease counts as
+        lost."""
         try:
             return self._process.transaction(act)
         except DATABASE_UNAVAILABLE as error:
-            raise LeaseLost("Postgres did not answer for as long as a lease lasts.") from error
+            raise LeaseLost("Postgres was unavailable for as long as a lease lasts.") from error

@@ -1,4 +1,4 @@
-"""Key points of a summary, and where what they quote stands in the document, by exact search only."""
+"""Extracts the key points of a summary and locates their quotations in the document by exact search."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# What a model writes before a point: a dash, a star, a dot, or a number.
+# What a model writes before a point: a dash, an asterisk, a bullet or a number.
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,3}[.):])\s+")
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 _PAGE_END = "\f"
 
 
-class Located:
-    """A document's text, to look passages up in; lines and pages are counted from 1."""
+class DocumentText:
+    """A document's text, in which passages are located; lines and pages are counted from 1."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -23,7 +23,7 @@ class Located:
         self._page_ends = [found.start() for found in re.finditer(_PAGE_END, text)]
 
     def place(self, quote: str) -> dict[str, Any]:
-        """Where a passage first stands, word for word: offsets in characters, nulls where it does not."""
+        """The first exact occurrence of a passage: offsets in characters, nulls if there is none."""
         start = self._text.find(quote) if quote else -1
         if start < 0:
             nowhere = dict.fromkeys(("start", "end", "line", "page"))
@@ -38,9 +38,11 @@ class Located:
         }
 
 
-def points_of(answer: str) -> list[tuple[str, str]]:
-    """The points of an answer, a line each, and for each the passage to look for: its longest quotation, or
-    where it has none all of it."""
+def key_points_of(answer: str) -> list[tuple[str, str]]:
+    """The points of an answer, one a line, each with the passage to locate.
+
+    That is the point's longest quotation, or the whole point if it quotes nothing.
+    """
     found = []
     for line in answer.splitlines():
         point = _BULLET.sub("", line).strip()
@@ -52,18 +54,18 @@ def points_of(answer: str) -> list[tuple[str, str]]:
     return found
 
 
-def with_points(
+def with_key_points(
     answers: Sequence[dict[str, Any]], summary_prompts: int, document: Path
 ) -> list[dict[str, Any]]:
-    """The answers, those to the first `summary_prompts` prompts with their points and where they stand."""
+    """The answers; those to the first `summary_prompts` prompts with their key points located."""
     with document.open(encoding="utf-8", errors="replace", newline="") as file:
-        text = Located(file.read())
+        text = DocumentText(file.read())
     first = [
         {
             **answer,
             "points": [
-                {"text": point, "quote": quote, **_best(text, quote)}
-                for point, quote in points_of(answer["text"])
+                {"text": point, "quote": quote, **_located(text, quote)}
+                for point, quote in key_points_of(answer["text"])
             ],
         }
         for answer in answers[:summary_prompts]
@@ -71,8 +73,8 @@ def with_points(
     return [*first, *answers[summary_prompts:]]
 
 
-def _best(text: Located, quote: str) -> dict[str, Any]:
-    """The place of a quotation; of one that closes with the quoting sentence's full stop, without it."""
+def _located(text: DocumentText, quote: str) -> dict[str, Any]:
+    """The place of a quotation, without its final full stop or comma if it is only found without."""
     place = text.place(quote)
     if place["located"] or not quote.endswith((".", ",")):
         return place

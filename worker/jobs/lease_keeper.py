@@ -1,4 +1,4 @@
-"""Keeps the leases of the jobs in hand, from claim to finish, while the engine's thread computes."""
+"""Renews the leases of claimed jobs in a thread, while the main thread runs the engine."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _log = log.get("worker.jobs.lease_keeper")
 class _Held:
     token: int
     phase: str
-    moved_at: float  # monotonic
+    progressed_at: float  # monotonic
     lost: bool = False
     stalled: bool = False
 
 
 class LeaseKeeper:
-    """A thread that renews every held lease, except of jobs that have stopped moving.
+    """A thread that renews every held lease, except those of stalled jobs.
 
-    A job that shows no sign of progress for its phase's stall limit is not renewed: another worker may have
-    it. If the process then still hangs for another lease, it is ended, and Celery starts a fresh one.
+    The lease of a job without progress for its phase's stall limit is not renewed, so another worker may take
+    it. If the process hangs for another lease after that, it is ended and Celery starts a new one.
     """
 
     def __init__(
@@ -58,35 +58,35 @@ class LeaseKeeper:
         self._thread.join()
 
     def hold(self, job_id: str, token: int) -> None:
-        """From now on renew this lease."""
+        """Renews this lease from now on."""
         with self._lock:
             self._held[job_id] = _Held(token, "loading", time.monotonic())
 
     def beat(self, job_id: str, phase: str) -> None:
-        """The job has moved; it is now in this phase."""
+        """Records progress of the job, which is now in this phase."""
         with self._lock:
             held = self._held.get(job_id)
             if held is not None:
-                held.phase, held.moved_at, held.stalled = phase, time.monotonic(), False
+                held.phase, held.progressed_at, held.stalled = phase, time.monotonic(), False
 
     def drop(self, job_id: str) -> None:
-        """The job is finished, or no longer ours."""
+        """Stops renewing: the job has ended or its lease is lost."""
         with self._lock:
             self._held.pop(job_id, None)
 
     def lost(self, job_id: str) -> bool:
-        """Whether the last renewal found that the lease is another's."""
+        """Whether the last renewal found that the lease is no longer ours."""
         with self._lock:
             held = self._held.get(job_id)
             return held is None or held.lost
 
     def renew(self) -> None:
-        """One round: what the thread does every `renew_seconds`."""
+        """Renews once; the thread does this every `renew_seconds`."""
         now = time.monotonic()
         with self._lock:
             for job_id, held in self._held.items():
                 limit = self._config.stall_seconds(held.phase)
-                idle = now - held.moved_at
+                idle = now - held.progressed_at
                 if idle > limit and not held.stalled:
                     held.stalled = True
                     _log.error("job_stalled", job=job_id, phase=held.phase, seconds=round(idle, 1))
@@ -117,4 +117,4 @@ class LeaseKeeper:
                 self.renew()
             except SQLAlchemyError as error:
                 _log.warning("renew_failed", error=str(error))
-                pause = min(pause, 1.0)  # the lease is running out: try again soon
+                pause = min(pause, 1.0)  # the lease is expiring: try again soon

@@ -1,4 +1,4 @@
-"""Snapshots of a job: their names, when one is due, and what is done with one that cannot be used."""
+"""Snapshots of a job: their keys, when one is due, and what happens to a damaged one."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ _log = log.get("worker.jobs.snapshots")
 
 
 def folder_of(job_id: str) -> str:
-    """Where the snapshots of a job lie in the blob store."""
+    """The folder of a job's snapshots in the blob store."""
     return f"snapshots/{job_id}"
 
 
 def key_of(job: Job, tokens: int, number: int) -> str:
-    """The key of the holder's snapshot of that number, taken after so many tokens of the document: by job,
-    attempt, fencing token, place and number, so that none is ever written twice."""
+    """The key of a snapshot, which is never written twice.
+
+    It is unique by job, attempt, fencing token, position in the document and number.
+    """
     return f"{folder_of(job.id)}/{job.attempt}-{job.lease_token}-{tokens}-{number}.safetensors"
 
 
 class Snapshots:
-    """Those of one claimed job.
+    """The snapshots of one claimed job.
 
     Attributes:
-        tokens: read at the last one.
-        base: usage of the attempts before, as the snapshot that was gone on from holds it.
+        tokens: read at the time of the last snapshot.
+        base: usage of earlier attempts, as recorded in the snapshot that was resumed.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Snapshots:
         self._log = _log.bind(job=job.id, attempt=job.attempt, token=self._token)
 
     def to_resume(self, scorer_sha256: str | None, revision: str) -> str | None:
-        """The key of the one to go on from: made with the same scorer and model, and still there."""
+        """The key of the snapshot to resume, if it exists and was made with the same scorer and model."""
         job = self._job
         same = (job.snapshot_scorer_sha256, job.snapshot_model_revision) == (scorer_sha256, revision)
         if job.snapshot_key is None or not same or not self._process.blobs.exists(job.snapshot_key):
@@ -60,26 +62,29 @@ class Snapshots:
         return job.snapshot_key
 
     def due(self, run: RunLike) -> bool:
-        """Every so many chunks of reading."""
+        """Whether enough has been read since the last snapshot."""
         every = self._process.config.snapshot_chunks * self._process.config.chunk_tokens
         fresh = run.tokens_read - self.tokens
-        # Once more when all is read: answering then never has to read again.
+        # One more when reading is complete, so that answering never has to read again.
         return (run.phase == "reading" and fresh >= every) or (
             run.phase == "answering" and run.tokens_read >= every and fresh > 0
         )
 
-    def take(self, run: RunLike, share: Callable[[], dict[str, Any]]) -> bool:
-        """Whether there is a new one. `share` gives this attempt's own usage. Raises LeaseLost."""
+    def write(self, run: RunLike, own_usage: Callable[[], dict[str, Any]]) -> bool:
+        """Writes a snapshot; True if it was stored. `own_usage` returns this attempt's usage.
+
+        Raises LeaseLost.
+        """
         blobs = self._process.blobs
         self._number += 1
         key = key_of(self._job, run.tokens_read, self._number)
         self.tokens = run.tokens_read
-        held = run.usage.to_dict()  # what the snapshot holds: writing it is not yet in it
+        held = run.usage.to_dict()  # as the snapshot records it, without the time to write it
         try:
             with blobs.create_path(key) as path:
                 run.snapshot(path)
         except OSError as error:
-            # A full disk costs the safety net, not the job.
+            # A full disk costs the snapshot, not the job.
             self._log.warning("snapshot_failed", error=str(error))
             return False
         try:
@@ -90,7 +95,7 @@ class Snapshots:
                     self._token,
                     key=key,
                     tokens=run.tokens_read,
-                    usage=share(),
+                    usage=own_usage(),
                     total_usage=held,
                 )
             )
@@ -101,14 +106,14 @@ class Snapshots:
             blobs.delete(before)
         return True
 
-    def suspect(self, run: RunLike) -> bool:
-        """Whether the run failed before it got past its snapshot: perhaps only that is bad."""
+    def may_be_damaged(self, run: RunLike) -> bool:
+        """Whether the run failed without reading beyond its snapshot, so the snapshot may be the cause."""
         return self._resumed and run.tokens_read == 0
 
-    def distrust(self) -> None:
-        """Does without the snapshot: the next attempt starts from the beginning. Raises LeaseLost."""
+    def discard(self) -> None:
+        """Deletes the snapshot, so that the next attempt starts from the beginning. Raises LeaseLost."""
         key = self._job.snapshot_key
-        self._log.warning("snapshot_dropped", key=key)
+        self._log.warning("snapshot_discarded", key=key)
         self._write(lambda session: leases.drop_snapshot(session, self._job.id, self._token))
         if key is not None:
             self._process.blobs.delete(key)

@@ -1,4 +1,4 @@
-"""The reaper: sees to jobs that nobody else sees to any more. `python -m worker.loops.reaper`"""
+"""The reaper: cleans up after workers that died and jobs that expired. `python -m worker.loops.reaper`"""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from worker.jobs.snapshots import folder_of
 from worker.loops.run_forever import forever
 
 _log = log.get("worker.loops.reaper")
-LEFTOVER_SECONDS = 24 * 3600.0  # a file that nobody wrote to for so long belongs to no upload any more
-LEFTOVERS_EVERY_SECONDS = 3600.0  # to look for them means to walk the whole store
+LEFTOVER_SECONDS = 24 * 3600.0  # a partial file of this age belongs to no upload in progress
+LEFTOVERS_EVERY_SECONDS = 3600.0  # finding them means walking the whole store
 
 
 def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reaped:
-    """One sweep over leases, deadlines and hints, and over scorers' bounds.
+    """Sweeps leases, deadlines and hints once, and checks the guardrails of canaries.
 
-    Storage is booked; snapshots of ended jobs are removed.
+    Also bills storage and removes the snapshots of ended jobs.
     """
     with database.session() as session:
         reaped = reaper.sweep(session, hint_seconds=config.hint_seconds)
@@ -42,8 +42,10 @@ def reap_once(database: Database, files: Blobs, config: Settings) -> reaper.Reap
 
 
 def remove_leftovers(database: Database, files: Blobs) -> None:
-    """Removes the half-written files of killed processes, and uploads of scorers that nothing will look at:
-    their transaction failed, or they were looked at and could not be removed then."""
+    """Removes partial files of killed processes, and uploaded scorers that no row refers to.
+
+    Their transaction failed, or they could not be removed after verification.
+    """
     removed = files.remove_leftovers(LEFTOVER_SECONDS)
     old = files.folders_unwritten(registry.UPLOADS, LEFTOVER_SECONDS)
     with database.session() as session:

@@ -1,4 +1,4 @@
-"""The relay: takes hints out of the outbox and hands them to Celery. `python -m worker.loops.relay`"""
+"""The relay: moves hints from the outbox to Celery. `python -m worker.loops.relay`"""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from store.outbox import Hint
 from store.settings import settings
 from worker.app_factory import make_app
 from worker.loops.run_forever import forever
-from worker.names import DRAIN, VERIFY
+from worker.names import RUN_JOBS, VERIFY_SCORERS
 
 Publish = Callable[[Sequence[Hint]], None]
 
 
 def publisher(celery: Celery) -> Publish:
-    """Sends hints through Celery; raises kombu's OperationalError when the broker is away."""
+    """Sends hints through Celery; raises kombu's OperationalError if the broker is unavailable."""
 
     def publish(hints: Sequence[Hint]) -> None:
         for hint in hints:
-            # A Queue object, as this process does not know the queues of all models by name.
+            # A Queue object, because this app does not declare the queues of all models.
             queue = Queue(hint.queue)
             if hint.queue == outbox.SCORERS:
-                celery.send_task(VERIFY, queue=queue, retry=False)
+                celery.send_task(VERIFY_SCORERS, queue=queue, retry=False)
             else:
-                celery.send_task(DRAIN, args=[hint.queue], queue=queue, retry=False)
+                celery.send_task(RUN_JOBS, args=[hint.queue], queue=queue, retry=False)
 
     return publish
 
 
 def relay_once(database: Database, publish: Publish) -> int:
-    """Sends what waits, then removes it in the same transaction; gives how many.
+    """Sends the waiting hints and removes them in one transaction; returns how many.
 
-    When it dies in between, the hints are sent again: one too many does no harm, one too few would.
+    If it dies in between, they are sent again: a duplicate does no harm, a lost hint would.
     """
     with database.session() as session:
         hints = outbox.lock_hints(session)
@@ -57,7 +57,7 @@ def main() -> None:
     def step() -> None:
         with outbox.listen(database.engine) as heard:
             while True:
-                # Listen first, then look: what is added in between wakes the wait.
+                # Listen before looking, so that a hint added in between ends the wait.
                 while relay_once(database, publish):
                     pass
                 outbox.wait(heard, config.relay_seconds)

@@ -1,4 +1,4 @@
-"""What the small processes around the workers have in common: a step again and again, until SIGTERM."""
+"""The main loop of the processes around the workers: repeats a step until SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 
 def forever(name: str, step: Callable[[], object]) -> None:
-    """Calls `step`, which does its own waiting. While a server is away it pauses, longer each time."""
+    """Calls `step`, which does its own waiting. While a server is unavailable it backs off exponentially."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logger = log.get(f"worker.{name}")
     logger.info("started")
 
     def warn(state: RetryCallState) -> None:
-        assert state.outcome is not None  # tenacity warns between a failure and the next try
+        assert state.outcome is not None  # it is called after a failure
         logger.warning(
-            "server_away", error=str(state.outcome.exception()), retry_seconds=state.upcoming_sleep
+            "server_unavailable", error=str(state.outcome.exception()), retry_seconds=state.upcoming_sleep
         )
 
     retrying = Retrying(

@@ -1,4 +1,4 @@
-"""The scheduler: begins the runs of schedules and notes how they ended. `python -m worker.loops.scheduler`"""
+"""The scheduler: starts the runs of schedules and records how they end. `python -m worker.loops.scheduler`"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = log.get("worker.loops.scheduler")
 
 
 def schedule_once(database: Database, config: Settings) -> int:
-    """Does what there is to do for each schedule, in a transaction of its own; gives for how many it did."""
+    """Advances every schedule that is due, each in its own transaction; returns how many were advanced."""
     with database.session() as session:
         due = runs.due(session)
     done = 0
@@ -23,14 +23,14 @@ def schedule_once(database: Database, config: Settings) -> int:
             with database.session() as session:
                 done += runs.advance(session, config, schedule_id)
         except Exception:
-            # One schedule that cannot be seen to must not keep the others from running. If it is the database
-            # that is away, the next look at it says so.
+            # A broken schedule must not keep the others from running. If the database is unavailable, the
+            # next query raises.
             _log.exception("schedule_failed", schedule_id=schedule_id)
     return done
 
 
 def main() -> None:
-    """Looks at the schedules until SIGTERM. Any number of schedulers may run."""
+    """Schedules until SIGTERM. Any number of schedulers may run."""
     config = settings()
     log.configure(config)
     database = connect(config)

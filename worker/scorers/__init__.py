@@ -1,1 +1,1 @@
-"""Scorers on a worker: which one serves a job, and whether an upload may ever serve."""
+"""Scorers on a worker: which version serves a job, verification of uploads, shadow runs."""

@@ -1,7 +1,7 @@
-"""Shadow runs: the same document again with a canary, once its job has been answered and written.
+"""Shadow runs: a document is read again with a canary, after its job has succeeded, to compare the answers.
 
-A shadow run holds no lease and books nothing. It takes a slot that a job could have had, so there is one at a
-time; a worker that is told to stop leaves it.
+A shadow run holds no lease and is not billed. It occupies a slot that a job could use, so there is one at a
+time; a worker that is told to stop abandons it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from worker.scorers import resolver
 
 _log = log.get("worker.scorers.shadow_runs")
 
-MOST_WAITING = 16  # more are left out: the canary then reads fewer documents than it was meant to
+MAX_WAITING = 16  # beyond this the oldest are dropped, and the canary reads fewer documents than configured
 
 
 @dataclass(frozen=True)
-class Task:
-    """A job that has been answered, and the version to read it again with."""
+class ShadowTask:
+    """A succeeded job, and the version to read its document with."""
 
     job: Job
     version: ScorerVersion
@@ -37,28 +37,28 @@ class Task:
     answers: list[str]
 
 
-class Shadows:
-    """What waits to be read again, and the one run under way. No method raises what a run may raise."""
+class ShadowRuns:
+    """The waiting shadow runs and the one in progress. No method raises an error of a run."""
 
     def __init__(self, process: WorkerProcess) -> None:
         self._process = process
-        self._waiting: deque[Task] = deque(maxlen=MOST_WAITING)
-        self._task: Task | None = None
+        self._waiting: deque[ShadowTask] = deque(maxlen=MAX_WAITING)
+        self._task: ShadowTask | None = None
         self._run: RunLike | None = None
-        self._served: Served | None = None  # the engine that it is in
+        self._served: Served | None = None  # the engine of the run
         self._files = ExitStack()
 
     @property
     def running(self) -> bool:
-        """Whether one is in the engine."""
+        """Whether a shadow run is in the engine."""
         return self._run is not None
 
-    def add(self, task: Task) -> None:
-        """To be read when a slot is free."""
+    def add(self, task: ShadowTask) -> None:
+        """Queues a shadow run for the next free slot."""
         self._waiting.append(task)
 
     def start(self, served: Served) -> None:
-        """Puts the next one into a free slot, if there is one and none is under way."""
+        """Starts the next one if a slot is free and none is in progress."""
         while self._waiting and self._run is None and served.engine.free_slots > 0:
             self._task = self._waiting.popleft()
             try:
@@ -68,26 +68,26 @@ class Shadows:
                 self._end(Outcome.NOT_MADE, error)
 
     def stepped(self, finished: list[object]) -> None:
-        """After a step of the engine: compares and writes, if the run under way is among the finished."""
+        """After a step of the engine: records the comparison if the run has finished."""
         run = self._run
         if run is not None and any(run is done for done in finished):
             self._end(Outcome.ANSWERED if run.error is None else Outcome.BROKE, run.error)
 
-    def broke(self, error: BaseException, *, guilty: bool) -> None:
-        """The engine raised while the run was in it; without proof that it did it, that says nothing."""
+    def engine_failed(self, error: BaseException, *, at_fault: bool) -> None:
+        """The engine raised while the run was in it. Counts as the version's failure only if `at_fault`."""
         if self._task is not None:
-            self._end(Outcome.BROKE if guilty else Outcome.NOT_MADE, error)
+            self._end(Outcome.BROKE if at_fault else Outcome.NOT_MADE, error)
 
     def abandon(self) -> None:
-        """Leaves everything as if it had never been drawn."""
+        """Discards pending shadow runs."""
         self._waiting.clear()
         if self._run is not None and self._served is not None:
             self._served.engine.release(self._run)
         self._clear()
 
-    def _admit(self, served: Served, task: Task) -> RunLike:
+    def _admit(self, served: Served, task: ShadowTask) -> RunLike:
         process = self._process
-        pin = resolver.take(process, served, task.version, task.job)
+        pin = resolver.load(process, served, task.version, task.job)
         with process.database.session() as session:
             document = documents.of_job(session, task.job.document_id)
         path = self._files.enter_context(process.blobs.local(document.blob_key))
@@ -116,7 +116,7 @@ class Shadows:
                     error=said,
                 )
         except SQLAlchemyError as trouble:
-            _log.warning("shadow_not_written", job=task.job.id, error=str(trouble))
+            _log.warning("shadow_not_recorded", job=task.job.id, error=str(trouble))
         label = registry.label(task.version)
         _log.info("shadow_ended", job=task.job.id, scorer=label, outcome=outcome.value, error=said)
 

@@ -1,6 +1,6 @@
-"""What the task `verify` does: uploaded scorers are looked at in a process of their own, one after another.
+"""Verifies uploaded scorers one after another, each in a process of its own.
 
-Whatever a file does to that process (a crash, an endless loop, all memory) is a verdict about the file.
+Whatever a file does to that process (a crash, an endless loop, exhausted memory) is a verdict about the file.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from store.scorers import registry
 from store.tables.scorers import ScorerVersion
 from worker.engine.process import WorkerProcess
 
-SECONDS = 120.0
-MEMORY_BYTES = 8 << 30  # of addresses: torch alone takes some
-LEASE_SECONDS = 600.0  # after it, a worker that has said nothing counts as dead; longer than all below
-PUT_OFF_SECONDS = 30.0  # by a blob store that fails
+TIMEOUT_SECONDS = 120.0
+MEMORY_BYTES = 8 << 30  # of address space, of which torch alone needs a part
+LEASE_SECONDS = 600.0  # a worker that takes longer counts as dead; exceeds all limits below
+POSTPONE_SECONDS = 30.0  # after the blob store failed
 FILES = ("scorer.safetensors", "manifest.json")
-CHILD = "namm_runtime.verify"
-# All that the child sees of the environment: no URL of a database, no secret.
+VERIFIER = "namm_runtime.verify"
+# The only environment variables that the child sees: no database URL, no secret.
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _log = log.get("worker.scorers.verification")
 
 
 class Verdict(NamedTuple):
-    """Of an upload: a code and a sentence if it is rejected, else the hash of the tensors."""
+    """The verdict on an upload: a code and a reason if it is rejected, otherwise the hash of its tensors."""
 
     code: str | None
     reason: str = ""
     sha256: str = ""
 
 
-class StorageAway(Exception):
-    """The blob store failed, which says nothing about what was uploaded."""
+class StorageUnavailable(Exception):
+    """The blob store failed, which says nothing about the upload."""
 
 
 def folder_of(row: ScorerVersion) -> str:
-    """Where the blobs of a verified version lie."""
+    """The folder of a verified version's blobs."""
     return f"scorers/{row.name}/{row.version}"
 
 
 def verify_uploads(process: WorkerProcess) -> int:
-    """Verifies until nothing is left or the worker is told to stop; gives how many verdicts it reached."""
+    """Verifies until no upload waits or the worker is told to stop; returns the number of verdicts."""
     verdicts = 0
     while not process.is_stopping():
         row = process.transaction(lambda session: registry.next_to_verify(session, LEASE_SECONDS))
@@ -64,46 +64,46 @@ def verify_uploads(process: WorkerProcess) -> int:
             break
         try:
             verdicts += _verify(process, row)
-        except StorageAway as error:
-            _put_off(process, row, str(error))
+        except StorageUnavailable as error:
+            _postpone(process, row, str(error))
     return verdicts
 
 
-def _put_off(process: WorkerProcess, row: ScorerVersion, reason: str) -> None:
-    process.transaction(lambda session: registry.postpone(session, row, reason, PUT_OFF_SECONDS))
+def _postpone(process: WorkerProcess, row: ScorerVersion, reason: str) -> None:
+    process.transaction(lambda session: registry.postpone(session, row, reason, POSTPONE_SECONDS))
 
 
 @contextmanager
 def _storage(doing: str) -> Iterator[None]:
-    """Raises StorageAway for whatever a blob store may raise, but for a blob that is gone."""
+    """Raises StorageUnavailable for every error of a blob store except NotFound."""
     try:
         yield
     except NotFound:
         raise
     except Exception as error:
-        _log.warning("storage_away", doing=doing, error=str(error))
-        # The error's own words may name the machine's folders.
-        said = f"storage_unavailable: The blob store failed ({type(error).__name__}) when {doing}. "
-        raise StorageAway(said + "It is tried again.") from error
+        _log.warning("storage_unavailable", doing=doing, error=str(error))
+        # The error's own message may name folders of this machine.
+        said = f"storage_unavailable: The blob store failed ({type(error).__name__}) while {doing}. "
+        raise StorageUnavailable(said + "Verification will be retried.") from error
 
 
 def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
-    """Raises StorageAway."""
+    """Raises StorageUnavailable."""
     with tempfile.TemporaryDirectory(prefix="palimpsest-verify-") as name:
         folder, out = Path(name, "in"), Path(name, "out")
         for place in (folder, out):
             place.mkdir()
         try:
-            with _storage("what was uploaded was read"):
+            with _storage("the upload was read"):
                 _fetch(process.blobs, row.upload_key, folder)
         except NotFound:
-            verdict = Verdict("upload_missing", "What was uploaded is no longer in the blob store.")
+            verdict = Verdict("upload_missing", "The uploaded files are no longer in the blob store.")
         else:
-            verdict = judge(folder, out, row.name, row.version)
+            verdict = run_verifier(folder, out, row.name, row.version)
         manifest: dict[str, Any] = {}
         if verdict.code is None:
             manifest = json.loads((out / "manifest.json").read_bytes())
-            with _storage("what was verified was written"):
+            with _storage("the verified files were written"):
                 _store(process.blobs, out, folder_of(row))
 
     def decide(session: Session) -> None:
@@ -117,10 +117,12 @@ def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
     try:
         process.transaction(decide)
     except StoreError as error:
-        _log.warning("verdict_late", scorer=registry.label(row), error=str(error))  # another worker's stands
+        _log.warning(
+            "verdict_late", scorer=registry.label(row), error=str(error)
+        )  # another worker's verdict stands
         return False
     _log.info("verdict", scorer=registry.label(row), code=verdict.code, reason=verdict.reason)
-    with suppress(StorageAway), _storage("what was uploaded was removed"):  # else the reaper does
+    with suppress(StorageUnavailable), _storage("the upload was removed"):  # otherwise the reaper removes it
         process.blobs.delete_folder(row.upload_key)
     return True
 
@@ -141,9 +143,9 @@ def _store(blobs: Blobs, out: Path, prefix: str) -> None:
             shutil.copyfileobj(source, target, 1 << 20)
 
 
-def judge(folder: Path, out: Path, name: str, version: str) -> Verdict:
-    """The verdict of a child process on the files in `folder`; `out` has what may serve."""
-    command = [sys.executable, "-P", "-m", CHILD, str(folder), str(out)]
+def run_verifier(folder: Path, out: Path, name: str, version: str) -> Verdict:
+    """The verdict of a child process on the files in `folder`; it writes the verified files to `out`."""
+    command = [sys.executable, "-P", "-m", VERIFIER, str(folder), str(out)]
     command += ["--name", name, "--version", version, "--end-with-parent"]
     environment = {key: os.environ[key] for key in _PASSED if key in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -154,37 +156,39 @@ def judge(folder: Path, out: Path, name: str, version: str) -> Verdict:
             command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, cwd=out
         ) as child,
     ):
-        # From outside and not in the child before it starts: this process has threads, so nothing of Python's
-        # may run between fork and exec. The first seconds without a limit only import what is installed.
+        # Set from outside: this process has threads, so no Python code may run between fork and exec. Until
+        # the limit applies, the child only imports installed modules.
         resource.prlimit(child.pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
         try:
-            status = child.wait(SECONDS)
+            status = child.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
-            return Verdict("verification_timeout", f"Verification took longer than {SECONDS:g} seconds.")
+            return Verdict(
+                "verification_timeout", f"Verification took longer than {TIMEOUT_SECONDS:g} seconds."
+            )
         finally:
             child.kill()
     if status != 0:
-        return _death(status, (out / "log").read_text(errors="replace"))
-    return _read(out)
+        return _verdict_of_crash(status, (out / "log").read_text(errors="replace"))
+    return _read_verdict(out)
 
 
-def _death(status: int, said: str) -> Verdict:
-    """Why a child ended without a verdict; its own words are for the log only."""
-    _log.warning("verification_died", status=status, said=said[-2000:])
-    # What a lack of addresses looks like depends on who asked for them: Python, torch or a library's loader.
+def _verdict_of_crash(status: int, said: str) -> Verdict:
+    """Why a child ended without a verdict; its output goes to the log only."""
+    _log.warning("verification_crashed", status=status, said=said[-2000:])
+    # How a failed allocation shows depends on who made it: Python, torch or the dynamic loader.
     if any(
         sign in said for sign in ("MemoryError", "bad_alloc", "can't allocate memory", "not enough memory")
     ):
         gibibytes = MEMORY_BYTES / 2**30
         return Verdict("verification_memory", f"Verification needed more than {gibibytes:g} GiB of memory.")
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    return Verdict("verification_crashed", f"The process that verified it ended {how}, without a verdict.")
+    return Verdict("verification_crashed", f"The verification process ended {how} without a verdict.")
 
 
-def _read(out: Path) -> Verdict:
-    """What the child wrote, believed only as far as it can be checked here."""
+def _read_verdict(out: Path) -> Verdict:
+    """The verdict that the child wrote, checked as far as it can be here."""
     try:
         verdict = json.loads((out / "verdict.json").read_bytes())
         if verdict["verified"] is not True:
@@ -193,8 +197,8 @@ def _read(out: Path) -> Verdict:
         with (out / "scorer.safetensors").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not digest == verdict["sha256"] == manifest["sha256"]:
-            raise ValueError("the hash is another one")
+            raise ValueError("the hash differs")
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning("verdict_unreadable", error=str(error))
-        return Verdict("verification_crashed", "The process that verified it left no readable verdict.")
+        return Verdict("verification_crashed", "The verification process left no readable verdict.")
     return Verdict(None, sha256=digest)

@@ -1,1 +1,1 @@
-"""Webhooks: messages signed, sent and retried."""
+"""Webhooks: messages are signed, sent and retried."""

@@ -1,4 +1,4 @@
-"""The notifier: tells webhooks of events. `python -m worker.webhooks.notifier`"""
+"""The notifier: sends events to webhooks. `python -m worker.webhooks.notifier`"""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from worker.loops.run_forever import forever
 from worker.unavailable import SERVER_UNAVAILABLE
 from worker.webhooks.sender import TIMEOUT_SECONDS, Sender
 
-SENDERS = 16  # messages on their way at once
-LEASE_SECONDS = 4 * TIMEOUT_SECONDS  # much longer than any attempt: it is for notifiers that died
+SENDERS = 16  # messages sent concurrently
+LEASE_SECONDS = 4 * TIMEOUT_SECONDS  # far longer than any attempt, so it expires only if a notifier died
 
 _log = log.get("worker.webhooks.notifier")
 
 
 class Notifier:
-    """Sends messages from threads, each of which writes down what came of its own."""
+    """Sends messages from threads, each of which records the outcome of its own."""
 
     def __init__(self, database: Database, sender: Sender, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self._database = database
@@ -32,7 +32,7 @@ class Notifier:
         self._changed = threading.Condition()
 
     def step(self) -> int:
-        """Fans events out and begins to send what is due, as far as senders are free; gives how many."""
+        """Fans events out and starts sending what is due to the free senders; returns how many it started."""
         while self._fan_out():
             pass
         with self._changed:
@@ -56,11 +56,11 @@ class Notifier:
             outcome = self._sender.send(due)
             with self._database.session() as session:
                 mine = deliveries.record(session, due, outcome)
-            # Not the error: it may quote what the receiver answered. The delivery's log has it.
+            # Without the error, which may quote the receiver's answer; the delivery's log has it.
             delivered = outcome.error is None
             _log.info("sent", delivery=due.id, status=outcome.status, delivered=delivered, recorded=mine)
         except SERVER_UNAVAILABLE as error:
-            # Once the lease has run out the message is sent again.
+            # The message is sent again after the lease has expired.
             _log.warning("not_recorded", delivery=due.id, error=str(error))
         except Exception:
             _log.exception("sender_failed", delivery=due.id)
@@ -69,13 +69,13 @@ class Notifier:
                 self._free += 1
                 self._changed.notify_all()
 
-    def settle(self) -> None:
-        """Waits until nothing is on its way."""
+    def wait_until_idle(self) -> None:
+        """Waits until no message is being sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._free == SENDERS)
 
     def close(self) -> None:
-        """Lets the messages on their way arrive, and ends the threads."""
+        """Waits for the messages being sent, then ends the threads."""
         self._threads.shutdown()
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     def step() -> None:
         with outbox.listen(database.engine, outbox.EVENTS) as heard:
             while True:
-                # Listen first, then look: what is added in between, or is written down, wakes the wait.
+                # Listen before looking, so that what is added or recorded in between ends the wait.
                 while notifier.step():
                     pass
                 with database.session() as session:

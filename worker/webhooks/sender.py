@@ -1,4 +1,4 @@
-"""Sends one message to one webhook: signed by Standard Webhooks, through the guard, once."""
+"""Sends one message to one webhook: signed as Standard Webhooks defines, through the SSRF guard, once."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from standardwebhooks import Webhook
 from store.settings import Settings
 from store.webhooks import egress, secret
 from store.webhooks.deliveries import Due, Outcome
-from worker.webhooks.ssrf_guard import AddressRefused, Deadline, Guard, Resolve, system_resolver
+from worker.webhooks.ssrf_guard import AddressRefused, Deadline, Resolve, SsrfGuard, system_resolver
 
-TIMEOUT_SECONDS = 15.0  # for everything, from looking up the host to the last byte of the answer
-READ_BYTES = 4096  # of an answer; no more is looked at
-SHOWN_CHARACTERS = 300  # of an answer that is an error, in the delivery's log
+TIMEOUT_SECONDS = 15.0  # for the whole exchange, from the DNS lookup to the last byte of the answer
+READ_BYTES = 4096  # of an answer; the rest is ignored
+SHOWN_CHARACTERS = 300  # of an error's answer, in the delivery's log
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    return httpcore.default_ssl_context()  # reading the certificates takes tens of milliseconds
+    return httpcore.default_ssl_context()  # loading the certificates takes tens of milliseconds
 
 
 class Sender:
-    """Sends as the settings say. It keeps no connections, so each message looks its host up anew."""
+    """Sends messages. It keeps no connections, so the host of each message is looked up and checked anew."""
 
     def __init__(
         self, config: Settings, *, timeout: float = TIMEOUT_SECONDS, resolve: Resolve = system_resolver
@@ -40,7 +40,7 @@ class Sender:
         self._resolve = resolve
 
     def send(self, due: Due) -> Outcome:
-        """What came of it; nothing that a receiver does raises."""
+        """The outcome of one attempt. Nothing that a receiver does raises."""
         began = time.monotonic()
         status: int | None = None
         retry_after: float | None = None
@@ -51,14 +51,14 @@ class Sender:
         except (egress.UrlRefused, AddressRefused) as refused:
             error = str(refused)
         except httpcore.TimeoutException:
-            error = f"There was no whole answer within {self._timeout:g} s."
+            error = f"No complete answer within {self._timeout:g} s."
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as failed:
-            error = f"The exchange failed: {str(failed) or type(failed).__name__}."
+            error = f"The request failed: {str(failed) or type(failed).__name__}."
         return Outcome(status, error, round((time.monotonic() - began) * 1000), retry_after)
 
     def _post(self, due: Due) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         target = egress.vet_url(due.url, allow_loopback=self._allow_loopback)
-        guard = Guard(
+        guard = SsrfGuard(
             Deadline(self._timeout),
             allow_loopback=self._allow_loopback,
             loopback_only=target.loopback_only,
@@ -71,7 +71,7 @@ class Sender:
         headers = {"Host": target.authority, "Content-Type": "application/json", "User-Agent": "palimpsest"}
         headers |= self._signed(due, body)
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        # A pool of httpcore follows no redirects and reads no proxies from the environment.
+        # httpcore follows no redirects and uses no proxies from the environment.
         with (
             httpcore.ConnectionPool(ssl_context=_tls(), network_backend=guard, max_connections=1) as pool,
             pool.stream("POST", url, headers=encoded, content=body.encode()) as response,
@@ -98,15 +98,17 @@ def _beginning(pieces: Iterable[bytes]) -> bytes:
 
 
 def _sentence(status: int, answer: bytes) -> str:
-    """An answer that is no success, in a form that Postgres can keep."""
+    """Describes an unsuccessful answer, in a form that Postgres can store."""
     if 300 <= status < 400:
-        return f"It answered {status}; redirects are not followed. Give the webhook the final address."
+        return (
+            f"It answered {status}. Redirects are not followed; use the final address as the webhook's URL."
+        )
     shown = answer.decode(errors="replace").replace("\0", "\ufffd")[:SHOWN_CHARACTERS].strip()
     return f"It answered {status}" + (f": {shown}" if shown else ".")
 
 
 def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
-    """Seconds; None without a header Retry-After that can be read."""
+    """Seconds; None without a valid Retry-After header."""
     for name, value in headers:
         if name.lower() == b"retry-after":
             text = value.decode("latin-1").strip()
@@ -114,6 +116,6 @@ def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
                 return float(text[:9])
             try:
                 return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-            except (ValueError, TypeError, OverflowError):  # no date, one without a zone, or none there is
+            except (ValueError, TypeError, OverflowError):  # not a date, without a time zone, or out of range
                 return None
     return None

@@ -1,7 +1,7 @@
-"""The network as a webhook may use it: public addresses, vetted before each connection.
+"""Restricts the connections of webhooks to public addresses, checked before each connection.
 
-A name is looked up once, every address behind it has to be public, and the connection goes to an address that
-was looked at. So a name that leads elsewhere a moment later (DNS rebinding) gains nothing.
+A name is resolved once, all of its addresses must be public, and the connection goes to one of the checked
+addresses. A name that resolves differently a moment later (DNS rebinding) therefore gains nothing.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Resolve = Callable[[str, int], list[str]]
 
 
 class AddressRefused(StoreError):
-    """The host's addresses are not all ones that the service may reach."""
+    """The host has an address that the service may not connect to."""
 
     code = "webhook_address_refused"
 
 
 class Deadline:
-    """A moment by which all of an exchange has to be over."""
+    """The time by which a whole exchange must be complete."""
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds. Raises httpcore.TimeoutException when there are none."""
+        """Remaining seconds. Raises httpcore.TimeoutException when none remain."""
         seconds = self._until - time.monotonic()
         if seconds <= 0:
-            raise httpcore.TimeoutException("the time is over")
+            raise httpcore.TimeoutException("the deadline has passed")
         return seconds
 
 
@@ -48,8 +48,8 @@ def system_resolver(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-class Guard(httpcore.NetworkBackend):
-    """Connects one exchange. Raises AddressRefused, and httpcore's errors."""
+class SsrfGuard(httpcore.NetworkBackend):
+    """The network backend of one exchange. Raises AddressRefused and httpcore's errors."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class Guard(httpcore.NetworkBackend):
         error: Exception = httpcore.ConnectError("the host has no address")
         addresses = self._vetted(host, port)
         for tried, address in enumerate(addresses):
-            # A fair share of the time: behind an address that does not answer may be one that does.
+            # An equal share of the remaining time: the next address may answer if this one does not.
             share = self._deadline.left() / (len(addresses) - tried)
             try:
-                # An address instead of a name: nothing is looked up again. TLS goes by the name all the same.
+                # The address instead of the name, so nothing is resolved again. TLS still verifies the name.
                 stream = self._plain.connect_tcp(address, port, share, None, socket_options)
-                return _Timed(stream, self._deadline)
+                return _DeadlineStream(stream, self._deadline)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:
                 error = failed
         raise error
@@ -89,7 +89,7 @@ class Guard(httpcore.NetworkBackend):
     def _vetted(self, host: str, port: int) -> list[str]:
         addresses = self._look_up(host, port)
         for address in addresses:
-            # The address is not told: the tenant would learn what names mean inside this network.
+            # The address is not disclosed: the tenant would learn how names resolve inside this network.
             if not egress.may_reach(
                 ip_address(address), allow_loopback=self._allow_loopback, loopback_only=self._loopback_only
             ):
@@ -97,7 +97,7 @@ class Guard(httpcore.NetworkBackend):
         return addresses
 
     def _look_up(self, host: str, port: int) -> list[str]:
-        """In a thread of its own, as the system's resolver cannot be given a time limit."""
+        """Resolves in a separate thread, because the system's resolver takes no time limit."""
         found: list[str | Exception] = []
 
         def look_up() -> None:
@@ -113,12 +113,12 @@ class Guard(httpcore.NetworkBackend):
             raise httpcore.ConnectTimeout("looking up the host took too long")
         addresses = [one for one in found if isinstance(one, str)]
         if len(addresses) < len(found):
-            raise httpcore.ConnectError(f"the host {host} cannot be found")
+            raise httpcore.ConnectError(f"the host {host} could not be resolved")
         return addresses
 
 
-class _Timed(httpcore.NetworkStream):
-    """A stream whose every step ends by the deadline: a receiver that drips cannot keep a sender for long."""
+class _DeadlineStream(httpcore.NetworkStream):
+    """A stream with one deadline for all operations: a receiver that sends slowly cannot occupy a sender."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
@@ -137,7 +137,7 @@ class _Timed(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         secured = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
-        return _Timed(secured, self._deadline)
+        return _DeadlineStream(secured, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -14,7 +14,7 @@ from tests.conftest import Api, problem
 from tests.support.standin import right_answer
 from tests.unit.store.billing.test_budgets import bill, events
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 from worker.loops.reaper import reap_once
 
 DOCUMENT = "All work and no play makes Jack a dull boy. " * 40
@@ -174,11 +174,11 @@ def test_a_job_under_a_crossed_queue_budget_waits_until_it_is_deleted(
     spend(api, "1")
     job = submit()
     assert (job["state"], job["held_by"]) == ("queued", budget["id"])
-    assert drain_jobs(worker) == 0
+    assert run_jobs(worker) == 0
     assert reap(api) == 0
     client.delete(f"/v1/budgets/{budget['id']}")
     assert reap(api) == 1
-    assert drain_jobs(worker) == 1
+    assert run_jobs(worker) == 1
     done = client.get(f"/v1/jobs/{job['id']}").json()
     assert (done["state"], done["held_by"]) == ("succeeded", None)
 
@@ -189,15 +189,15 @@ def test_a_running_job_is_given_back_at_a_snapshot_and_goes_on_from_it(
     budget = new_budget(client, action="queue")
     job = submit()
     assert job["held_by"] is None
-    assert drain_jobs(worker) == 1
+    assert run_jobs(worker) == 1
     path = f"/v1/jobs/{job['id']}"
     held = client.get(path).json()
     assert (held["state"], held["held_by"], held["attempt"]) == ("queued", budget["id"], 1)
     assert 0 < held["progress"]["tokens_done"] < len(DOCUMENT)
     assert [told["budget"] for told in events(api.database)] == [budget["id"]]
-    assert (reap(api), drain_jobs(worker)) == (0, 0)
+    assert (reap(api), run_jobs(worker)) == (0, 0)
     client.delete(f"/v1/budgets/{budget['id']}")
-    assert (reap(api), drain_jobs(worker)) == (1, 1)
+    assert (reap(api), run_jobs(worker)) == (1, 1)
     done = client.get(path).json()
     assert (done["state"], done["attempt"]) == ("succeeded", 2)
     [answer] = client.get(f"{path}/result").json()["answers"]
@@ -230,7 +230,7 @@ def test_a_running_job_fails_at_a_snapshot_and_all_it_did_is_waste(
             ),
             {"id": job["id"], "tenant": DEFAULT_TENANT},
         )
-    assert drain_jobs(worker) == 1
+    assert run_jobs(worker) == 1
     path = f"/v1/jobs/{job['id']}"
     failed = client.get(path).json()
     assert (failed["state"], failed["error"]["code"]) == ("failed", "budget_exceeded")
@@ -250,7 +250,7 @@ def test_a_notifying_budget_stops_nothing(
 ) -> None:
     new_budget(client, action="notify")
     job = submit()
-    drain_jobs(worker)
+    run_jobs(worker)
     assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "succeeded"
     assert len(events(api.database)) == 1
     assert submit()["held_by"] is None
@@ -269,5 +269,5 @@ def test_a_job_being_cancelled_is_cancelled_and_not_over_budget(
         return step()
 
     engine.step = cancel_first  # type: ignore[method-assign]
-    drain_jobs(worker)
+    run_jobs(worker)
     assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "cancelled"

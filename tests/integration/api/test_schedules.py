@@ -192,7 +192,7 @@ def test_the_command_line_does_all_of_it(api: Api, bulk: dict[str, Any], tmp_pat
     file.write_text("A contract.")
     what = ("--ask", "Who?", "--policy", "window", "--timezone", "Europe/Berlin", "--overlap", "queue")
     dry = palimpsest(api, "create", "nightly", "30 2 * * *", "--file", str(file), *what, "--dry-run")
-    assert "no schedule was made" in dry.output
+    assert "no schedule was created" in dry.output
     made = palimpsest(api, "create", "nightly", "30 2 * * *", "--file", str(file), *what)
     assert made.exit_code == 0, made.output
     schedule = made.output.strip()
@@ -222,7 +222,7 @@ def test_the_command_line_does_all_of_it(api: Api, bulk: dict[str, Any], tmp_pat
     assert palimpsest(api, "run", schedule).output.startswith("run_")
     tick(api)
     history = palimpsest(api, "history", schedule).output
-    assert "by hand" in history
+    assert "manual" in history
     assert "running" in history
     assert palimpsest(api, "delete", schedule).exit_code == 0
     assert schedule not in palimpsest(api, "list").output
@@ -265,4 +265,4 @@ def test_a_schedule_is_made_from_a_file(api: Api, asked: dict[str, Any], tmp_pat
     assert shown["job"].items() >= (asked["job"] | {"questions": ["When?"], "priority": 7}).items()
     file.write_text("[]")
     refused = palimpsest(api, "create", "--from", str(file))
-    assert (refused.exit_code, "no JSON object" in " ".join(refused.output.split())) == (1, True)
+    assert (refused.exit_code, "not contain a JSON object" in " ".join(refused.output.split())) == (1, True)

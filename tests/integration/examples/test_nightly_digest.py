@@ -18,7 +18,7 @@ from tests.conftest import Api, api_on
 from tests.support import REPOSITORY
 from worker.bulk.conductor import Conductor
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 EXAMPLE = REPOSITORY / "examples" / "nightly-digest"
 DOCUMENTS = EXAMPLE / "documents"
@@ -46,7 +46,7 @@ def run(api: Api, body: dict[str, Any]) -> dict[str, Any]:
         assert begun.status_code == 201, begun.text
         for _ in range(30):
             conductor.round()
-            drain_jobs(process)
+            run_jobs(process)
             found: dict[str, Any] = client.get(f"/v1/bulk/{begun.json()['id']}").json()
             if found["state"] in ENDED:
                 return found

@@ -69,7 +69,7 @@ def test_a_folder_here_becomes_a_bundle_here(bench: BulkBench, letters: Path, tm
         text = (letters / path).read_bytes()
         assert line["summary"] == [right_answer(text, PROMPT)]
         assert line["answers"] == [{"prompt": "Who?", "text": right_answer(text, "Who?")}]
-    assert "Collection 'letters': 3 uploaded, 0 as before, 0 removed, 0 unreadable" in ended.stderr
+    assert "Collection 'letters': 3 uploaded, 0 unchanged, 0 removed, 0 unreadable" in ended.stderr
     assert "succeeded, 3 of 3 documents done" in ended.stderr
 
 
@@ -120,7 +120,7 @@ def test_one_unreadable_file_does_not_stop_the_rest(bench: BulkBench, letters: P
     (letters / "image.png").write_bytes(b"\x89PNG")
     ended = run(bench, "bulk", str(letters), "--points", "1", "--no-digest")
     assert ended.exit_code == 1  # not everything was done
-    assert "image.png is left out: unsupported_document" in ended.stderr
+    assert "image.png is skipped: unsupported_document" in ended.stderr
     assert "3 of 4 documents done" in ended.stdout  # the digest, as there is no --to
     assert "All documents" not in ended.stdout
 
@@ -138,7 +138,7 @@ def test_a_collection_of_something_else_is_left_alone(
     assert run(bench, "bulk", str(other), "--detach", "--name", "others").exit_code == 0
     palimpsest(bench, "collection", "create", "live", "--source", str(bench.source))
     refused = palimpsest(bench, "bulk", str(other), "--name", "live")
-    assert (refused.exit_code, "give another --name" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "choose another --name" in refused.stderr) == (1, True)
 
 
 def test_a_place_that_the_service_reads_and_one_that_it_writes(bench: BulkBench) -> None:
@@ -262,4 +262,4 @@ def test_what_does_not_go_together_is_told(bench: BulkBench, arguments: tuple[st
 def test_a_folder_that_is_not_there_is_told(bench: BulkBench, tmp_path: Path) -> None:
     refused = palimpsest(bench, "bulk", str(tmp_path / "none"))
     assert refused.exit_code == 1
-    assert "is no folder here" in refused.stderr
+    assert "There is no local folder" in refused.stderr

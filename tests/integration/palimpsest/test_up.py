@@ -107,7 +107,7 @@ class Up:
 
     def key(self) -> str:
         """The first key, as a person would read it off the screen."""
-        found = re.search(r"API key, shown this once: (pal_\w+)", self.said())
+        found = re.search(r"API key, shown only once: (pal_\w+)", self.said())
         assert found, self.said()
         return found[1]
 
@@ -247,11 +247,11 @@ def test_killed_children_come_back_and_lose_nothing(closed: Path) -> None:
         eventually(
             lambda: "PostgreSQL" in up.said() and "Redis" in up.said().split("Logs: ")[1], "both again"
         )
-        assert re.search(r"==> .*PostgreSQL.* ended; starting again", up.said())
+        assert re.search(r"==> .*PostgreSQL.* ended; restarting", up.said())
         eventually(lambda: _answers(client), "the API")
         eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job")
         assert client.result(job["id"])["answers"][0]["text"] == right_answer(TEXT * 10, "When?")
-    assert "ended (killed by SIGKILL); it starts again" in up.said()
+    assert "ended (killed by SIGKILL); restarting in" in up.said()
     assert up.stop(signal.SIGTERM) == 0, up.said()
     assert processes_of(up.data) == []
 
@@ -274,7 +274,7 @@ def test_after_a_killed_supervisor_the_next_one_cleans_up_and_goes_on(closed: Pa
 
     second = Up.start(closed / "data", PALIMPSEST_REAPER_SECONDS="0.5")
     assert "left behind by a killed supervisor" in second.said()
-    assert second.said().count("shown this once") == 1
+    assert second.said().count("shown only once") == 1
     alive = [process for process in leftovers if process.is_running() and not _is_server(process)]
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     with Client(second.url(), key) as client:
@@ -288,7 +288,7 @@ def test_after_a_killed_supervisor_the_next_one_cleans_up_and_goes_on(closed: Pa
 
     refused = command("up", "--data", str(second.data), "--port", "0")
     assert refused.returncode == 1
-    assert f"Palimpsest already runs on {second.data}" in refused.stderr
+    assert f"Palimpsest is already running on {second.data}" in refused.stderr
     assert second.url() in refused.stderr
     assert "Traceback" not in refused.stderr
     assert second.stop(signal.SIGINT) == 0
@@ -341,7 +341,7 @@ def _use_the_command_line(closed: Path, url: str, database_url: str) -> None:
     assert "not_found" in theirs.stderr
     stranger = command("key", "revoke", key_id, **here, DATABASE_URL=database_url)
     assert stranger.returncode == 1
-    assert f"The tenant has no key {key_id}" in stranger.stderr
+    assert f"There is no API key {key_id}" in stranger.stderr
     ended = command("key", "revoke", key_id, "--tenant", "acme", **here, DATABASE_URL=database_url)
     assert ended.returncode == 0, ended.stderr
     revoked = command("jobs", PALIMPSEST_URL=url, PALIMPSEST_API_KEY=made.stdout.strip())

@@ -22,7 +22,7 @@ from tests.support.registry import activate, add_real
 from tests.support.tiny import WINDOW, save_tiny_llama
 from worker.engine.model_files import describe
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 TEXT = ("In the beginning the project was young. " * 60).encode()  # 2400 tokens: five chunks
 
@@ -78,7 +78,7 @@ def ended(process: WorkerProcess, job: Job) -> tuple[Job, list[str]]:
 
 def test_a_document_is_read_answered_and_billed(process: WorkerProcess, submit: Submit) -> None:
     job = submit()
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     done, answers = ended(process, job)
     assert (done.state, done.error_message) == ("succeeded", None)
     assert (done.positions, done.progress_tokens_done) == ("cache-relative", len(TEXT))
@@ -93,7 +93,7 @@ def test_a_document_is_read_answered_and_billed(process: WorkerProcess, submit: 
 
 def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProcess, submit: Submit) -> None:
     job = submit(policy="namm", cache_budget=None)
-    drain_jobs(process)
+    run_jobs(process)
     with process.database.session() as session:
         row = jobs.result(session, job.tenant_id, job.id)
         setting = ledger.cost(session, job.tenant_id, job.id).setting
@@ -112,7 +112,7 @@ def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_s
     process: WorkerProcess, submit: Submit
 ) -> None:
     whole, broken = submit(), submit()
-    drain_jobs(process)
+    run_jobs(process)
     _, expected = ended(process, whole)
 
     # The second job again, from a snapshot in the middle, in another process's stead.
@@ -128,7 +128,7 @@ def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_s
         return step()
 
     served.engine.step = few_steps  # type: ignore[method-assign]
-    drain_jobs(process)
+    run_jobs(process)
     given, _ = ended(process, again)
     assert given.state == "queued"
     assert given.snapshot_tokens
@@ -136,7 +136,7 @@ def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_s
     with process.database.session() as session:
         session.execute(text("UPDATE workers SET stopping_at = NULL"))
     process.forget_engine()
-    drain_jobs(process)
+    run_jobs(process)
     done, answers = ended(process, again)
     assert (done.state, done.attempt, answers) == ("succeeded", 2, expected)
     assert ended(process, broken)[1] == expected
@@ -160,7 +160,7 @@ def test_what_cannot_be_served_is_refused_with_its_own_code(
     process: WorkerProcess, submit: Submit, content: bytes, changes: dict[str, object], code: str
 ) -> None:
     bad, good = submit(content, **changes), submit()
-    drain_jobs(process)
+    run_jobs(process)
     failed, _ = ended(process, bad)
     assert (failed.state, failed.error_code) == ("failed", code)
     assert failed.error_message
@@ -191,14 +191,14 @@ def test_results_carry_the_version_they_ran_on_and_can_be_had_again(
         rows[version] = add_real(process.database, process.blobs, scorer, version, folder)
         activate(process.database, rows[version])
         job = submit(**asked)
-        drain_jobs(process)
+        run_jobs(process)
         done, first[version] = ended(process, job)
         assert (done.state, done.scorer, done.error_message) == ("succeeded", f"namm@{version}", None)
         assert done.scorer_sha256 == rows[version].sha256
     assert first["8"] != first["9"], "the numbers decide the answers"
     for version in ("8", "9"):
         again = submit(**asked, scorer_requested=f"namm@{version}")
-        drain_jobs(process)
+        run_jobs(process)
         assert ended(process, again)[1] == first[version]
         # The same from the files alone, without the service.
         document = tmp_path / "document.txt"
@@ -208,7 +208,7 @@ def test_results_carry_the_version_they_ran_on_and_can_be_had_again(
         assert [answer.text.replace("\0", "\ufffd") for answer in alone.answers] == first[version]
     own = f"namm@{bundled.version}"
     later = submit(**asked, scorer_requested=own)
-    drain_jobs(process)
+    run_jobs(process)
     assert ended(process, later)[0].scorer == own, "the bundled one, by name"
 
 
@@ -219,7 +219,7 @@ def test_a_replaced_model_is_loaded_between_jobs_and_its_jobs_pin_it(
     shutil.copytree(model_directory, folder)
     process.config = process.config.model_copy(update={"model": str(folder)})
     early = submit()
-    drain_jobs(process)
+    run_jobs(process)
     engine, old = process.serve().engine, process.serve().card.revision
     assert process.serve().engine is engine
 
@@ -234,7 +234,7 @@ def test_a_replaced_model_is_loaded_between_jobs_and_its_jobs_pin_it(
         session.execute(text(stale + " WHERE id = :id"), {"old": old, "id": late.id})
     with process.blobs.create("k") as file:
         file.write(b"of the old one")
-    drain_jobs(process)
+    run_jobs(process)
     new = process.serve().card.revision
     (before, one), (after, other) = ended(process, early), ended(process, late)
     assert new != old

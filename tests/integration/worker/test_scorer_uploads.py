@@ -33,12 +33,12 @@ def worker(api: Api) -> WorkerProcess:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The verdict without a process of its own, which takes seconds to start."""
 
-    def judge(folder: Path, out: Path, name: str, version: str) -> verification.Verdict:
+    def run_verifier(folder: Path, out: Path, name: str, version: str) -> verification.Verdict:
         found = decide(folder, out, name, version)
         (out / "verdict.json").write_text(json.dumps(found))
-        return verification._read(out)
+        return verification._read_verdict(out)
 
-    monkeypatch.setattr(verification, "judge", judge)
+    monkeypatch.setattr(verification, "run_verifier", run_verifier)
 
 
 def send(client: httpx.Client, version: str, **parts: bytes) -> httpx.Response:

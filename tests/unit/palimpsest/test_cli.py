@@ -44,7 +44,7 @@ def test_former_names_of_groups_work_alike(former: str, name: str, tmp_path: Pat
 def test_a_former_name_runs_the_command(tmp_path: Path) -> None:
     asked, before = run("bulk", "list", data=tmp_path), run("bulks", "list", data=tmp_path)
     assert (asked.exit_code, asked.output) == (before.exit_code, before.output)
-    assert "Nothing runs on" in asked.output
+    assert "No service is running on" in asked.output
 
 
 @pytest.mark.parametrize("arguments", [["./list"], ["./list", "--points", "5"], ["--points", "5", "./list"]])

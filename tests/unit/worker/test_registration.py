@@ -1,4 +1,4 @@
-"""A worker's presence: that it is asked to warm up, and what its row says when its child was replaced."""
+"""A worker's registration: that it is asked to warm up, and what its row says when its child was replaced."""
 
 import pytest
 from kombu.exceptions import OperationalError
@@ -10,10 +10,9 @@ from store.scorers import rollout
 from store.settings import Settings
 from store.tables.scorers import WorkerScorer
 from tests.support.registry import activate, add_standin
-from worker import registration as presence
 from worker.engine.process import WorkerProcess
 from worker.names import WORKER_ID
-from worker.registration import Presence
+from worker.registration import Registration, forget_loaded
 
 
 class Broker:
@@ -28,10 +27,10 @@ class Broker:
         self.taken += 1
 
 
-def beat(presence: Presence, db: Database) -> None:
+def beat(registration: Registration, db: Database) -> None:
     """A heartbeat, as the thread makes it."""
     try:
-        presence._tell(db)
+        registration._beat(db)
     except OperationalError:
         return
 
@@ -40,7 +39,7 @@ def test_warming_up_is_asked_for_until_the_broker_took_it(
     config: Settings, db: Database, process: WorkerProcess
 ) -> None:
     broker = Broker()
-    worker = Presence(config, broker)
+    worker = Registration(config, broker)
     broker.away = True
     beat(worker, db)
     beat(worker, db)
@@ -69,6 +68,6 @@ def test_what_a_replaced_child_had_loaded_is_told_no_more(
         workers.register(session, "wrk_other", "here", "cpu")
         for worker in ("wrk_test", "wrk_other"):
             rollout.report(session, worker, "namm@2", "sha")
-    presence.replaced(config)
+    forget_loaded(config)
     with db.session() as session:
         assert session.scalars(select(WorkerScorer.worker_id)).all() == ["wrk_other"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest.commands.jobs import follow, say_setting
+from palimpsest.commands.jobs import follow, print_settings
 from palimpsest.machine.data_directory import LocalError
 
 QUEUED = {"id": "job_1", "state": "queued", "model": "mine", "progress": None}
@@ -41,13 +41,13 @@ def test_a_job_that_will_be_taken_is_waited_for(errors: list[str], loaded: bool,
 
 
 def test_what_a_document_was_read_with_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    say_setting(None)
-    say_setting({"positions": None})
+    print_settings(None)
+    print_settings({"positions": None})
     assert capsys.readouterr().out == ""
     setting = {"mode": "budget", "budget": 512, "interval": 512, "positions": "cache-relative"}
-    say_setting(setting | {"regime": "The scorer was evolved with 16 slots a head; served with 512."})
+    print_settings(setting | {"regime": "The scorer was evolved with 16 slots a head; served with 512."})
     told = capsys.readouterr().out
     assert "512 slots a head, an eviction every 512 tokens, cache-relative positions" in told
     assert "evolved with 16 slots" in told
-    say_setting({"mode": "budget", "budget": None, "interval": None, "positions": "absolute"})
+    print_settings({"mode": "budget", "budget": None, "interval": None, "positions": "absolute"})
     assert "no limit of slots, no evictions, absolute positions" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_a_book_in_toml_is_read_exactly_and_takes_effect(
 ) -> None:
     result = run("price", "load", write("ours.toml", BOOK))
     assert result.exit_code == 0, result.output
-    assert "'ours' (EUR) is in effect from now on" in result.output
+    assert "'ours' (EUR) is in effect for attempts that begin from now on" in result.output
     assert "From [red]our[/red] invoices" in result.output
     assert "2.4300000001" in run("price", "show").output
     with db.session() as session:
@@ -103,8 +103,8 @@ def test_a_book_in_json_for_later_is_announced(
     assert "placeholder: USD" in result.output
     shown = run("price", "show").output
     assert "placeholder: USD" in shown
-    assert "'next year' takes over at" in shown
-    assert "to come" in run("price", "show", "--all").output
+    assert "'next year' takes effect at" in shown
+    assert "future" in run("price", "show", "--all").output
     again = run("price", "load", write("again.json", json.dumps(values | {"name": "again"})))
     assert again.exit_code == 1
     assert "begins at the same time" in again.output
@@ -122,11 +122,11 @@ def test_a_book_in_json_for_later_is_announced(
         ("a.toml", BOOK + 'colour = "red"', "price.0.colour"),
         ("a.toml", "effective_from = 2020-01-01T00:00:00Z\n" + BOOK, "in the past"),
         ("a.toml", "effective_from = 2090-01-01T00:00:00\n" + BOOK, "effective_from"),
-        ("a.toml", BOOK.replace('"ours"', '"a\\u0000b"'), "The database refuses"),
+        ("a.toml", BOOK.replace('"ours"', '"a\\u0000b"'), "The database reported an error"),
         ("a.toml", "name = ", "cannot be read"),
         ("a.json", "[]", "cannot be used"),
         ("a.json", "[" * 100_000, "cannot be read"),
-        ("a.yaml", BOOK, "neither .toml nor .json"),
+        ("a.yaml", BOOK, "neither a .toml nor a .json file"),
     ],
 )
 def test_a_book_that_cannot_be_used_is_told_in_a_sentence(
@@ -148,7 +148,7 @@ def test_the_documented_example_can_be_loaded(run: Run, db: Database) -> None:
 
 
 def test_ledger_rebuild_says_how_many_and_how_many_differ(run: Run, db: Database) -> None:
-    assert "0 bills made from the ledger; none differs" in run("ledger", "rebuild").output
+    assert "0 bills recomputed from the ledger; none changed" in run("ledger", "rebuild").output
     with db.session() as session:
         tenant = tenants.ensure(session)
         key = documents.new_document_id()
@@ -158,11 +158,11 @@ def test_ledger_rebuild_says_how_many_and_how_many_differ(run: Run, db: Database
         for job in leases.claim(session, ["small"], Holder("wrk", "cpu", 2**30), limit=3, lease_seconds=30):
             assert job.lease_token is not None
             leases.finish(session, job.id, job.lease_token, State.FAILED, usage={"seconds": {"read": 1.5}})
-    assert "3 bills made from the ledger; none differs" in run("ledger", "rebuild").output
+    assert "3 bills recomputed from the ledger; none changed" in run("ledger", "rebuild").output
     with db.session() as session:
         session.execute(update(Bill).where(Bill.job_id == job.id).values(cost=7))
-    assert "3 bills made from the ledger; 1 differ" in run("ledger", "rebuild").output
-    assert "none differs" in run("ledger", "rebuild").output
+    assert "3 bills recomputed from the ledger; 1 changed" in run("ledger", "rebuild").output
+    assert "none changed" in run("ledger", "rebuild").output
 
 
 def test_a_key_of_a_project(run: Run, db: Database) -> None:
@@ -190,4 +190,4 @@ def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
     env = {"DATABASE_URL": f"postgresql://nobody@/none?host={tmp_path}", "PALIMPSEST_DATA_DIR": str(tmp_path)}
     result = CliRunner().invoke(app, ["price", "show"], env=env)
     assert result.exit_code == 1
-    assert "The database refuses" in result.output
+    assert "The database reported an error" in result.output

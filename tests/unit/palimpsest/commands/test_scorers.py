@@ -181,7 +181,7 @@ def test_waiting_ends_with_the_verdict(service: Service, palimpsest: Palimpsest,
     service.answers["GET /v1/scorers/namm/versions/3"] = [uploaded, rejected]
     ended = palimpsest("push", str(folder), "--wait")
     assert ended.exit_code == 1
-    assert "namm@3 is rejected: scorer_not_finite: it holds a NaN" in ended.output
+    assert "namm@3 was rejected: scorer_not_finite: it holds a NaN" in ended.output
     ended = palimpsest("push", str(folder), "--wait", "--json")
     assert ended.exit_code == 1
     assert json.loads(ended.stdout) == rejected
@@ -195,13 +195,13 @@ def test_what_cannot_be_pushed_is_told_and_nothing_is_sent(
     failed(palimpsest("push", str(tmp_path / "none")), "There is no file or folder")
     failed(palimpsest("push", str(folder / "scorer.safetensors")), "neither a folder")
     failed(palimpsest("push", str(checkpoint), "--name", "ref"), "--name and --version")
-    failed(palimpsest("push", str(folder), "--name", "other"), "is of the scorer 'namm'")
+    failed(palimpsest("push", str(folder), "--name", "other"), "names the scorer 'namm'")
     manifest.write_text("{")
-    failed(palimpsest("push", str(folder)), "manifest.json is not JSON")
+    failed(palimpsest("push", str(folder)), "manifest.json is not valid JSON")
     manifest.write_text("[]")
-    failed(palimpsest("push", str(folder)), "no JSON object")
+    failed(palimpsest("push", str(folder)), "does not contain a JSON object")
     manifest.write_text('{"name": "namm"}')
-    failed(palimpsest("push", str(folder)), "no name or version")
+    failed(palimpsest("push", str(folder)), "no name or no version")
     manifest.unlink()
     failed(palimpsest("push", str(folder)), "it has no manifest.json")
     assert service.asked == []
@@ -217,8 +217,8 @@ def test_versions_are_listed_and_shown(service: Service, palimpsest: Palimpsest)
     assert "empty" in palimpsest("list").output
     service.answers["GET /v1/scorers/namm/versions/3"] = VERSION
     ended = palimpsest("show", "namm@3")
-    assert "global, canary, 10 %, shadow 20 %, within max_failure_rate 0.05" in line(ended, "serves  ")
-    assert "mode budget, budget 128" in line(ended, "evolved in")
+    assert "global, canary, 10 %, shadow 20 %, guardrails max_failure_rate 0.05" in line(ended, "serves  ")
+    assert "mode budget, budget 128" in line(ended, "evolved with")
     assert "48.0% score, 96.0% of the full cache, budget 25%" in line(ended, "evaluation")
     service.answers["GET /v1/scorers/namm/versions/3"] = {"state": "uploaded"}
     assert "uploaded" in line(palimpsest("show", "namm@3"), "state")
@@ -241,12 +241,12 @@ def test_rows_of_another_file_are_not_the_versions(service: Service, palimpsest:
     row = {"scorer": "namm@3", "score": 0.48, "of_full": 0.96, "budget": "25%"}
     answer = {**VERSION, "evaluation": {"rows": [{**row, "scorer_sha256": "cd" * 32}]}}
     service.answers["GET /v1/scorers/namm/versions/3"] = answer
-    assert "of another file" in line(palimpsest("show", "namm@3"), "evaluation")
+    assert "belong to another file" in line(palimpsest("show", "namm@3"), "evaluation")
     answer["evaluation"] = {"rows": [{**row, "scorer_sha256": "ab" * 32}]}
     assert "48.0% score" in line(palimpsest("show", "namm@3"), "evaluation")
     outcome = {**OUTCOME, "sha256": "ab" * 32, "evaluation": {"rows": [{**row, "scorer_sha256": "cd" * 32}]}}
     service.answers["GET /v1/scorers/namm/outcomes"] = {"data": [outcome]}
-    assert "of another file" in line(palimpsest("compare", "namm"), "evaluation")
+    assert "belong to another file" in line(palimpsest("compare", "namm"), "evaluation")
 
 
 def test_an_evaluation_is_attached(service: Service, palimpsest: Palimpsest, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_what_serves_is_changed(service: Service, palimpsest: Palimpsest) -> Non
     bounds = ("--max-failure-rate", "0.05", "--min-jobs", "50")
     shares = ("--percent", "10", "--shadow", "20", "--scope", "model:small", "--reason", "try")
     ended = palimpsest("canary", "namm@3", *shares, *bounds)
-    assert ended.output == "namm@3 serves 10 % of model:small and reads 20 % of the others in its shadow\n"
+    assert ended.output == "namm@3 serves 10 % of model:small and repeats 20 % of the others as shadow runs\n"
     assert service.sent == {
         "version": "3",
         "scope": "model:small",
@@ -280,7 +280,7 @@ def test_what_serves_is_changed(service: Service, palimpsest: Palimpsest) -> Non
     assert "bounds" not in service.sent
     service.answers["DELETE /v1/scorers/namm/activations/model:small/canary"] = 204
     ended = palimpsest("end-canary", "namm", "--scope", "model:small", "--reason", "seen enough")
-    assert ended.output == "The canary of namm in model:small is ended\n"
+    assert ended.output == "The canary of namm in model:small has ended\n"
     assert dict(service.asked[-1].url.params) == {"reason": "seen enough"}
     service.answers["POST /v1/scorers/namm/rollback"] = {"scorer": "namm@2"}
     assert palimpsest("rollback", "namm", "--reason", "bad").output == "namm@2 serves global again\n"
@@ -295,10 +295,10 @@ def test_versions_stand_side_by_side(service: Service, palimpsest: Palimpsest) -
     assert "namm@1" not in ended.output, "nothing came of it"
     assert line(ended, "failure rate").split(maxsplit=2)[2] == "25.0% [10.0%, 50.0%]"
     assert line(ended, "agreement").endswith("75.0% [10.0%, 50.0%]")
-    assert line(ended, "shadow runs not made").endswith("7")
+    assert line(ended, "skipped shadow runs").endswith("7")
     assert line(ended, "kept").endswith("12.50%")
-    assert line(ended, "cost a job, USD").endswith("0.250000")
-    assert line(ended, "cost a job, EUR").strip() == "cost a job, EUR"
+    assert line(ended, "cost per job, USD").endswith("0.250000")
+    assert line(ended, "cost per job, EUR").strip() == "cost per job, EUR"
     assert line(ended, "realised saving, USD").endswith("-0.5")
     assert line(ended, "device seconds").endswith("1,234.5")
     ended = palimpsest("compare", "namm", "3", "namm@1")
@@ -306,7 +306,7 @@ def test_versions_stand_side_by_side(service: Service, palimpsest: Palimpsest) -
     assert service.asked[-1].url.params["start_time"]
     assert "namm@1" in ended.output
     service.answers["GET /v1/scorers/namm/outcomes"] = {"data": [IDLE]}
-    assert "No job of yours ran with namm" in palimpsest("compare", "namm").output
+    assert "None of your jobs ran with namm" in palimpsest("compare", "namm").output
 
 
 def test_rollout_and_audit_are_tables(service: Service, palimpsest: Palimpsest) -> None:
@@ -328,7 +328,7 @@ def test_rollout_and_audit_are_tables(service: Service, palimpsest: Palimpsest) 
     }
     service.answers["GET /v1/audit"] = {"data": [entry]}
     ended = palimpsest("audit", "--subject", "namm@3")
-    assert "system  scorer.bound_crossed  namm@3  reason 3 of 12 jobs failed" in line(
+    assert "system  scorer.bound_crossed  namm@3   reason 3 of 12 jobs failed" in line(
         ended, "2026-03-01 10:00:00"
     )
     assert dict(service.asked[-1].url.params) == {"subject": "namm@3"}
@@ -371,7 +371,7 @@ def test_every_command_gives_json_and_tells_a_refusal(
 def test_a_label_without_a_version_is_told(
     service: Service, palimpsest: Palimpsest, arguments: tuple[str, ...]
 ) -> None:
-    failed(palimpsest(*arguments), "is no NAME@VERSION")
+    failed(palimpsest(*arguments), "Expected NAME@VERSION, for example namm@3; got")
     assert service.asked == []
 
 

@@ -59,7 +59,7 @@ def test_a_child_that_keeps_dying_is_started_with_growing_pauses(
     dying.backoff = 0.01
     children.start(dying)
     eventually(lambda: len(said) >= 4)
-    assert [sentence.split("again in ")[1].split(" s")[0] for sentence in said[:4]] == [
+    assert [sentence.split("restarting in ")[1].split(" s")[0] for sentence in said[:4]] == [
         "0.0",
         "0.0",
         "0.0",
@@ -77,11 +77,11 @@ def test_the_pause_has_a_longest_and_a_steady_child_starts_from_the_shortest(tmp
         dying.start()
         assert dying.process is not None
         dying.process.wait()
-        children._look_after(dying)
-        dying.start_again_at = None
+        children._restart_if_ended(dying)
+        dying.restart_at = None
     assert dying.backoff == child_processes.LONGEST_BACKOFF
     dying.started -= child_processes.STEADY_SECONDS + 1
-    children._look_after(dying)
+    children._restart_if_ended(dying)
     assert dying.backoff == 2 * child_processes.FIRST_BACKOFF
 
 

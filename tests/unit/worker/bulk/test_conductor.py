@@ -33,7 +33,7 @@ from worker.bulk import bundle, source_refresh, text_parts
 from worker.bulk.conductor import Conductor
 from worker.bulk.ingest import Ingest
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 ASK = Ask(task="summarize", template="key-points", points=1, questions=("Who?",), policy="window")
 PROMPTS = ("Key point 1:", "Who?")
@@ -75,7 +75,7 @@ class Bench:
     def run(self, bulk_id: str, rounds: int = 200) -> Bulk:
         for _ in range(rounds):
             self.conductor.round()
-            drain_jobs(self.process)
+            run_jobs(self.process)
             found = self.look(bulk_id)
             if found.state in bulk.ENDED:
                 return found
@@ -263,7 +263,7 @@ def test_long_documents_are_read_in_parts_when_asked_to(bench: Bench) -> None:
             text = file.read().decode()
         line = next(results.all_lines(session, found))
         quoting = replace(line, answers=[{"prompt": PROMPTS[0], "text": "Document 0."}])
-        [answer] = bench.conductor._finisher.in_the_original(session, quoting, 1).answers
+        [answer] = bench.conductor._bundler.locate_key_points(session, quoting, 1).answers
     assert (answer["points"][0]["start"], answer["points"][0]["occurrences"]) == (0, 12)
     assert text.startswith("Part 1\nKey point 1: ")
     assert text.count("Who? ") == 2
@@ -275,7 +275,7 @@ def test_cancelling_keeps_what_was_done(bench: Bench) -> None:
     bulk_id = bench.begin()
     for _ in range(3):
         bench.conductor.round()
-    drain_jobs(bench.process)
+    run_jobs(bench.process)
     bench.conductor.round()
     with bench.db.session() as session:
         assert bulk.cancel(session, bench.owner.tenant_id, bulk_id).state == "cancelling"
@@ -347,7 +347,7 @@ def test_a_listing_gives_others_a_turn_and_goes_on(bench: Bench, monkeypatch: py
         bench.conductor._list(bulk_id)
         assert len(bench.items()) == read
     assert bench.run(bulk_id).state == "succeeded"
-    assert bench.conductor._refreshes._looks == {}
+    assert bench.conductor._refreshes._in_progress == {}
     for file in bench.folder.rglob("*.txt"):
         file.write_text("Changed. " * 5)
     other = bench.begin()
@@ -552,7 +552,7 @@ def test_a_kill_at_any_point_changes_nothing_in_the_bundle(
     try:
         for _ in range(30):
             bench.conductor.round()
-            drain_jobs(bench.process)
+            run_jobs(bench.process)
     except Killed:
         monkeypatch.undo()
         bench.process = WorkerProcess(bench.config, bench.db, "wrk_test")
@@ -698,7 +698,7 @@ def test_a_digest_that_failed_is_retried_and_a_passed_deadline_forgotten(bench: 
         bench.conductor.round()
         found = bench.look(bulk_id)
         if found.digest_job_id is None:
-            drain_jobs(bench.process)
+            run_jobs(bench.process)
     with bench.db.session() as session:
         jobs.cancel(session, bench.owner.tenant_id, found.digest_job_id)
         session.execute(text("UPDATE bulks SET deadline_at = now() - interval '1 hour'"))
@@ -707,7 +707,7 @@ def test_a_digest_that_failed_is_retried_and_a_passed_deadline_forgotten(bench: 
     with bench.db.session() as session:
         assert bulk.retry(session, bench.owner.tenant_id, bulk_id).deadline_at is None
     found = bench.run(bulk_id)
-    assert "Made by the model from the summaries below." in bench.read(found, bundle.DIGEST)
+    assert "Written by the model from the summaries below." in bench.read(found, bundle.DIGEST)
     with bench.db.session() as session, pytest.raises(NotRetryable):
         bulk.retry(session, bench.owner.tenant_id, bulk_id)
 

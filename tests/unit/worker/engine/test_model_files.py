@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.engine import runtime
+from worker.engine import model_files
 from worker.engine.process import WorkerProcess
 
 
@@ -11,7 +11,7 @@ def test_a_download_by_the_loading_itself_is_no_replacement(
 ) -> None:
     process.config = process.config.model_copy(update={"model": "org/some-model"})
     found: list[tuple[str, ...]] = [()]
-    monkeypatch.setattr(runtime, "files_of", lambda config: found[-1])
+    monkeypatch.setattr(model_files, "files_of", lambda config: found[-1])
     process.serve()
     found.append(("snapshots/one/config.json",))
     assert not process.model_replaced()

@@ -22,7 +22,7 @@ from tests.support.models import find_model
 from tests.support.standin import REVISION, Engine, right_answer
 from tests.unit.worker.conftest import TEXT
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 from worker.loops.reaper import reap_once
 
 Submit = Callable[..., Job]
@@ -47,7 +47,7 @@ def test_a_job_is_answered_with_result_ledger_and_pins(
     process: WorkerProcess, db: Database, submit: Submit
 ) -> None:
     job = submit(prompts=["Who?", "Why?"], policy="namm")
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     done = look(db, job)
     assert (done.state, done.scorer, done.model_revision) == ("succeeded", "namm@1", REVISION)
     assert (done.progress_tokens_done, done.progress_tokens_total) == (len(TEXT), len(TEXT))
@@ -64,14 +64,14 @@ def test_a_job_is_answered_with_result_ledger_and_pins(
 
 
 def test_hints_without_work_do_not_load_the_model(process: WorkerProcess, db: Database) -> None:
-    assert drain_jobs(process) == 0
+    assert run_jobs(process) == 0
     with db.session() as session:
         assert find_model(session, "small", 60) is None
 
 
 def test_loaded_model_is_registered(process: WorkerProcess, db: Database, submit: Submit) -> None:
     submit()
-    drain_jobs(process)
+    run_jobs(process)
     with db.session() as session:
         served = find_model(session, "small", 60)
     assert served is not None
@@ -84,7 +84,7 @@ def test_unloadable_model_leaves_jobs_queued_and_says_why(
     job = submit()
     broken = WorkerProcess(config.model_copy(update={"model": "unloadable"}), db, "wrk_test")
     with pytest.raises(Exception, match="no such model"):
-        drain_jobs(broken)
+        run_jobs(broken)
     assert look(db, job).state == "queued"
     with db.session() as session:
         served = find_model(session, "small", 60)
@@ -106,7 +106,7 @@ def test_a_bad_job_fails_with_code_and_sentence_and_the_next_one_runs(
     process: WorkerProcess, db: Database, submit: Submit, prompt: str, changes: dict[str, str], code: str
 ) -> None:
     bad, good = submit(prompts=[prompt], **changes), submit()
-    assert drain_jobs(process) == 2
+    assert run_jobs(process) == 2
     failed = look(db, bad)
     assert (failed.state, failed.error_code) == ("failed", code)
     assert failed.error_message
@@ -120,13 +120,13 @@ def test_missing_document_fails_the_job(
 ) -> None:
     job = submit()
     blobs.connect(config).delete_folder("documents")
-    drain_jobs(process)
+    run_jobs(process)
     assert (look(db, job).state, look(db, job).error_code) == ("failed", "document_missing")
 
 
 def test_answer_with_nul_is_stored(process: WorkerProcess, db: Database, submit: Submit) -> None:
     job = submit(prompts=["nul"])
-    drain_jobs(process)
+    run_jobs(process)
     kept = result(db, job)
     assert kept is not None
     assert kept.answers[0]["text"] == "a\ufffdb"
@@ -137,7 +137,7 @@ def test_several_slots_share_the_engine(config: Settings, db: Database, submit: 
         workers.register(session, "wrk_test", "here", "cpu")
     process = WorkerProcess(config.model_copy(update={"slots": 3}), db, "wrk_test")
     made = [submit(TEXT + bytes([65 + n])) for n in range(5)]
-    assert drain_jobs(process) == 5
+    assert run_jobs(process) == 5
     for n, job in enumerate(made):
         kept = result(db, job)
         assert kept is not None
@@ -149,7 +149,7 @@ def test_company_of_a_broken_job_is_tried_again(
 ) -> None:
     crowded = WorkerProcess(config.model_copy(update={"slots": 2}), db, "wrk_test")
     bad, good = submit(prompts=["break-later"], max_attempts=2), submit(max_attempts=9)
-    drain_jobs(crowded)
+    run_jobs(crowded)
     assert (look(db, bad).state, look(db, bad).error_code) == ("failed", "internal_error")
     assert look(db, good).state == "succeeded"
 
@@ -178,7 +178,7 @@ def test_cancel_between_steps_keeps_what_was_answered(
 
     chunks = -(-len(TEXT) // 64)
     after_steps(monkeypatch, 1 + chunks + 2, cancel)  # counting, reading, one answer and a second
-    drain_jobs(process)
+    run_jobs(process)
     assert (look(db, job).state, look(db, job).error_code) == ("cancelled", "cancelled")
     kept = result(db, job)
     assert kept is not None
@@ -195,7 +195,7 @@ def test_deadline_between_steps_expires_the_job(
             session.execute(text("UPDATE jobs SET deadline_at = now() - interval '1 second'"))
 
     after_steps(monkeypatch, 5, pass_time)
-    drain_jobs(process)
+    run_jobs(process)
     assert (look(db, job).state, look(db, job).error_code) == ("expired", "deadline_passed")
     assert ledger_of(db, job)
 
@@ -211,13 +211,13 @@ def test_stopping_worker_gives_the_job_back_and_the_next_resumes_it(
 
     with monkeypatch.context() as patch:
         after_steps(patch, 10, stop)
-        drain_jobs(process)
+        run_jobs(process)
     given = look(db, job)
     assert (given.state, given.attempts_lost) == ("queued", 0)
     assert given.snapshot_tokens
     with db.session() as session:
         workers.register(session, "wrk_next", "here", "cpu")
-    drain_jobs(WorkerProcess(config, db, "wrk_next"))
+    run_jobs(WorkerProcess(config, db, "wrk_next"))
     kept = result(db, job)
     assert kept is not None
     assert kept.answers[0]["text"] == right_answer(TEXT, "Who?")
@@ -246,14 +246,14 @@ def test_answers_given_before_a_stop_are_not_given_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", step)
-        drain_jobs(process)
+        run_jobs(process)
     key = look(db, job).snapshot_key
     assert key is not None
     with process.blobs.open(key) as file:
         assert len(json.load(file)["answers"]) >= 2
     with db.session() as session:
         workers.register(session, "wrk_next", "here", "cpu")
-    drain_jobs(WorkerProcess(config, db, "wrk_next"))
+    run_jobs(WorkerProcess(config, db, "wrk_next"))
     kept = result(db, job)
     assert kept is not None
     assert [answer["prompt"] for answer in kept.answers] == ["Who?", "Why?", "When?", "Where?"]
@@ -284,7 +284,7 @@ def test_a_lease_lost_while_giving_back_costs_no_earlier_snapshot(
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", step)
         patch.setattr(leases, "record_snapshot", lose)
-        drain_jobs(process)
+        run_jobs(process)
     key = look(db, job).snapshot_key
     assert stopping
     assert key is not None
@@ -307,7 +307,7 @@ def test_lost_attempt_is_resumed_and_its_rest_is_waste(
     with monkeypatch.context() as patch:
         after_steps(patch, 12, die)
         with pytest.raises(Killed):
-            drain_jobs(process)
+            run_jobs(process)
     with db.session() as session:
         session.execute(text("UPDATE jobs SET lease_expires_at = now() - interval '1 s'"))
     assert reap_once(db, blobs.connect(config), config).requeued == 1
@@ -315,7 +315,7 @@ def test_lost_attempt_is_resumed_and_its_rest_is_waste(
     assert {line.seq for line in lost if line.meter == "device_seconds.read"} == {0, 1}
     assert all(line.waste == (line.seq == 1) for line in lost)
     process.forget_engine()
-    drain_jobs(process)
+    run_jobs(process)
     done = look(db, job)
     assert (done.state, done.attempt, done.attempts_lost) == ("succeeded", 2, 1)
     kept = result(db, job)
@@ -331,7 +331,7 @@ def test_snapshots_go_when_the_job_has_ended(
     process: WorkerProcess, db: Database, config: Settings, submit: Submit
 ) -> None:
     job = submit()
-    drain_jobs(process)
+    run_jobs(process)
     files = blobs.connect(config)
     assert len(files.names("snapshots")) == 1
     assert look(db, job).snapshot_key
@@ -357,7 +357,7 @@ def test_useless_snapshot_is_not_used(
 
     with monkeypatch.context() as patch:
         after_steps(patch, 10, stop)
-        drain_jobs(process)
+        run_jobs(process)
     with db.session() as session:
         if damage.startswith("UPDATE"):
             session.execute(text(damage))
@@ -374,7 +374,7 @@ def test_useless_snapshot_is_not_used(
         "admit",
         lambda self, request, snapshot: used.append(snapshot) or admit(self, request, snapshot),
     )
-    drain_jobs(process)
+    run_jobs(process)
     assert used[-1] is None
     assert len(used) == (2 if damage == "broken file" else 1)
     if damage == "broken file":
@@ -398,7 +398,7 @@ def test_job_taken_by_another_is_dropped_without_a_word(
             assert again.attempt == 2
 
     after_steps(monkeypatch, 10, take_away)
-    drain_jobs(process)
+    run_jobs(process)
     taken = look(db, job)
     assert (taken.state, taken.attempt) == ("running", 2)
     assert result(db, job) is None
@@ -427,11 +427,11 @@ def test_postgres_hiccup_between_steps_costs_nothing(
     process = WorkerProcess(config.model_copy(update={"slots": 2, "progress_seconds": 1e-9}), db, "wrk_test")
     job = submit()
     look_fails(monkeypatch, asked, lambda number: number == 4)
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     done = look(db, job)
     assert (done.state, done.attempt, done.attempts_lost) == ("succeeded", 1, 0)
     second = submit()
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     assert look(db, second).state == "succeeded"
 
 
@@ -443,14 +443,14 @@ def test_postgres_away_for_long_frees_the_slot_for_the_next_drain(
     with monkeypatch.context() as patch:
         look_fails(patch, "is_stopping", lambda number: number > 3)
         with pytest.raises(OperationalError):
-            drain_jobs(process)
+            run_jobs(process)
     assert look(db, job).state == "running"
     assert process.serve().engine.free_slots == 1
     process.config = config
     with db.session() as session:
         session.execute(text("UPDATE jobs SET lease_expires_at = now() - interval '1 s'"))
     assert reap_once(db, blobs.connect(config), config).requeued == 1
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     done = look(db, job)
     assert (done.state, done.attempt, done.attempts_lost) == ("succeeded", 2, 1)
 
@@ -467,7 +467,7 @@ def test_jobs_that_end_on_arrival_do_not_keep_a_stopping_worker(
         return admit(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "admit", stop)
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     assert (look(db, first).state, look(db, second).state) == ("failed", "queued")
 
 
@@ -486,5 +486,5 @@ def test_an_upload_is_looked_at_before_the_next_job(
             registry.rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
 
     monkeypatch.setattr("worker.jobs.claim_loop.verify_uploads", looked_at)
-    assert drain_jobs(process) == 2
+    assert run_jobs(process) == 2
     assert seen == [("queued", "queued")], "once, and with nothing under way"

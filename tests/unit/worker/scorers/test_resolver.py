@@ -20,7 +20,7 @@ from tests.support.standin import Engine, save_scorer
 from tests.unit.worker.conftest import Clock
 from worker.engine.process import WorkerProcess
 from worker.engine.runtime import _quality
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 from worker.scorers.resolver import prefetch
 
 Submit = Callable[..., Job]
@@ -29,8 +29,8 @@ Submit = Callable[..., Job]
 @pytest.fixture(autouse=True)
 def clock(process: WorkerProcess) -> Clock:
     """The shelf's: it stands still unless a test moves it."""
-    process.shelf._clock = Clock()
-    return process.shelf._clock
+    process.scorer_cache._clock = Clock()
+    return process.scorer_cache._clock
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def run(process: WorkerProcess, db: Database, submit: Submit) -> Callable[..., t
 
     def act(**changes: object) -> tuple[Job, str]:
         job = submit(policy="namm", **changes)
-        drain_jobs(process)
+        run_jobs(process)
         with db.session() as session:
             result = jobs.result(session, job.tenant_id, job.id)
             done = jobs.get(session, job.tenant_id, job.id)
@@ -143,7 +143,7 @@ def test_a_job_claimed_again_goes_on_with_its_version_from_its_snapshot(
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", few)
-        drain_jobs(process)
+        run_jobs(process)
     with db.session() as session:
         given = jobs.get(session, job.tenant_id, job.id)
         session.execute(text("UPDATE workers SET stopping_at = NULL"))
@@ -156,7 +156,7 @@ def test_a_job_claimed_again_goes_on_with_its_version_from_its_snapshot(
         return admit(self, request, snapshot)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "admit", note)
-    drain_jobs(process)
+    run_jobs(process)
     with db.session() as session:
         done = jobs.get(session, job.tenant_id, job.id)
         result = jobs.result(session, job.tenant_id, job.id)
@@ -202,13 +202,13 @@ def test_a_pinned_job_is_left_to_a_worker_that_can_load_its_version(
     DAMAGES["gone"](process.blobs, row)
     job = submit(policy="namm")
     pin(db, job, "namm@2", row.sha256)
-    assert drain_jobs(elsewhere) == 1
+    assert run_jobs(elsewhere) == 1
     refused = look(db, job)
     assert (refused.state, refused.scorer, refused.attempts_lost) == ("queued", "namm@2", 0)
-    assert drain_jobs(process) == 0, "it rests"
+    assert run_jobs(process) == 0, "it rests"
     rest(db)
-    assert drain_jobs(elsewhere) == 0, "for longer where it was refused"
-    assert drain_jobs(process) == 1
+    assert run_jobs(elsewhere) == 0, "for longer where it was refused"
+    assert run_jobs(process) == 1
     done = look(db, job)
     assert (done.state, done.scorer, done.scorer_sha256) == ("succeeded", "namm@2", row.sha256)
     assert (done.refusals, done.refused_by, done.claimable_at) == (0, None, None)
@@ -219,10 +219,10 @@ def test_a_pinned_job_that_nobody_can_go_on_with_fails_and_says_why(process, db,
     row = add(process, "2", "gone")
     job = submit(policy="namm", max_attempts=2)
     pin(db, job, "namm@2", row.sha256)
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     assert look(db, job).state == "queued"
     rest(db, seconds=3600)
-    assert drain_jobs(process) == 1
+    assert run_jobs(process) == 1
     done = look(db, job)
     assert (done.state, done.error_code) == ("failed", "scorer_unreadable")
     assert "namm@2" in done.error_message
@@ -241,7 +241,7 @@ def test_a_pinned_job_never_runs_with_another_file_of_the_same_name(process, db,
     assert "namm@1" not in result.answers[0]["text"], "the runtime's own, as before"
     replaced = submit(policy="namm")
     pin(db, replaced, "namm@1", "of a runtime before")
-    drain_jobs(process)
+    run_jobs(process)
     assert look(db, replaced).state == "queued"
 
 

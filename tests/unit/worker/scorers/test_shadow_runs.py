@@ -16,7 +16,7 @@ from tests.support.registry import DAMAGES, activate, add_standin
 from tests.support.standin import Engine, Run
 from tests.unit.worker.conftest import TEXT
 from worker.engine.process import WorkerProcess
-from worker.jobs.claim_loop import drain_jobs
+from worker.jobs.claim_loop import run_jobs
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_shadow_reads_what_was_answered_and_books_nothing(
         return admit(self, request, snapshot)
 
     monkeypatch.setattr(Engine, "admit", note)
-    drain_jobs(process)
+    run_jobs(process)
     assert seen == [("namm@2", "running"), ("namm@3", "succeeded")]
     [found] = shadows(db)
     assert (found.job_id, found.version_id, found.stable) == (job.id, canary.id, "namm@2")
@@ -72,7 +72,7 @@ def test_equal_answers_agree(process: WorkerProcess, db: Database, submit: Calla
     same = add_standin(db, process.blobs, "3", "same")
     activate(db, same, alias=Alias.CANARY, percent=0, shadow_percent=100)
     submit(policy="namm", prompts=["Who?", "Why?"])
-    drain_jobs(process)
+    run_jobs(process)
     assert [(run.answers, run.agreed) for run in shadows(db)] == [(2, 2)]
 
 
@@ -94,7 +94,7 @@ def test_a_failing_shadow_touches_no_job(
 
         monkeypatch.setattr(Run, "_read", fail)
     made = [submit(policy="namm") for _ in range(3)]
-    assert drain_jobs(process) == 3
+    assert run_jobs(process) == 3
     assert [state(db, job) for job in made] == ["succeeded"] * 3
     found = shadows(db)
     assert len(found) == 3
@@ -117,13 +117,13 @@ def test_a_shadow_that_breaks_the_engine_costs_the_jobs_beside_it_no_attempt(
 
     monkeypatch.setattr(Run, "_read", fail)
     quick, slow = submit(b"short", policy="namm"), submit(policy="namm", max_attempts=1)
-    drain_jobs(crowded)
+    run_jobs(crowded)
     assert (state(db, quick), state(db, slow)) == ("succeeded", "succeeded")
     with db.session() as session:
         done = jobs.get(session, slow.tenant_id, slow.id)
     assert (done.attempt, done.attempts_lost) == (2, 0)
     last = submit(b"short", policy="namm")
-    drain_jobs(crowded)
+    run_jobs(crowded)
     outcomes = {run.job_id: run.outcome for run in shadows(db)}
     assert outcomes == {quick.id: "not_made", last.id: "broke"}, "alone in the engine, it was to blame"
 
@@ -141,7 +141,7 @@ def test_a_worker_that_is_to_stop_leaves_its_shadow(
         return step(self)
 
     monkeypatch.setattr(Engine, "step", stop)
-    drain_jobs(process)
+    run_jobs(process)
     assert state(db, job) == "succeeded"
     assert shadows(db) == []
     assert process.serve().engine.free_slots == 1
@@ -149,7 +149,7 @@ def test_a_worker_that_is_to_stop_leaves_its_shadow(
 
 def test_jobs_that_fail_have_no_shadow(process, db, submit, canary) -> None:
     submit(policy="namm", prompts=["refuse-later"])
-    drain_jobs(process)
+    run_jobs(process)
     assert shadows(db) == []
     with db.session() as session:
         assert session.scalar(text("SELECT count(*) FROM jobs WHERE state = 'failed'")) == 1
@@ -161,6 +161,6 @@ def test_a_canary_reads_beside_the_bundled_scorer_too(
     canary = add_standin(db, process.blobs, "3")
     activate(db, canary, alias=Alias.CANARY, percent=0, shadow_percent=100)
     job = submit(policy="namm")
-    drain_jobs(process)
+    run_jobs(process)
     [shadow] = shadows(db)
     assert (shadow.job_id, shadow.version_id, shadow.stable) == (job.id, canary.id, "namm@1")

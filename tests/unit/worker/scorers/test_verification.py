@@ -122,7 +122,7 @@ def test_a_process_that_dies_of_a_file_rejects_it(
     code: str,
     words: str,
 ) -> None:
-    monkeypatch.setattr(verification, "CHILD", "tests.support.dying_verifier")
+    monkeypatch.setattr(verification, "VERIFIER", "tests.support.dying_verifier")
     upload("1", scorer_safetensors=TENSORS, manifest_json=manifest(provenance={"how": how}))
     assert verify_uploads(process) == 1
     row = look(db)
@@ -135,8 +135,8 @@ def test_a_process_that_dies_of_a_file_rejects_it(
 def test_a_process_that_takes_too_long_is_ended(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "CHILD", "tests.support.dying_verifier")
-    monkeypatch.setattr(verification, "SECONDS", 0.5)
+    monkeypatch.setattr(verification, "VERIFIER", "tests.support.dying_verifier")
+    monkeypatch.setattr(verification, "TIMEOUT_SECONDS", 0.5)
     upload("1", scorer_safetensors=TENSORS, manifest_json=manifest(provenance={"how": "sleep"}))
     assert verify_uploads(process) == 1
     assert (look(db).reason or "").startswith("verification_timeout: ")
@@ -145,7 +145,7 @@ def test_a_process_that_takes_too_long_is_ended(
 def test_the_process_is_told_no_secret(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "CHILD", "tests.support.dying_verifier")
+    monkeypatch.setattr(verification, "VERIFIER", "tests.support.dying_verifier")
     monkeypatch.setenv("PALIMPSEST_API_KEY_PEPPER", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     upload("1", scorer_safetensors=TENSORS, manifest_json=manifest(provenance={"how": "environment"}))
@@ -203,7 +203,7 @@ def test_the_verdict_of_a_slow_worker_changes_nothing_any_more(
             )
         return verification.Verdict("late", "Too late.")
 
-    monkeypatch.setattr(verification, "judge", slowly)
+    monkeypatch.setattr(verification, "run_verifier", slowly)
     assert verify_uploads(process) == 0
     assert look(db).reason == "other: Another worker was faster."
 
@@ -256,7 +256,7 @@ def test_an_upload_hints_and_the_reaper_hints_again(
 def test_a_blob_store_that_fails_is_no_fault_of_the_upload(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    monkeypatch.setattr(verification, "judge", _good)
+    monkeypatch.setattr(verification, "run_verifier", _good)
     upload("1")
 
     def away(*_: Any) -> Any:
@@ -282,7 +282,7 @@ def test_a_blob_store_that_fails_is_no_fault_of_the_upload(
 def test_an_upload_that_cannot_be_removed_is_left_to_the_reaper(
     process: WorkerProcess, db: Database, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "judge", _good)
+    monkeypatch.setattr(verification, "run_verifier", _good)
     upload("1")
 
     def away(*_: Any) -> None:

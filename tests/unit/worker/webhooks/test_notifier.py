@@ -102,9 +102,9 @@ def test_a_slow_receiver_holds_up_nobody_else(db: Database, tenant: str, found: 
         assert len(found.came) == 5
         assert len(slow.came) <= deliveries.AT_ONCE
         slow.hold.set()
-        notifier.settle()
+        notifier.wait_until_idle()
         while notifier.step():
-            notifier.settle()
+            notifier.wait_until_idle()
         notifier.close()
     delivered = {webhook.id: 0 for webhook in (late, prompt)}
     for row in rows(db):
@@ -139,7 +139,7 @@ def test_a_sender_that_breaks_leaves_the_message_to_its_lease(
     event(db, tenant)
     notifier = Notifier(db, Broken(SETTINGS))
     assert notifier.step() == 1
-    notifier.settle()
+    notifier.wait_until_idle()
     notifier.close()
     [row] = rows(db)
     assert (row.state, row.attempts) == ("pending", 0)

@@ -21,7 +21,7 @@ from store.webhooks.deliveries import Due, Outcome
 from tests.support.receiver import Receiver, receiver
 from worker.webhooks import sender
 from worker.webhooks.sender import Sender
-from worker.webhooks.ssrf_guard import AddressRefused, Deadline, Guard
+from worker.webhooks.ssrf_guard import AddressRefused, Deadline, SsrfGuard
 
 PEPPER = "p" * 32
 PAYLOAD = {"type": "job.succeeded", "timestamp": "2027-01-01T00:00:00+00:00", "data": {"job": "job_ü"}}
@@ -70,7 +70,7 @@ def test_a_redirect_is_a_failure_and_not_followed() -> None:
             found.headers = {"Location": target.url}
             outcome = send(found.url)
             assert outcome.status == found.status
-            assert "redirects are not followed" in (outcome.error or "")
+            assert "Redirects are not followed" in (outcome.error or "")
     assert target.came == []
 
 
@@ -97,7 +97,7 @@ def test_without_the_setting_loopback_is_not_reached() -> None:
 
 def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
     for addresses in (["1.1.1.1", "10.0.0.1"], ["::ffff:10.0.0.1"], ["64:ff9b::a00:1"], ["fe80::1%lo"]):
-        guard = Guard(Deadline(5), resolve=lambda host, port, found=addresses: found)
+        guard = SsrfGuard(Deadline(5), resolve=lambda host, port, found=addresses: found)
         with pytest.raises(AddressRefused):
             guard.connect_tcp("hooks.example", 443)
 
@@ -132,7 +132,7 @@ def test_a_name_that_is_not_found_or_never_looked_up() -> None:
     def missing(host: str, port: int) -> list[str]:
         raise socket.gaierror
 
-    assert "cannot be found" in (send("https://hooks.example/", resolve=missing).error or "")
+    assert "could not be resolved" in (send("https://hooks.example/", resolve=missing).error or "")
     assert "no address" in (send("https://hooks.example/", resolve=lambda *_: []).error or "")
     held = threading.Event()
     outcome = send("https://hooks.example/", resolve=lambda *_: [str(held.wait(60))], timeout=0.2)
