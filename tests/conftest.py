@@ -22,6 +22,8 @@ import uvicorn
 # One core for torch, here and in every process that a test starts: small models gain nothing from a second,
 # and where cores are short its threads wait for each other (decision 012). Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# pytest-xdist sets it, and Rich would read it once, when the command line is imported.
+os.environ.pop("COLUMNS", None)
 
 import migrations
 from api.app import create_app
