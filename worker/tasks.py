@@ -1,4 +1,4 @@
-"""The Celery tasks. All are harmless at any time and any number of times."""
+"""The Celery tasks. All are idempotent and may run at any time."""
 
 from __future__ import annotations
 

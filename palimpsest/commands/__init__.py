@@ -1,1 +1,1 @@
-"""Commands of `palimpsest`, a file a noun."""
+"""The commands of `palimpsest`, one file for each noun."""

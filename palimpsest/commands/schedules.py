@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from palimpsest.commands import schedule_views
 from palimpsest.commands.common import (
     AsJson,
     CacheBudget,
@@ -37,35 +38,18 @@ def list_schedules(limit: Limit = 100, as_json: AsJson = False, data: Data = Non
         found = client.schedules(limit=limit)
         if as_json:
             return print_json(found)
-        table = _table("id", "name", "cron", "zone", "does", "next", "state")
+        table = schedule_views.table("id", "name", "cron", "zone", "does", "next", "state")
         for one in found["data"]:
             table.add_row(
                 one["id"],
                 Text(one["name"]),
                 Text(one["cron"]),
                 one["timezone"],
-                _does(one),
-                _moment(one["next_at"]),
+                schedule_views.does(one),
+                schedule_views.moment(one["next_at"]),
                 "paused" if one["paused_at"] else "",
             )
         wide.print(table)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading)
-    return table
-
-
-def _does(schedule: dict[str, Any]) -> str:
-    if schedule["job"]:
-        return f"{schedule['job']['task']} {schedule['job']['document_id']}"
-    return f"{schedule['bulk']['job']['task']} collection {schedule['bulk']['collection']}"
-
-
-def _moment(moment: str | None) -> str:
-    return f"{moment[:16].replace('T', ' ')} UTC" if moment else ""
 
 
 @app.command("show")
@@ -79,13 +63,13 @@ def show_schedule(schedule_id: ScheduleId, as_json: AsJson = False, data: Data =
         for label, value in (
             ("name", one["name"]),
             ("cron", f"{one['cron']} ({one['timezone']})"),
-            ("does", _does(one)),
+            ("does", schedule_views.does(one)),
             ("overlap", one["overlap"]),
             ("catch up", f"{one['catch_up_seconds']} s"),
             ("jitter", f"{one['jitter_seconds']} s"),
             ("failures", f"{one['failures']} in a row; {one['max_failures']} pause the schedule"),
-            ("next", _moment(one["next_at"])),
-            ("paused", _moment(one["paused_at"])),
+            ("next", schedule_views.moment(one["next_at"])),
+            ("paused", schedule_views.moment(one["paused_at"])),
             ("because", one["pause_reason"] or ""),
         ):
             if value:
@@ -228,7 +212,8 @@ def create_schedule(
         made = client.create_schedule(dry_run=dry_run, **body)
         if dry_run:
             out.print(
-                f"It would run next at {_moment(made['next_at'])}; no schedule was created.", markup=False
+                f"It would run next at {schedule_views.moment(made['next_at'])}; no schedule was created.",
+                markup=False,
             )
         else:
             out.print(made["id"], markup=False)
@@ -247,7 +232,7 @@ def resume_schedule(schedule_id: ScheduleId, data: Data = None) -> None:
     """Resume a paused schedule at its next time."""
     with connected(data) as client:
         one = client.resume_schedule(schedule_id)
-        out.print(f"{schedule_id} runs next at {_moment(one['next_at'])}", markup=False)
+        out.print(f"{schedule_id} runs next at {schedule_views.moment(one['next_at'])}", markup=False)
 
 
 @app.command("run")
@@ -266,7 +251,7 @@ def preview_schedule(
         found = client.schedule_preview(schedule_id, count)
         if as_json:
             return print_json(found)
-        table = _table(found["timezone"], "offset", "UTC")
+        table = schedule_views.table(found["timezone"], "offset", "UTC")
         for one in found["data"]:
             table.add_row(
                 one["local"][:16].replace("T", " "), one["utc_offset"], one["utc"][:16].replace("T", " ")
@@ -283,10 +268,10 @@ def show_history(
         found = client.schedule_runs(schedule_id, limit=limit)
         if as_json:
             return print_json(found)
-        table = _table("time", "", "state", "job or bulk job", "cost", "reason")
+        table = schedule_views.table("time", "", "state", "job or bulk job", "cost", "reason")
         for run in found["data"]:
             table.add_row(
-                _moment(run["scheduled_for"]),
+                schedule_views.moment(run["scheduled_for"]),
                 "manual" if run["manual"] else "",
                 run["state"],
                 run["job_id"] or run["bulk_id"] or "",

@@ -74,9 +74,9 @@ def _words(entries: Answer | None) -> str:
 
 
 def _scores(label: str, sha256: str | None, evaluation: Answer | None) -> list[str]:
-    """A line a budget that the version was evaluated with; one that says so if it is not in the report.
+    """One line for each budget that the version was evaluated with, or one that says why there is none.
 
-    Rows of another file of the same name and version, by the hash that they state, are not the version's.
+    Rows whose hash belongs to another file of the same name and version are left out.
     """
     if not evaluation:
         return []

@@ -17,13 +17,11 @@ from palimpsest.commands.common import (
     out,
     print_json,
     read_json,
-    read_json_object,
 )
+from palimpsest.commands.scorer_upload import contents
 from palimpsest.machine.data_directory import LocalError
 from palimpsest.report.figures import start_of
 from palimpsest_client import Client, drop_none
-
-SCORER, MANIFEST = "scorer.safetensors", "manifest.json"
 
 app = typer.Typer(help="Upload, activate, roll back and compare versions of scorers.", no_args_is_help=True)
 
@@ -72,7 +70,7 @@ def push(
 ) -> None:
     """Upload a version; a worker verifies it before it can be activated."""
     with connected(data) as client:
-        files, named, numbered = _contents(path, name, version)
+        files, named, numbered = contents(path, name, version)
         try:
             found = client.push_scorer(named, files, version)
         except OSError as error:
@@ -89,32 +87,6 @@ def push(
             )
         if not as_json:
             out.print(f"{named}@{numbered} {state}", markup=False)
-
-
-def _contents(path: Path, name: str | None, version: str | None) -> tuple[dict[str, Path], str, str]:
-    """The files to upload, the name and the version. Raises LocalError."""
-    if path.is_dir():
-        files = {"scorer": path / SCORER, "manifest": path / MANIFEST}
-        for file in files.values():
-            if not file.is_file():
-                raise LocalError(f"{path} is not a scorer: it has no {file.name}.")
-        manifest = read_json_object(files["manifest"])
-        said = manifest.get("name")
-        if name is not None and said is not None and name != said:
-            raise LocalError(
-                f"{files['manifest']} names the scorer '{said}'; only --version can override the manifest."
-            )
-        named, numbered = name or said, version or manifest.get("version")
-        if not named or not numbered:
-            raise LocalError(f"{files['manifest']} has no name or no version: give --name and --version.")
-        return files, str(named), str(numbered)
-    if not path.is_file():
-        raise LocalError(f"There is no file or folder {path}.")
-    if path.suffix != ".pt":
-        raise LocalError(f"{path} is neither a folder of {SCORER} and {MANIFEST} nor a .pt file.")
-    if name is None or version is None:
-        raise LocalError("A .pt file contains neither a name nor a version: give --name and --version.")
-    return {"checkpoint": path}, name, version
 
 
 def _verdict(client: Client, name: str, version: str, found: dict[str, Any]) -> dict[str, Any]:

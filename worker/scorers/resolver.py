@@ -72,7 +72,7 @@ def resolve(process: WorkerProcess, served: Served, job: Job) -> Resolved:
 
 
 def _begun_bundled(served: Served, job: Job, plan: Plan) -> ScorerPin:
-    """The runtime's own scorer that the job began with. Raises BegunScorerMissing if it has a different one."""
+    """The bundled scorer that the job began with. Raises BegunScorerMissing if the runtime has another."""
     pin = None
     if plan.bundled is not None:
         with suppress(served.refusal):

@@ -1,23 +1,13 @@
-"""`palimpsest up` for real: everything starts, works, survives kills, and leaves nothing behind."""
+"""`palimpsest up` for real: from nothing to an answer, with given servers, and where it cannot start."""
 
-import json
 import os
 import re
 import shutil
 import signal
 import socket
 import stat
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
-import psutil
 import pytest
 import redis
 
@@ -25,122 +15,12 @@ from palimpsest.embedded import binaries
 from palimpsest.embedded.servers import EmbeddedServers
 from palimpsest.machine.data_directory import read_cli_key, read_running
 from palimpsest.machine.supervisor import running
-from palimpsest_client import ApiError, Client
+from palimpsest_client import Client
 from tests.support import REPOSITORY
 from tests.support.standin import right_answer
+from tests.support.up import STANDIN, TEXT, Up, command, eventually, is_server, processes_of
 
-TEXT = b"The meeting is on Tuesday.\n" * 40
 pytestmark = pytest.mark.herd
-STANDIN = {"PALIMPSEST_ENGINE": "tests.support.standin:load", "PALIMPSEST_MODEL": "small"}
-
-
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
-    """Waits until a condition holds; gives its value."""
-    give_up = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"waited in vain for: {what}"
-        time.sleep(0.1)
-    return found
-
-
-def environment(**more: str) -> dict[str, str]:
-    ours = ("PALIMPSEST_", "DATABASE_URL", "REDIS_URL")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**inherited, "PYTHONPATH": str(REPOSITORY), **STANDIN, **more}
-
-
-def command(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Runs `palimpsest …` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "palimpsest.cli", *arguments],
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def processes_of(data: Path) -> list[psutil.Process]:
-    """Every process of the service on `data`: by its environment, or by where its server lives."""
-    record = data / "servers.json"
-    location = json.loads(record.read_text())["location"] if record.exists() else str(data)
-    places = {str(data), location}
-    found = []
-    for process in psutil.process_iter():
-        try:
-            named = process.environ().get("PALIMPSEST_DATA_DIR") in places
-            there = any(process.cwd().startswith(place) for place in places)
-        except psutil.Error:
-            continue
-        if (named or there) and process.pid != os.getpid():
-            found.append(process)
-    return found
-
-
-@dataclass
-class Up:
-    """A `palimpsest up` in a process of its own."""
-
-    process: subprocess.Popen[str]
-    data: Path
-    output: Path
-
-    @classmethod
-    def start(cls, data: Path, **more: str) -> "Up":
-        output = data.parent / "up.txt"
-        with output.open("a") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "palimpsest.cli", "up", "--data", str(data), "--port", "0"],
-                env=environment(**more),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        up = cls(process, data, output)
-        before = up.said().count("Logs: ")
-        eventually(lambda: up.said().count("Logs: ") > before or process.poll() is not None, "up's welcome")
-        assert process.poll() is None, up.said()
-        return up
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def key(self) -> str:
-        """The first key, as a person would read it off the screen."""
-        found = re.search(r"API key, shown only once: (pal_\w+)", self.said())
-        assert found, self.said()
-        return found[1]
-
-    def url(self) -> str:
-        found = read_running(self.data)
-        assert found is not None
-        return found.url
-
-    def child(self, words: str) -> psutil.Process | None:
-        for process in psutil.Process(self.process.pid).children():
-            try:
-                if words in " ".join(process.cmdline()):
-                    return process
-            except psutil.Error:
-                continue
-        return None
-
-    def stop(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(90)
-
-
-@pytest.fixture
-def closed() -> Iterator[Path]:
-    """A directory that only its owner may enter, for the data; everything is gone afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="palimpsest-up-"))
-    yield directory
-    for data in (directory / "data", directory / "other"):
-        if data.exists():
-            for process in processes_of(data):
-                process.kill()
-            EmbeddedServers(data).destroy()
-    shutil.rmtree(directory)
 
 
 def modes(path: Path) -> dict[str, tuple[int, int]]:
@@ -198,7 +78,7 @@ def test_from_nothing_to_an_answer_and_back_to_nothing_under_a_closed_directory(
         assert {"device_seconds", "cost", "memory_saved.peak"} <= named
     unprivileged = EmbeddedServers(up.data).identity.uid
     for process in processes_of(up.data):
-        assert process.uids().real == (unprivileged if _is_server(process) else os.geteuid())
+        assert process.uids().real == (unprivileged if is_server(process) else os.geteuid())
     assert (closed / "data" / "blobs").stat().st_mode & 0o077 == 0
     document.unlink()
 
@@ -209,90 +89,6 @@ def test_from_nothing_to_an_answer_and_back_to_nothing_under_a_closed_directory(
     assert after == before
     assert Path("/etc/passwd").read_bytes() == accounts
     assert "Stopped" in up.said()
-
-
-def _is_server(process: psutil.Process) -> bool:
-    return process.name().startswith(("postgres", "redis-server"))
-
-
-def test_killed_children_come_back_and_lose_nothing(closed: Path) -> None:
-    up = Up.start(closed / "data", PALIMPSEST_LEASE_SECONDS="2", PALIMPSEST_REAPER_SECONDS="0.5")
-    with Client(up.url(), up.key()) as client:
-        job = client.submit(text=TEXT.decode() * 10, questions=["When?"], policy="window")
-        eventually(lambda: (client.job(job["id"])["progress"] or {}).get("tokens_done"), "progress")
-        for words in (
-            "celery",
-            "worker.loops.relay",
-            "worker.loops.reaper",
-            "worker.webhooks.notifier",
-            "worker.bulk.conductor",
-            "worker.loops.scheduler",
-            "uvicorn",
-        ):
-            child = up.child(words)
-            assert child is not None
-            workers = child.children(recursive=True)
-            child.kill()
-            again = eventually(
-                lambda words=words, old=child: (new := up.child(words)) and new.pid != old.pid and new,
-                f"another {words}",
-            )
-            assert psutil.pid_exists(again.pid)
-            # A worker's own child must not go on beside the new one.
-            assert psutil.wait_procs(workers, timeout=30)[1] == []
-        for name in ("postgres", "redis-server"):
-            family = psutil.Process(up.process.pid).children()
-            [server] = [process for process in family if process.name() == name]
-            server.kill()
-        eventually(
-            lambda: "PostgreSQL" in up.said() and "Redis" in up.said().split("Logs: ")[1], "both again"
-        )
-        assert re.search(r"==> .*PostgreSQL.* ended; restarting", up.said())
-        eventually(lambda: _answers(client), "the API")
-        eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job")
-        assert client.result(job["id"])["answers"][0]["text"] == right_answer(TEXT * 10, "When?")
-    assert "ended (killed by SIGKILL); restarting in" in up.said()
-    assert up.stop(signal.SIGTERM) == 0, up.said()
-    assert processes_of(up.data) == []
-
-
-def _answers(client: Client) -> bool:
-    try:
-        return bool(client.models())
-    except (httpx.TransportError, ApiError):
-        return False
-
-
-def test_after_a_killed_supervisor_the_next_one_cleans_up_and_goes_on(closed: Path) -> None:
-    first = Up.start(closed / "data", PALIMPSEST_LEASE_SECONDS="2")
-    key = first.key()
-    with Client(first.url(), key) as client:
-        job = client.submit(text=TEXT.decode(), questions=["When?"], policy="window")
-    leftovers = psutil.Process(first.process.pid).children(recursive=True)
-    first.process.kill()
-    first.process.wait()
-
-    second = Up.start(closed / "data", PALIMPSEST_REAPER_SECONDS="0.5")
-    assert "left behind by a killed supervisor" in second.said()
-    assert second.said().count("shown only once") == 1
-    alive = [process for process in leftovers if process.is_running() and not _is_server(process)]
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
-    with Client(second.url(), key) as client:
-        [model] = client.models()["data"]
-        assert model["workers_live"] == 1  # the killed one does not count
-        eventually(lambda: client.job(job["id"])["state"] == "succeeded", "the job of before")
-
-    own = command("key", "create", "--data", str(second.data)).stdout.strip()
-    with Client(second.url(), own) as client:
-        assert client.job(job["id"])["state"] == "succeeded"
-
-    refused = command("up", "--data", str(second.data), "--port", "0")
-    assert refused.returncode == 1
-    assert f"Palimpsest is already running on {second.data}" in refused.stderr
-    assert second.url() in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert second.stop(signal.SIGINT) == 0
-    assert processes_of(second.data) == []
 
 
 def test_given_servers_are_used_and_left_alone(
@@ -350,7 +146,7 @@ def _use_the_command_line(closed: Path, url: str, database_url: str) -> None:
     assert elsewhere.returncode == 1
     assert "Set PALIMPSEST_API_KEY" in elsewhere.stderr
     nobody = command("jobs", PALIMPSEST_URL="http://127.0.0.1:9", PALIMPSEST_API_KEY="x", **here)
-    assert "does not answer" in nobody.stderr
+    assert "does not respond" in nobody.stderr
     assert "Traceback" not in theirs.stderr + elsewhere.stderr + nobody.stderr
 
 
@@ -365,4 +161,4 @@ def test_a_taken_port_and_an_idle_directory_are_told(closed: Path) -> None:
     assert processes_of(closed / "data") == []
     idle = command("jobs", "--data", str(closed / "data"))
     assert idle.returncode == 1
-    assert "start 'palimpsest up' first" in idle.stderr
+    assert "Start 'palimpsest up'" in idle.stderr
