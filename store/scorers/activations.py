@@ -1,8 +1,8 @@
-"""Which version of a scorer a job runs with: activations by scope, canaries, and the way back.
+"""Which version of a scorer a job runs with: activations by scope, canaries, and rollback.
 
-Scopes, the most particular first: schedule:<id>, tenant:<id>, model:<name>, global. A scope's `stable` serves
-its jobs; its `canary`, if it has one, serves a share of them, chosen by a hash of the job's id, so that a job
-that is claimed again runs with the same one.
+Scopes, the most specific first: schedule:<id>, tenant:<id>, model:<name>, global. A scope's `stable` version
+serves its jobs; its `canary`, if it has one, serves a share of them, chosen by a hash of the job's id, so
+that a job gets the same version however often it is claimed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from store.tables.jobs import Job
 from store.tables.scorers import Activation, ScorerVersion
 
 GLOBAL = "global"
-_LOCK = 7_041_966_317  # any fixed number: activations take turns
+_LOCK = 7_041_966_317  # any fixed number: an advisory lock on changes of activations
 
 
 class Alias(StrEnum):
@@ -34,24 +34,24 @@ class Alias(StrEnum):
 
 
 class NotUsable(Conflict):
-    """The version is not verified, or was rejected."""
+    """The version has not been verified, or was rejected."""
 
     code = "scorer_not_verified"
 
 
 class NoWayBack(Conflict):
-    """The scope has no earlier version to go back to."""
+    """The scope has no earlier version to roll back to."""
 
     code = "no_earlier_version"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a job is to run with.
+    """What a job should run with.
 
     Attributes:
-        version: None for the scorer that is bundled with the runtime.
-        shadow: a canary that is to read the same document, its answers only compared.
+        version: None for the scorer bundled with the runtime.
+        shadow: a canary that should read the same document, only to compare its answers.
     """
 
     version: ScorerVersion | None
@@ -60,60 +60,60 @@ class Choice:
 
 
 def scopes_of(job: Job) -> list[str]:
-    """The scopes a job is in, the most particular first."""
+    """The scopes of a job, the most specific first."""
     schedule = job.tags.get("schedule_id")  # set by the scheduler
     own = [f"tenant:{job.tenant_id}", f"model:{job.model}", GLOBAL]
     return [f"schedule:{schedule}", *own] if schedule else own
 
 
 def choose(session: Session, job: Job, scorer: str) -> Choice:
-    """The version for a job that names a scorer, or that a policy does. Raises NotUsable.
+    """The version for a job, whose request or policy names the scorer. Raises NotUsable.
 
-    Not for a job that was claimed before: that keeps its version, see `pinned`.
+    A job that was claimed before keeps its version instead, see `pinned`.
     """
     name, version = registry.split(scorer)
     if version is not None:
         return Choice(usable(session, name, version))
     stable, canary = open_of(session, name, scopes_of(job))
-    if canary is not None and _drawn(job.id, canary.id) < canary.percent:
+    if canary is not None and _percentile(job.id, canary.id) < canary.percent:
         return Choice(registry.by_id(session, canary.version_id), canary)
     version_of_stable = registry.by_id(session, stable.version_id) if stable else None
     shadow = None
-    if canary is not None and _drawn(job.id, "shadow " + canary.id) < canary.shadow_percent:
+    if canary is not None and _percentile(job.id, "shadow " + canary.id) < canary.shadow_percent:
         shadow = registry.by_id(session, canary.version_id)
     return Choice(version_of_stable, stable, shadow)
 
 
 def usable(session: Session, name: str, version: str) -> ScorerVersion | None:
-    """A version that jobs may run with; None where the registry has none of this name and version.
+    """A version that jobs may run with; None if the registry does not have it.
 
     Raises NotUsable.
     """
     try:
         row = registry.get(session, name, version)
     except NotFound:
-        return None  # perhaps one of the runtime's own
+        return None  # perhaps bundled with the runtime
     if row.state not in USABLE:
-        raise NotUsable(f"{registry.label(row)} is {row.state}; jobs run with verified versions only.")
+        raise NotUsable(f"{registry.label(row)} is {row.state}; jobs can only run with verified versions.")
     return row
 
 
 def pinned(session: Session, label: str, sha256: str | None) -> ScorerVersion | None:
-    """The version that a job began with; None where the registry has none of this `name@version` and hash."""
+    """The version that a job started with; None if the registry does not have it with this hash."""
     name, _, version = label.partition("@")
     same = (ScorerVersion.name == name, ScorerVersion.version == version, ScorerVersion.sha256 == sha256)
     return session.scalars(select(ScorerVersion).where(*same, ScorerVersion.state.in_(USABLE))).one_or_none()
 
 
-def _drawn(job_id: str, salt: str) -> int:
-    """0 to 99, the same for a job and a canary whenever it is asked."""
+def _percentile(job_id: str, salt: str) -> int:
+    """0 to 99, always the same for a job and a salt."""
     return int.from_bytes(hashlib.sha256(f"{salt}:{job_id}".encode()).digest()[:4], "big") % 100
 
 
 def open_of(session: Session, name: str, scopes: list[str]) -> tuple[Activation | None, Activation | None]:
-    """Stable and canary of the first scope that has either.
+    """The open stable and canary activations that apply to the first of these scopes that has either.
 
-    A scope with a canary alone keeps the stable of a wider one; a wider scope's canary is not for it.
+    A scope with only a canary inherits the stable version of a wider scope, but never a wider scope's canary.
     """
     query = select(Activation).where(
         Activation.name == name, Activation.scope.in_(scopes), Activation.ended_at.is_(None)
@@ -129,7 +129,7 @@ def open_of(session: Session, name: str, scopes: list[str]) -> tuple[Activation 
 
 
 def take_turns(session: Session) -> None:
-    """Until the transaction ends, nobody else changes what serves. May be taken again by the same one."""
+    """Locks activations against concurrent changes until the transaction ends; reentrant."""
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
@@ -145,9 +145,9 @@ def activate(
     bounds: dict[str, Any] | None = None,
     reason: str = "activated",
 ) -> Activation:
-    """From now on the version serves the scope under the alias. Raises NotUsable."""
+    """Makes the version serve the scope under the alias from now on. Raises NotUsable."""
     if row.state not in USABLE:
-        raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions can serve.")
+        raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions can be activated.")
     take_turns(session)
     end(session, row.name, scope, alias, actor, reason=f"{reason}: {registry.label(row)}")
     made = Activation(
@@ -163,7 +163,7 @@ def activate(
     )
     session.add(made)
     session.flush()
-    _settle(session, row.name)
+    _update_states(session, row.name)
     audit.note(
         session,
         actor,
@@ -181,7 +181,7 @@ def activate(
 def end(
     session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str, bad: bool = False
 ) -> Activation | None:
-    """Ends what serves a scope under an alias, if anything does → it. A `bad` one is not come back to."""
+    """Ends and returns the open activation of a scope and alias, if any. Rollback skips `bad` versions."""
     take_turns(session)
     statement = (
         update(Activation)
@@ -196,7 +196,7 @@ def end(
     )
     ended = session.scalars(statement).one_or_none()
     if ended is not None:
-        _settle(session, name)
+        _update_states(session, name)
         version = registry.by_id(session, ended.version_id)
         audit.note(
             session, actor, "scorer.ended", registry.label(version), scope=scope, alias=alias, reason=reason
@@ -205,7 +205,7 @@ def end(
 
 
 def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str) -> Activation:
-    """Goes back to the version that was stable before in this scope; a canary is ended. Raises NoWayBack."""
+    """Reactivates the previous stable version of a scope and ends its canary. Raises NoWayBack."""
     take_turns(session)
     end(session, name, scope, Alias.CANARY, actor, reason=reason)
     past = stables(session, name, scope)
@@ -218,13 +218,13 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
         end(session, name, scope, Alias.STABLE, actor, reason=back, bad=True)
         return activate(session, version, scope, actor, bounds=row.bounds, reason=back)
     raise NoWayBack(
-        f"{name} had no other version in the scope {scope} before. Deactivate it there instead: a wider "
-        "scope's version serves then, or the one bundled with the runtime."
+        f"The scope {scope} has no earlier version of {name}. End the activation instead: a wider scope's "
+        "version then serves it, or the one bundled with the runtime."
     )
 
 
 def stables(session: Session, name: str, scope: str) -> Sequence[Activation]:
-    """All activations as stable in a scope, the newest first."""
+    """All stable activations of a scope, the newest first."""
     here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
     return session.scalars(select(Activation).where(*here).order_by(Activation.number.desc())).all()
 
@@ -232,7 +232,7 @@ def stables(session: Session, name: str, scope: str) -> Sequence[Activation]:
 def usable_of(
     session: Session, past: Sequence[Activation], left: set[str]
 ) -> list[tuple[Activation, ScorerVersion]]:
-    """The versions of these activations that jobs may run with, those left out by id apart; each once."""
+    """The usable versions of these activations, each once, except the ids in `left`."""
     found: dict[str, tuple[Activation, ScorerVersion]] = {}
     for row in past:
         version = registry.by_id(session, row.version_id)
@@ -242,9 +242,9 @@ def usable_of(
 
 
 def rolled_back(past: Sequence[Activation]) -> set[str]:
-    """The versions whose latest activation, of these with the newest first, was rolled back.
+    """The versions whose latest activation was rolled back; `past` has the newest first.
 
-    They are not come back to: the way leads to ever earlier ones.
+    Rollback skips them, so that it only goes further back.
     """
     latest = {row.version_id: row for row in reversed(past)}
     return {version_id for version_id, row in latest.items() if row.rolled_back}
@@ -259,9 +259,9 @@ def history(
     before: int | None = None,
     limit: int | None = None,
 ) -> list[Activation]:
-    """Activations, the newest first; `before` is the number of the last one of the page before.
+    """Activations, the newest first; `before` is the number of the previous page's last one.
 
-    `seen_by` is a tenant, who is shown those for everybody and its own; None for all.
+    `seen_by` is a tenant, which sees those for all tenants and its own; None for everything.
     """
     query = select(Activation).order_by(Activation.number.desc()).limit(limit)
     if name is not None:
@@ -278,13 +278,13 @@ def history(
 
 
 def current(session: Session) -> list[Activation]:
-    """What serves now."""
+    """The open activations."""
     query = select(Activation).where(Activation.ended_at.is_(None))
     return list(session.scalars(query.order_by(Activation.name, Activation.scope, Activation.alias)))
 
 
-def _settle(session: Session, name: str) -> None:
-    """Puts the states of a scorer's versions right: active with an open activation, else retired."""
+def _update_states(session: Session, name: str) -> None:
+    """Updates the states of a scorer's versions: active with an open activation, otherwise retired."""
     serving = select(Activation.version_id).where(Activation.ended_at.is_(None), Activation.name == name)
     mine = (ScorerVersion.name == name, ScorerVersion.state.in_(USABLE))
     for state, chosen in (

@@ -1,4 +1,4 @@
-"""What serves a job when the version chosen for it cannot be loaded, and the word about that."""
+"""What serves a job when its version cannot be loaded, and how that is reported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ LOAD_FAILED = "scorer.load_failed"
 
 
 def fallbacks(session: Session, job: Job, broken: ScorerVersion) -> list[ScorerVersion]:
-    """Other versions of the scorer for a job, the best first: the stable one of its scope, then those that
-    were stable there before. Without any, the runtime's bundled scorer is left."""
+    """Other versions of the scorer for a job, the best first: the stable one of its scope, then earlier ones.
+
+    If there are none, the runtime's bundled scorer remains.
+    """
     stable, _ = open_of(session, broken.name, scopes_of(job))
     if stable is None:
         return []
@@ -28,8 +30,10 @@ def fallbacks(session: Session, job: Job, broken: ScorerVersion) -> list[ScorerV
 def note_failed(
     session: Session, job: Job | None, worker_id: str, version: ScorerVersion, error: str
 ) -> None:
-    """Tells the audit log why a worker could not load a version, and the tenant whose job met it that so it
-    was: the error may name the machine's folders."""
+    """Records in the audit log why a worker could not load a version, and sends the job's tenant an event.
+
+    The event leaves out the error, which may name folders of the machine.
+    """
     label = registry.label(version)
     if job is not None:
         outbox.add_event(session, job.tenant_id, job.id, LOAD_FAILED, {"scorer": label, "worker": worker_id})
