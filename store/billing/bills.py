@@ -1,7 +1,7 @@
-"""Bills: what the ledger's lines of an attempt come to, one wide row each, for reports to add up.
+"""Bills: the ledger lines of an attempt summed into one wide row, which reports then aggregate.
 
-A bill is made in the transaction that writes the lines, from nothing but these lines, the attempt's terms and
-its job; `rebuild` makes all of them again and gets the same. The formulas and their versions are in
+A bill is written in the same transaction as the lines, and depends on nothing but these lines, the attempt
+and its job; `rebuild` recreates all bills identically. The formulas and their versions are in
 docs/explanation/savings.md.
 """
 
@@ -23,17 +23,17 @@ from store.tables.billing import Bill, UsageLine
 from store.tables.job_states import State
 from store.tables.jobs import Attempt, Job
 
-DEVICE_SECONDS = "device_seconds."  # one meter a phase: device_seconds.read, device_seconds.score …
+DEVICE_SECONDS = "device_seconds."  # one meter per phase: device_seconds.read, device_seconds.score …
 STORAGE = "storage_byte_seconds"
 
-# Whoever books an attempt has written its lines by then, but not committed them: a rebuild sees neither.
+# Transactions that are booking wait with uncommitted lines: a rebuild sees neither these nor their bills.
 LOCK = text("LOCK TABLE bills IN SHARE ROW EXCLUSIVE MODE")
 DIFFERENT = text(
     "SELECT count(*) FROM bills FULL JOIN bills_before AS before USING (job_id, attempt) "
     "WHERE to_jsonb(bills) IS DISTINCT FROM to_jsonb(before)"
 )
 
-# Columns that are a meter's useful lines and its waste together.
+# Columns that sum a meter's lines, waste included.
 _ADDED = {
     "tokens_read": "tokens.read",
     "tokens_cached": "tokens.cached",
@@ -44,7 +44,7 @@ _ADDED = {
     "snapshot_bytes": "snapshot_bytes",
     STORAGE: STORAGE,
 }
-# Columns that are known once, when a job ends: summed over jobs, never over the attempts of one.
+# Columns that are set once, when a job ends: they add up over jobs, not over a job's attempts.
 _OF_THE_JOB = {
     "tokens_document": "tokens.document",
     "tokens_kept": "tokens.kept",
@@ -61,11 +61,11 @@ _LARGEST = {
 def of_attempt(
     lines: Sequence[UsageLine], attempt: Attempt, job: Job, book: PriceBook, cache_budget: int | None
 ) -> dict[str, Any]:
-    """A bill's columns.
+    """The columns of a bill.
 
     Args:
-        lines: of all the job's attempts; those of later ones are left out.
-        cache_budget: slots a head that the document was read with.
+        lines: those of all the job's attempts; lines of later attempts are ignored.
+        cache_budget: slots per KV head that the document was read with.
     """
     lines = [line for line in lines if line.attempt <= attempt.attempt]
     own = [line for line in lines if line.attempt == attempt.attempt]
@@ -118,7 +118,7 @@ def _full_cache(
     cache_budget: int | None,
     dense_bytes: int | None,
 ) -> dict[str, Any]:
-    """What the same document would have cost with a full cache, where measured runs say so."""
+    """What the same document would have cost with a full cache, if measured runs allow an estimate."""
     nothing = {"full_cache_cost": None, "full_cache_devices": None, "realised_saving": None}
     full = book.full_cache_of(job.model, attempt.device_type, cache_budget)
     own = [line for line in lines if line.attempt == attempt.attempt]
@@ -126,22 +126,22 @@ def _full_cache(
     if attempt.outcome != State.SUCCEEDED or full is None or not tokens:
         return nothing
     useful = [line for line in lines if is_time(line) and not line.waste]
-    # Reading takes longer and there is no scorer; counting, answering and loading are as they were.
+    # Reading takes longer and there is no scorer; counting, answering and loading are unchanged.
     factors = {DEVICE_SECONDS + "read": full.slowdown(int(tokens)), DEVICE_SECONDS + "score": Decimal(0)}
-    imagined = cost(useful, book, attempt.device_type, factors)
+    estimated = cost(useful, book, attempt.device_type, factors)
     actual = cost(useful, book, attempt.device_type)
-    if imagined is None or actual is None:
+    if estimated is None or actual is None:
         return nothing
     needed = full.weights_bytes + (dense_bytes or 0)
     return {
-        "full_cache_cost": imagined,
+        "full_cache_cost": estimated,
         "full_cache_devices": max(1, math.ceil(needed / attempt.device_memory_bytes)),
-        "realised_saving": imagined - actual,
+        "realised_saving": estimated - actual,
     }
 
 
 def of_storage(line: UsageLine, book: PriceBook, book_id: str) -> dict[str, Any]:
-    """The bill of an hour of a tenant's stored documents."""
+    """The bill for an hour of a tenant's stored documents."""
     return {
         "job_id": line.job_id,
         "attempt": line.attempt,
@@ -164,7 +164,7 @@ def cost(
     device: str | None,
     factors: Mapping[str, Decimal] = MappingProxyType({}),
 ) -> Decimal | None:
-    """Sum of the lines' amounts, a meter's quantities times its factor; None where time has no price here."""
+    """Sum of the lines' amounts, with quantities scaled by meter; None if device time has no price."""
     amounts = [
         book.amount(line.meter, device, line.quantity * factors.get(line.meter, Decimal(1))) for line in lines
     ]
@@ -174,7 +174,7 @@ def cost(
 
 
 def is_time(line: UsageLine) -> bool:
-    """Whether a line counts seconds of a device."""
+    """Whether a line counts device seconds."""
     return line.meter.startswith(DEVICE_SECONDS)
 
 
@@ -187,7 +187,7 @@ def largest(lines: Sequence[UsageLine], meter: str) -> Decimal | None:
 
 
 def book_attempt(session: Session, job: Job, attempt: Attempt) -> None:
-    """Makes the bill of an attempt that has just ended, after its lines."""
+    """Writes the bill of an attempt that has just ended, after its lines."""
     session.flush()
     session.refresh(attempt, ["ended_at"])
     lines = list(session.scalars(select(UsageLine).where(UsageLine.job_id == job.id)))
@@ -200,9 +200,9 @@ def _of_ended(session: Session, lines: Sequence[UsageLine], attempt: Attempt, jo
 
 
 def rebuild(session: Session, jobs_at_once: int = 500) -> int:
-    """Makes every bill again from the ledger, in the caller's transaction → how many there are.
+    """Recreates every bill from the ledger, in the caller's transaction; returns their number.
 
-    Until it ends, reports see the old bills and attempts that end wait to be booked.
+    Until the commit, reports see the old bills, and attempts that end wait to be booked.
     """
     session.execute(LOCK)
     session.execute(delete(Bill))
@@ -214,7 +214,7 @@ def rebuild(session: Session, jobs_at_once: int = 500) -> int:
 
 
 def rebuild_and_compare(session: Session) -> tuple[int, int]:
-    """Rebuilds → how many bills there are, and how many are new, gone or other than before."""
+    """Rebuilds; returns the number of bills, and of those that are new, missing or different."""
     session.execute(LOCK)
     session.execute(text("CREATE TEMPORARY TABLE bills_before ON COMMIT DROP AS TABLE bills"))
     count = rebuild(session)

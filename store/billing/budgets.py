@@ -1,7 +1,7 @@
-"""Budgets: what a tenant, a project or an API key may spend in a period, and what is done when it is spent.
+"""Budgets: what a tenant, a project or an API key may spend in a period, and what happens once it is spent.
 
-Spent is what the bills booked in the period come to, and what running attempts have cost as of their last
-report. Time on devices without a price counts nothing, and so does what is billed in another currency.
+Spent is the sum of the bills booked in the period, plus the cost of running attempts as last reported. Device
+time without a price does not count, nor do bills in another currency.
 """
 
 from __future__ import annotations
@@ -31,29 +31,32 @@ from store.timezones import refuse_unknown_zone
 
 
 class Period(StrEnum):
-    """A period of a zone's calendar; weeks begin on Monday."""
+    """A calendar period in a time zone; weeks start on Monday."""
 
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
 
 
+ADJECTIVES = {Period.DAY: "daily", Period.WEEK: "weekly", Period.MONTH: "monthly"}
+
+
 class Action(StrEnum):
-    """What is done once a budget is crossed; each of them also tells the tenant, once a period."""
+    """What happens once a budget is crossed; each action also sends an event, once per period."""
 
     NOTIFY = "notify"
-    QUEUE = "queue"  # jobs wait until it is no longer crossed
+    QUEUE = "queue"  # jobs wait until the budget is no longer crossed
     REJECT = "reject"  # jobs are refused, and running ones fail at their next snapshot
 
 
 class BudgetExists(Conflict):
-    """The tenant has a budget of the same project or key, period and action."""
+    """The tenant has a budget with the same scope, period and action."""
 
     code = "budget_exists"
 
 
 class UnknownCurrency(Invalid):
-    """No price book is in this currency, so such a budget could never be crossed."""
+    """No price book uses this currency, so such a budget could never be crossed."""
 
     code = "unknown_currency"
     field = "currency"
@@ -61,7 +64,7 @@ class UnknownCurrency(Invalid):
 
 @dataclass(frozen=True)
 class NewBudget:
-    """What a tenant asks for; at most one of `project` and `api_key_id`, neither for all of the tenant's."""
+    """A request for a budget; at most one of `project` and `api_key_id`, or neither for the whole tenant."""
 
     amount: Decimal
     action: Action
@@ -69,12 +72,12 @@ class NewBudget:
     project: str | None = None
     api_key_id: str | None = None
     timezone: str = "UTC"
-    currency: str | None = None  # None = that of the price book in effect
+    currency: str | None = None  # None = the currency of the price book in effect
 
 
 @dataclass(frozen=True)
 class BudgetState:
-    """Where a budget stands in the period [start, end)."""
+    """What is spent of a budget in the period [start, end)."""
 
     budget: Budget
     spent: Decimal
@@ -91,11 +94,11 @@ class BudgetState:
 
     def __str__(self) -> str:
         one = self.budget
-        scope = f"the project '{one.project}'" if one.project else one.api_key_id or "everything"
+        scope = f"the project '{one.project}'" if one.project else one.api_key_id or "the tenant"
         allowed, spent = f"{plain(one.amount)} {one.currency}", f"{plain(self.spent)} {one.currency}"
         return (
-            f"The budget {one.id} ({allowed} a {one.period} for {scope}) is used up: {spent} are spent, "
-            f"and the {one.period} ends at {self.end:%Y-%m-%d %H:%M} UTC."
+            f"The budget {one.id} ({allowed} per {one.period} for {scope}) is used up: {spent} spent. "
+            f"The {one.period} ends at {self.end:%Y-%m-%d %H:%M} UTC."
         )
 
 
@@ -114,7 +117,9 @@ def create(session: Session, tenant_id: str, new: NewBudget) -> Budget:
     statement = insert(Budget).values(**values).on_conflict_do_nothing().returning(Budget)
     row = session.scalars(statement).one_or_none()
     if row is None:
-        raise BudgetExists(f"There is such a budget by the {new.period} that does '{new.action}' already.")
+        raise BudgetExists(
+            f"A {ADJECTIVES[new.period]} budget with the action '{new.action}' already exists."
+        )
     return row
 
 
@@ -124,7 +129,9 @@ def _currency(session: Session, asked: str | None) -> str:
         return session.scalars(select(PriceBookRow.currency).where(PriceBookRow.id == effective)).one()
     known = sorted(session.scalars(select(PriceBookRow.currency).distinct()))
     if asked not in known:
-        raise UnknownCurrency(f"No price book is in {asked}; prices are in {', '.join(known)}.")
+        raise UnknownCurrency(
+            f"No price book uses the currency {asked}; known currencies: {', '.join(known)}."
+        )
     return asked
 
 
@@ -139,15 +146,15 @@ def get(session: Session, tenant_id: str, budget_id: str) -> Budget:
 
 
 def remove(session: Session, tenant_id: str, budget_id: str) -> None:
-    """Deletes a budget; the reaper lets go what it held. Raises NotFound."""
+    """Deletes a budget; the reaper releases the jobs it held. Raises NotFound."""
     session.execute(delete(Budget).where(Budget.id == get(session, tenant_id, budget_id).id))
 
 
 def state(session: Session, budget: Budget, at: datetime | None = None) -> BudgetState:
-    """What is spent in the period that holds a moment, the database's now if left out."""
+    """What is spent in the period that contains a moment; by default the database's present time."""
     moment: datetime = at or session.scalars(select(func.now())).one()
     start, end = around(moment, Width(budget.period), ZoneInfo(budget.timezone))
-    # In this order an attempt that ends in between counts twice for a moment, rather than not at all.
+    # In this order an attempt that ends in between is counted twice for a moment, rather than not at all.
     running = _running(session, budget)
     return BudgetState(budget, running + _booked(session, budget, start, end), start, end)
 
@@ -164,7 +171,7 @@ def _booked(session: Session, budget: Budget, start: datetime, end: datetime) ->
 
 
 def _running(session: Session, budget: Budget) -> Decimal:
-    """Of attempts that will be booked when they end: in this period, as far as anybody can tell now."""
+    """The cost so far of running attempts, which will probably be booked in this period."""
     query = scoped(Attempt, budget.tenant_id).join(Job, Job.lease_token == Attempt.token)
     query = query.where(Job.state.in_(LEASED), Attempt.outcome == "running")
     if budget.project is not None:
@@ -182,10 +189,9 @@ def _running(session: Session, budget: Budget) -> Decimal:
 def crossed(
     session: Session, tenant_id: str, project: str | None, api_key_id: str | None
 ) -> list[BudgetState]:
-    """The crossed budgets that a job of this project and key counts towards.
+    """The crossed budgets that a job with this project and key counts towards.
 
-    One that was not known to be crossed in its period becomes the event `budget.crossed`, which is written
-    with the caller's transaction.
+    Writes the event `budget.crossed` for each whose crossing was not yet reported in its period.
     """
     query = scoped(Budget, tenant_id).where(
         or_(Budget.project.is_(None), Budget.project == project),
@@ -194,16 +200,16 @@ def crossed(
     states = [state(session, budget) for budget in session.scalars(query.order_by(Budget.id)).all()]
     found = [one for one in states if one.crossed]
     for one in found:
-        _tell(session, one)
+        _report(session, one)
     return found
 
 
 def stopping(
     session: Session, tenant_id: str, project: str | None, api_key_id: str | None
 ) -> BudgetState | None:
-    """The crossed budget by which such a job may not go on; one that rejects before one that only queues.
+    """The crossed budget that stops such a job, if any; one that rejects before one that only queues.
 
-    Tells of crossed ones as `crossed` does.
+    Writes events like `crossed`.
     """
     found = crossed(session, tenant_id, project, api_key_id)
     for action in (Action.REJECT, Action.QUEUE):
@@ -213,20 +219,24 @@ def stopping(
     return None
 
 
-def _tell(session: Session, found: BudgetState) -> None:
-    """The event, once a budget and period: of several transactions that notice, one gets the row.
+def _report(session: Session, found: BudgetState) -> None:
+    """Writes the event, once per budget and period: of concurrent transactions, only one gets the row.
 
-    The others neither wait for it nor, once it has committed, find anything to change.
+    The others do not wait for it and, once it has committed, find nothing to change.
     """
     budget = found.budget
-    untold = or_(Budget.crossed_at.is_(None), Budget.crossed_at < found.start)
-    mine = scoped(Budget, budget.tenant_id).with_only_columns(Budget.id).where(Budget.id == budget.id, untold)
+    unreported = or_(Budget.crossed_at.is_(None), Budget.crossed_at < found.start)
+    mine = (
+        scoped(Budget, budget.tenant_id)
+        .with_only_columns(Budget.id)
+        .where(Budget.id == budget.id, unreported)
+    )
     chosen = mine.with_for_update(skip_locked=True).cte("chosen")
     statement = update(Budget).where(Budget.id == chosen.c.id).values(crossed_at=found.start)
-    told = session.scalars(
+    reported = session.scalars(
         statement.returning(Budget.id), execution_options={"synchronize_session": False}
     ).one_or_none()
-    if told is not None:
+    if reported is not None:
         outbox.add_event(session, budget.tenant_id, None, "budget.crossed", _payload(found))
 
 

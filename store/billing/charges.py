@@ -1,6 +1,6 @@
-"""Charges: bills one by one, each with the time it is for, a quantity and the price of one.
+"""Charges: single bills, each with its time span, a quantity and a unit price.
 
-A unit price times its quantity is the bill's cost, but for the rounding of the ledger's lines.
+Unit price times quantity is the bill's cost, up to the rounding of the ledger lines.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from store.tables.jobs import Attempt
 from store.tables.tenants import Tenant
 from store.tenancy import scoped
 
-ATTEMPT = "attempt"  # the unit of a bill that was not priced by time, beside those of `prices.UNITS`
+ATTEMPT = "attempt"  # the unit of a bill without device time, besides those of `prices.UNITS`
 STORED = "stored"  # the outcome of an hour of stored documents
-FINE = Decimal("1e-18")  # what quantities and average prices are rounded to
-ROUNDING = Decimal("1e-9")  # ten times what a line of the ledger is rounded to
+FINE = Decimal("1e-18")  # rounding of quantities and average prices
+ROUNDING = Decimal("1e-9")  # ten times the rounding of a ledger line
 
 
 class Place(NamedTuple):
-    """Where a charge stands in the order of all."""
+    """The position of a charge in their order."""
 
     booked_at: datetime
     job_id: str
@@ -37,15 +37,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Charge:
-    """A bill as something with a price.
+    """A bill as a quantity with a unit price.
 
     Attributes:
-        account: what people call the tenant.
+        account: the name of the tenant.
         begun_at: when the attempt began; for stored documents, an hour before the bill.
-        quantity: how many of `unit` were used.
-        unit: of the price book, or ATTEMPT.
-        unit_price: the book's where one price explains the cost; else the cost divided by the quantity.
-        cost: zero where the book has no price.
+        quantity: number of `unit`s used.
+        unit: a unit of the price book, or ATTEMPT.
+        unit_price: the book's, if one price explains the cost; otherwise cost divided by quantity.
+        cost: zero if the book has no price.
     """
 
     bill: Bill
@@ -68,7 +68,7 @@ class Charge:
 def page(
     session: Session, tenant_id: str, start: datetime, end: datetime, after: Place | None, limit: int
 ) -> list[Charge]:
-    """The tenant's charges booked in [start, end) that come after a place, in order."""
+    """The tenant's charges booked in [start, end), in order, beginning after a place."""
     order = (Bill.booked_at, Bill.job_id, Bill.attempt)
     own = and_(
         Attempt.job_id == Bill.job_id, Attempt.attempt == Bill.attempt, Attempt.tenant_id == Bill.tenant_id

@@ -1,4 +1,4 @@
-"""The usage ledger: append-only lines, written with what they are for; and what they come to in money."""
+"""The usage ledger: append-only lines, written when an attempt ends, and their cost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from store.tables.job_states import TERMINAL
 from store.tables.jobs import Attempt, Job
 from store.tenancy import get_scoped, scoped
 
-METHOD = "usage-2"  # how the quantities below come about; changed with the method, never reused
-LAST_REPORT = "usage-2:last-report"  # the same, but the worker vanished: a lower bound, as of its last report
+METHOD = "usage-2"  # how the quantities below are determined; a new method gets a new name
+LAST_REPORT = "usage-2:last-report"  # of a lost worker: a lower bound, as of its last report
 MICRO = Decimal("0.000001")
 
 
 class Meter(NamedTuple):
-    """One figure of the engine's usage. `adds` figures are summed over attempts, the others are a maximum."""
+    """One figure of the engine's usage. If it `adds`, attempts are summed; otherwise the maximum counts."""
 
     name: str
     field: str
@@ -51,13 +51,13 @@ METERS = (
 
 
 def share(usage: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
-    """The part of a job's usage that came after `start`: what an attempt that resumed a snapshot used itself.
+    """The part of a job's usage after `start`: that of an attempt which resumed from a snapshot.
 
-    Figures that add up (seconds, byte-seconds) are differences; the others stay as they are.
+    Additive figures (seconds, byte-seconds) become differences; the others are unchanged.
     """
     own = dict(usage)
     before = start.get("seconds", {})
-    # Until a resumed run has read its snapshot its usage is below `start`: its share is then nothing yet.
+    # Until a resumed run has loaded its snapshot, its usage is below `start`: its share is then zero.
     own["seconds"] = {
         phase: max(0, spent - before.get(phase, 0)) for phase, spent in usage.get("seconds", {}).items()
     }
@@ -82,12 +82,12 @@ def _lines(usage: dict[str, Any], *, additive_only: bool = False) -> Iterator[tu
 
 
 def record(session: Session, job: Job, attempt: Attempt, *, all_waste: bool = False) -> None:
-    """Books an attempt that has ended. A second time breaks the ledger's unique key and raises.
+    """Books an attempt that has ended. Booking it twice violates the ledger's unique key and raises.
 
-    Of a lost attempt, what it did until its last snapshot serves the next one; the rest is waste and gets
-    lines of its own (`seq` 1). Of one that failed, or with which its job did (`all_waste`), everything is.
+    For a lost attempt, work up to its last snapshot is useful to the next one; the rest is waste, with lines
+    of its own (`seq` 1). With `all_waste`, as for an attempt that failed its job, everything is.
     """
-    if attempt.usage:  # else it ended before its first report
+    if attempt.usage:  # otherwise it ended before its first report
         _write_lines(session, job, attempt, attempt.usage, all_waste=all_waste)
     bills.book_attempt(session, job, attempt)
 
@@ -101,7 +101,7 @@ def _write_lines(
     kept = usage
     rows: list[dict[str, Any]] = []
     if lost:
-        # The figures that add up are split; those that do not are the state at the last report.
+        # Additive figures are split; the others are as last reported.
         snapshot = attempt.snapshot_usage or {}
         kept = {**usage, "seconds": {p: snapshot.get("seconds", {}).get(p, 0) for p in usage["seconds"]}}
         for meter in METERS:
@@ -115,7 +115,7 @@ def _write_lines(
 
 
 def cost_so_far(attempt: Attempt, book: prices.PriceBook) -> Decimal | None:
-    """What a running attempt would be billed if it ended with its last report; None without a price."""
+    """The cost of a running attempt as last reported; None without a price."""
     lines = [UsageLine(meter=name, quantity=quantity) for name, quantity, _, _ in _lines(attempt.usage or {})]
     return bills.cost(lines, book, attempt.device_type)
 
@@ -129,7 +129,7 @@ def _row(
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of a bill, with where it comes from."""
+    """A figure of a job's cost, with its provenance."""
 
     name: str
     quantity: Decimal
@@ -140,7 +140,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a document was read with, as the engine reports it; `regime` is a sentence where it departs."""
+    """How a document was read, as the engine reports it; `regime` says how it differs from validation."""
 
     mode: str | None = None
     cache_budget: int | None = None
@@ -152,7 +152,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class PricedLine:
-    """A line of the ledger and what it cost; `amount` is None for a meter that has no price."""
+    """A ledger line with its cost; `amount` is None for a meter without a price."""
 
     attempt: int
     meter: str
@@ -169,20 +169,20 @@ class PricedLine:
 
 @dataclass(frozen=True)
 class JobCost:
-    """What a job cost and saved. `final` is false while more lines may come."""
+    """What a job cost and saved. `final` is false while more lines may follow."""
 
     job_id: str
     final: bool
     currency: str | None  # None before the first attempt
-    price_book: str | None  # of the latest attempt; each attempt is billed by its own
-    price_per_device_hour: Decimal | None  # the same
-    setting: Setting | None  # of the latest attempt that has begun to read
+    price_book: str | None  # of the latest attempt; each attempt has its own
+    price_per_device_hour: Decimal | None  # in that price book
+    setting: Setting | None  # of the latest attempt that started reading
     summary: list[Figure]
     lines: list[PricedLine]
 
 
 def lines(session: Session, tenant_id: str, job_id: str) -> list[UsageLine]:
-    """The job's ledger, in the order of attempts and meters."""
+    """The job's ledger lines, by attempt and meter."""
     order = (UsageLine.attempt, UsageLine.seq, UsageLine.meter)
     return list(
         session.scalars(scoped(UsageLine, tenant_id).where(UsageLine.job_id == job_id).order_by(*order))
@@ -190,7 +190,7 @@ def lines(session: Session, tenant_id: str, job_id: str) -> list[UsageLine]:
 
 
 def cost(session: Session, tenant_id: str, job_id: str) -> JobCost:
-    """Reads the ledger of a job as a bill. Raises NotFound."""
+    """The cost of a job, with its ledger lines. Raises NotFound."""
     job = get_scoped(session, Job, tenant_id, id=job_id)
     query = scoped(Attempt, tenant_id).where(Attempt.job_id == job_id).order_by(Attempt.attempt)
     terms = {attempt.attempt: attempt for attempt in session.scalars(query)}
@@ -235,13 +235,13 @@ def _setting(attempts: list[Attempt]) -> Setting | None:
 
 
 def _summary(made: list[Bill]) -> Iterator[Figure]:
-    """The figures of a job: sums over its attempts, and the largest of what does not add up."""
+    """The figures of a job: sums over its attempts, or maxima of what does not add up."""
     if not made:
         return
     yield Figure("device_seconds", _sum(made, "device_seconds"), "second", "measured", METHOD)
     yield Figure("device_seconds.score", _sum(made, "score_seconds"), "second", "measured", METHOD)
     yield Figure("device_seconds.waste", _sum(made, "waste_seconds"), "second", "measured", METHOD)
-    # One figure a currency: amounts in different currencies are never added up.
+    # One figure per currency: amounts in different currencies are never added.
     by_currency = {
         bill.currency: [other for other in made if other.currency == bill.currency] for bill in made
     }

@@ -1,8 +1,8 @@
-"""Price books: what a unit of each meter costs, and what is known of a full cache's speed.
+"""Price books: the price of a unit of each meter, and the measured speed of a full cache.
 
-A book never changes; another one takes over at its `effective_from`. An attempt is billed by the book that
-was in effect when it was claimed, so no later book changes a bill. The first book, of placeholders, comes
-with the database's schema.
+Books never change; a new one supersedes the last at its `effective_from`. An attempt is billed by the book in
+effect when it was claimed, so later books do not change bills. The first book, with placeholder prices, comes
+with the database schema.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from store.ids import new_id
 from store.tables.billing import PriceBookRow
 
 MONEY = Decimal("1e-10")
-HIGHEST = 10**9  # of a price, in units of its currency: beyond it an amount might not fit
+HIGHEST = 10**9  # limit of a price in its currency: larger amounts might not fit
 
 Unit = Literal["device-hour", "GiB-month", "million tokens"]
 # How many of a meter's units (seconds, byte-seconds, tokens) one priced unit has. A month has 30 days here.
@@ -41,7 +41,7 @@ UNITS: Mapping[Unit, int] = {
     "million tokens": 1_000_000,
 }
 
-# What can be priced, in which unit: the ledger's meters of something that is used up, and their groups.
+# The meters of consumption, and their groups, that can be priced in each unit.
 _PRICED: Mapping[Unit, tuple[str, ...]] = {
     "device-hour": (
         "device_seconds",
@@ -54,41 +54,41 @@ _PRICED: Mapping[Unit, tuple[str, ...]] = {
         "kv_byte_seconds.dense",
     ),
     "million tokens": (
-        # Not those of the document, kept and evicted: every attempt has them again.
+        # Not tokens.document, .kept and .evicted, which every attempt reports again.
         *(f"tokens.{kind}" for kind in ("read", "cached", "prompt", "generated")),
     ),
 }
 UNIT_OF: Mapping[str, Unit] = {meter: unit for unit, meters in _PRICED.items() for meter in meters}
 
-# Of a `full_cache` line. Beyond them an amount or a number of devices might not fit into a bill.
+# Limits of a `full_cache` line: larger amounts or device counts might not fit a bill.
 STEEPEST, HIGHEST_CONSTANT, HEAVIEST = 1, 1000, 2**50
 
 
 class PriceBookInvalid(Invalid):
-    """A price book that cannot be used."""
+    """A price book is invalid."""
 
     code = "bad_price_book"
 
 
 def _exact(value: Decimal) -> Decimal:
     if not value.is_finite() or not 0 <= value < HIGHEST or value != value.quantize(MONEY):
-        raise ValueError("a price is a number of at most 10 decimals, not below zero and under a billion")
+        raise ValueError("a price has at most 10 decimals, is at least 0 and less than a billion")
     return value
 
 
 class Price(BaseModel):
-    """One price. `meter` stands for its parts too: `device_seconds` for `device_seconds.read`."""
+    """One price. It covers the parts of its meter too: `device_seconds` covers `device_seconds.read`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     meter: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$")
-    device: str | None = None  # None = any that has no price of its own
+    device: str | None = None  # None = any device without a price of its own
     unit: Unit
     amount: Annotated[Decimal, AfterValidator(_exact)]
 
 
 class FullCache(BaseModel):
-    """How much longer the same reading takes with a full cache, from measured runs.
+    """How much longer reading takes with a full cache, from measured runs.
 
     seconds(full) = seconds(model part of the pruned reading) · (constant + per_token · tokens)
     """
@@ -97,7 +97,7 @@ class FullCache(BaseModel):
 
     model: str
     device: str
-    # Slots a head that the pruned runs had; books of before say `budget`.
+    # Slots per KV head of the pruned runs; older books call it `budget`.
     cache_budget: int = Field(validation_alias=AliasChoices("cache_budget", "budget"))
     constant: Decimal
     per_token: Decimal
@@ -109,7 +109,7 @@ class FullCache(BaseModel):
 
 
 class PriceBook(BaseModel):
-    """What a TOML or JSON file of prices holds."""
+    """The content of a TOML or JSON price file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,21 +121,21 @@ class PriceBook(BaseModel):
     full_cache: tuple[FullCache, ...] = ()
 
     @model_validator(mode="after")
-    def _no_doubt(self) -> Self:
+    def _unambiguous(self) -> Self:
         keys = [(price.meter, price.device) for price in self.price]
-        twice = sorted(
+        duplicates = sorted(
             {
                 f"{meter} on {device or 'any device'}"
                 for meter, device in keys
                 if keys.count((meter, device)) > 1
             }
         )
-        if twice:
-            raise ValueError(f"two prices for {', '.join(twice)}")
+        if duplicates:
+            raise ValueError(f"two prices for {', '.join(duplicates)}")
         return self
 
     def price_of(self, meter: str, device: str | None) -> Price | None:
-        """The most particular price: of the meter before its group's, of the device before any device's."""
+        """The most specific price: the meter before its group, the device before any device."""
         name = meter
         while name:
             for wanted in (device, None):
@@ -146,7 +146,7 @@ class PriceBook(BaseModel):
         return None
 
     def amount(self, meter: str, device: str | None, quantity: Decimal) -> Decimal | None:
-        """Money for a quantity, to 10 decimals; None where the book has no price."""
+        """The price of a quantity, to 10 decimals; None if the book has no price."""
         price = self.price_of(meter, device)
         if price is None:
             return None
@@ -159,56 +159,61 @@ class PriceBook(BaseModel):
 
 
 def parse(values: Mapping[str, Any]) -> PriceBook:
-    """Raises PriceBookInvalid with every fault in one sentence."""
+    """Parses a price book. Raises PriceBookInvalid with all faults in one sentence."""
     try:
         book = PriceBook.model_validate(values)
         faults = list(_faults(book))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'book'}: {one['msg']}" for one in error.errors()]
     if faults:
-        raise PriceBookInvalid(f"The price book cannot be used: {'; '.join(faults)}.")
+        raise PriceBookInvalid(f"The price book is invalid: {'; '.join(faults)}.")
     return book
 
 
 def _faults(book: PriceBook) -> Iterator[str]:
-    """What would price nothing, or break the bills of jobs. Not asked of saved books, which must be read."""
+    """What would price nothing or break bills. Not checked for saved books, which must stay readable."""
     for i, price in enumerate(book.price):
         unit = UNIT_OF.get(price.meter)
         if unit is None:
-            yield f"price.{i}.meter: there is no '{price.meter}'; there are {', '.join(UNIT_OF)}"
+            yield f"price.{i}.meter: unknown meter '{price.meter}'; known: {', '.join(UNIT_OF)}"
         elif unit != price.unit:
-            yield f"price.{i}.unit: '{price.meter}' is priced by the {unit}"
+            yield f"price.{i}.unit: '{price.meter}' is priced per {unit}"
     for i, one in enumerate(book.full_cache):
         if one.cache_budget < 1:
-            yield f"full_cache.{i}.cache_budget: at least 1"
+            yield f"full_cache.{i}.cache_budget: must be at least 1"
         if abs(one.constant) > HIGHEST_CONSTANT:
-            yield f"full_cache.{i}.constant: from -{HIGHEST_CONSTANT} to {HIGHEST_CONSTANT}"
+            yield f"full_cache.{i}.constant: must be from -{HIGHEST_CONSTANT} to {HIGHEST_CONSTANT}"
         if not 0 <= one.per_token <= STEEPEST:
-            yield f"full_cache.{i}.per_token: from 0 to {STEEPEST}"
+            yield f"full_cache.{i}.per_token: must be from 0 to {STEEPEST}"
         if one.weights_bytes > HEAVIEST:
-            yield f"full_cache.{i}.weights_bytes: at most {HEAVIEST}"
+            yield f"full_cache.{i}.weights_bytes: must be at most {HEAVIEST}"
 
 
 @dataclass(frozen=True)
 class SavedBook:
-    """A book with its id."""
+    """A price book with its id."""
 
     id: str
     book: PriceBook
 
 
 def add(session: Session, book: PriceBook) -> str:
-    """Saves a book → its id.
+    """Saves a book; returns its id.
 
-    Raises PriceBookInvalid where it would begin in the past, which may be billed already, or with another.
+    Raises PriceBookInvalid if it would take effect in the past, which may be billed already, or together with
+    another book.
     """
     now: datetime = session.scalars(select(func.now())).one()
     begins = book.effective_from or now
     if begins < now:
-        raise PriceBookInvalid(f"The price book would begin at {begins:%Y-%m-%d %H:%M:%S %Z}, in the past.")
+        raise PriceBookInvalid(
+            f"The price book would take effect at {begins:%Y-%m-%d %H:%M:%S %Z}, in the past."
+        )
     taken = session.scalar(select(PriceBookRow.name).where(PriceBookRow.effective_from == begins))
     if taken is not None:
-        raise PriceBookInvalid(f"The price book '{taken}' begins at the same time; books never change.")
+        raise PriceBookInvalid(
+            f"The price book '{taken}' takes effect at the same time, and books never change."
+        )
     book_id = new_id("prc")
     row = {"id": book_id, "effective_from": begins, **book.model_dump(include={"name", "currency", "note"})}
     content = book.model_dump(mode="json", include={"price", "full_cache"})
@@ -217,20 +222,20 @@ def add(session: Session, book: PriceBook) -> str:
 
 
 def in_effect(moment: SQLColumnExpression[datetime] | datetime) -> ScalarSelect[str]:
-    """A subquery: the id of the book in effect at a moment. For one that has passed it never changes."""
+    """A subquery: the id of the book in effect at a moment; for past moments it never changes."""
     begun = PriceBookRow.effective_from <= moment
     newest = PriceBookRow.effective_from.desc()
     return select(PriceBookRow.id).where(begun).order_by(newest).limit(1).scalar_subquery()
 
 
 def books(session: Session) -> list[SavedBook]:
-    """All, the newest first."""
+    """All price books, the newest first."""
     rows = session.scalars(select(PriceBookRow).order_by(PriceBookRow.effective_from.desc()))
     return [_saved(row) for row in rows]
 
 
 def get(session: Session, book_id: str) -> PriceBook:
-    """The book of an attempt; read once a process, since books never change."""
+    """A price book by id; read once per process, as books never change."""
     found = _read.get(book_id)
     if found is None:
         row = session.scalars(select(PriceBookRow).where(PriceBookRow.id == book_id)).one()

@@ -1,6 +1,6 @@
-"""Reports: bills added up by time and by what they have in common. Every figure here is a sum of bills.
+"""Reports: bills aggregated by time and dimensions.
 
-Of what does not add up (peaks) a report has the largest, and of the scorers' quality the mean over jobs.
+Figures are sums over bills, except peaks, which are maxima, and scorer quality, which is a mean over jobs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from store.billing.time_buckets import Width, cut
 from store.errors import Invalid
 from store.tables.billing import Bill
 
-TAG = "tag:"  # a group for every key of the jobs' metadata: tag:team
+TAG = "tag:"  # prefix of a group by a key of the jobs' metadata, as in tag:team
 
 GROUPS: Mapping[str, Any] = {
     "tenant": Bill.tenant_id,
@@ -31,7 +31,7 @@ GROUPS: Mapping[str, Any] = {
     "scorer_version": Bill.scorer,
     "policy": Bill.policy,
     "priority": Bill.priority,
-    "schedule": Bill.tags["schedule_id"].astext,  # of the jobs' metadata, as a scheduler sets them
+    "schedule": Bill.tags["schedule_id"].astext,  # set by the scheduler in the jobs' metadata
     "collection": Bill.tags["collection_id"].astext,
     "device": Bill.device_type,
     "outcome": Bill.outcome,
@@ -39,15 +39,15 @@ GROUPS: Mapping[str, Any] = {
 }
 
 
-UNPRICED = "device_seconds_unpriced"  # time on devices that the price book does not know
+UNPRICED = "device_seconds_unpriced"  # time on devices without a price
 REALISED_JOBS = "jobs_with_full_cache_figure"  # jobs that full_cache_cost and saving_realised cover
-MEMORY_SAVED = "memory_saved_byte_seconds"  # what a full cache would have held, less what was held
+MEMORY_SAVED = "memory_saved_byte_seconds"  # of a full cache, minus what was held
 
 
 class Metric(NamedTuple):
-    """A column of a report: how it is aggregated, in what unit, and how it is known."""
+    """A column of a report: its source, unit, provenance and aggregation."""
 
-    of: Any  # a column of a bill, or what is computed from several
+    of: Any  # a column of a bill, or an expression of several
     unit: str  # `money` is the row's currency
     measurement: str  # measured | derived | estimated
     by: str = "sum"  # sum | max | mean | count
@@ -90,7 +90,7 @@ METRICS: Mapping[str, Metric] = {
 ALL = tuple(METRICS)
 
 
-MOST_ROWS = 20_000  # of one page: they are held in memory
+MOST_ROWS = 20_000  # per page, which is held in memory
 
 
 class TooManyRows(Invalid):
@@ -101,23 +101,23 @@ class TooManyRows(Invalid):
 
 
 class UnknownGroup(Invalid):
-    """A report was asked to be grouped or filtered by something bills do not have."""
+    """Bills have no such group."""
 
     code = "unknown_group"
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a report is about.
+    """The query of a report.
 
     Attributes:
-        tenant_id: whose bills; None for everybody's, which only the machine's owner may ask for.
-        start, end: aware; the first is part of the report and the second is not.
-        width: of its buckets; None for a single one.
-        filters: group → values, any of which a bill must have.
-        as_of: only bills booked before; the same query with the same `as_of` gives the same report.
-        limit: buckets at most.
-        metrics: names out of METRICS; fewer take less time.
+        tenant_id: whose bills; None for all tenants, which only the operator may see.
+        start, end: timezone-aware; start is inclusive, end exclusive.
+        width: of the buckets; None for a single bucket.
+        filters: group → allowed values.
+        as_of: only bills booked before it count, so that repeating the query gives the same report.
+        limit: number of buckets at most.
+        metrics: names in METRICS; fewer are faster.
     """
 
     tenant_id: str | None
@@ -133,12 +133,12 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.start >= self.end:
-            raise ValueError("a report's start lies before its end")
+            raise ValueError("a report must start before it ends")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One group of a bucket. `values` has every metric asked for; None where no bill says."""
+    """One group of a bucket. `values` has every requested metric; None if no bill has it."""
 
     group: dict[str, str | None]
     currency: str
@@ -147,7 +147,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A stretch of time; without rows where nothing was booked."""
+    """A time span; without rows if nothing was booked in it."""
 
     start: datetime
     end: datetime
@@ -156,7 +156,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Report:
-    """Buckets without gaps, in order. `next_start` is where the next page begins, None on the last."""
+    """Consecutive buckets. `next_start` is where the next page starts; None on the last page."""
 
     buckets: list[Bucket]
     as_of: datetime
@@ -164,12 +164,12 @@ class Report:
 
 
 def now(session: Session) -> datetime:
-    """The time by the clock that bills are booked by."""
+    """The database's present time, by which bills are booked."""
     return session.scalars(select(func.now())).one()
 
 
 def run(session: Session, query: Query) -> Report:
-    """Adds up the bills of a query. Raises UnknownGroup, TooManyRows."""
+    """Runs a query. Raises UnknownGroup, TooManyRows."""
     as_of = query.as_of or now(session)
     edges = _edges(query)
     grouped = {name: column_of(name) for name in query.group_by}
@@ -193,8 +193,8 @@ def run(session: Session, query: Query) -> Report:
     rows = session.execute(statement).all()
     if len(rows) > MOST_ROWS:
         raise TooManyRows(
-            f"These buckets and groups have more than {MOST_ROWS:,} rows; ask for fewer buckets a page, "
-            "wider ones, or coarser groups."
+            f"The report has more than {MOST_ROWS:,} rows; request fewer or wider buckets per page, or "
+            "coarser groups."
         )
     for found in rows:
         keys = dict(zip(grouped, found[1 : 1 + len(grouped)], strict=True))
@@ -215,14 +215,14 @@ def _edges(query: Query) -> list[datetime]:
 
 
 def column_of(name: str) -> ColumnElement[Any]:
-    """What bills are grouped by under this name. Raises UnknownGroup with the valid ones."""
+    """The expression that bills are grouped by. Raises UnknownGroup, which names the valid groups."""
     if name.startswith(TAG) and len(name) > len(TAG):
         tag: ColumnElement[Any] = Bill.tags[name.removeprefix(TAG)].astext
         return tag
     column: ColumnElement[Any] | None = GROUPS.get(name)
     if column is None:
         valid = ", ".join([*GROUPS, "tag:<key>"])
-        raise UnknownGroup(f"There is no group '{name}'; the groups are {valid}.")
+        raise UnknownGroup(f"Unknown group '{name}'; valid groups: {valid}.")
     return column
 
 

@@ -1,4 +1,4 @@
-"""What stored documents cost: a line and a bill for every tenant and hour, written by the reaper."""
+"""Charges for stored documents: a ledger line and a bill per tenant and hour, written by the reaper."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from store.tables.documents import Document
 HOUR = timedelta(hours=1)
 METHOD = "storage-1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LOCK = 7_041_966_316  # any fixed number: reapers take turns
+_LOCK = 7_041_966_316  # any fixed number: an advisory lock, so that one reaper books at a time
 
-# Bytes × seconds of each tenant's documents in each full hour; a document counts from its upload.
+# Byte-seconds of each tenant's documents in each full hour, from the upload of a document.
 _BYTE_SECONDS = text("""
 SELECT d.tenant_id, h.hour AS begun,
        sum(d.bytes * extract(epoch FROM
@@ -32,9 +32,9 @@ GROUP BY d.tenant_id, h.hour ORDER BY h.hour, d.tenant_id
 
 
 def accrue(session: Session, most_hours: int = 24) -> int:
-    """Books the full hours since the last booked one, the oldest `most_hours` of them → bills made.
+    """Books up to `most_hours` full hours since the last booked one; returns the number of bills.
 
-    The number of an hour since 1970 takes the place of an attempt, so no hour is booked twice.
+    Hours since 1970 stand in for the attempt number, so that no hour is booked twice.
     """
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     now: datetime = session.scalars(select(func.now())).one()
@@ -81,6 +81,6 @@ def _line(tenant_id: str, begun: datetime, quantity: Decimal) -> dict[str, Any]:
         "measurement": "derived",
         "method_version": METHOD,
         "waste": False,
-        # Booked at the end of its hour, however late: a report of a past day then has all its hours.
+        # Booked at the end of its hour, however late, so that a report of a day has all its hours.
         "created_at": begun + HOUR - timedelta(microseconds=1),
     }

@@ -1,4 +1,4 @@
-"""Buckets of time: an interval cut at the minutes, hours, days, weeks or months of a zone."""
+"""Time buckets: an interval cut at the minutes, hours, days, weeks or months of a time zone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 
 
 class Width(StrEnum):
-    """How long a bucket is, by the zone's clock: a day may have 23 or 25 hours. Weeks begin on Monday."""
+    """Width of a bucket in local time: a day may have 23 or 25 hours. Weeks start on Monday."""
 
     MINUTE = "minute"
     HOUR = "hour"
@@ -19,15 +19,15 @@ class Width(StrEnum):
 
 
 def cut(start: datetime, end: datetime, width: Width, zone: tzinfo, limit: int) -> list[datetime]:
-    """The moments in UTC between the first `limit` buckets of [start, end): its two ends and the cuts.
+    """The edges, in UTC, of the first `limit` buckets of [start, end).
 
-    The first and the last bucket may be shorter than the others, so that any width covers just the interval.
+    The first and the last bucket may be shorter than the others, so that they cover exactly the interval.
     """
     return [start.astimezone(UTC), *islice(_cuts(start, end, width, zone), limit)]
 
 
 def around(moment: datetime, width: Width, zone: tzinfo) -> tuple[datetime, datetime]:
-    """The bucket of a day or longer that holds a moment: its first moment and the next one's, in UTC."""
+    """Start and end, in UTC, of the day, week or month that contains a moment."""
     day = moment.astimezone(zone).date()
     if width is Width.WEEK:
         day -= timedelta(days=day.weekday())
@@ -35,7 +35,7 @@ def around(moment: datetime, width: Width, zone: tzinfo) -> tuple[datetime, date
         day = day.replace(day=1)
     start = datetime.combine(day, time(), zone).astimezone(UTC)
     end = _next(start, width, zone)
-    # Where clocks went back over midnight, a moment of the day's name may lie in the next one's bucket.
+    # Where clocks went back over midnight, a moment with this date may belong to the next bucket.
     while end <= moment:
         start, end = end, _next(end, width, zone)
     return start, end
@@ -49,17 +49,17 @@ def _cuts(start: datetime, end: datetime, width: Width, zone: tzinfo) -> Iterato
 
 
 def _next(moment: datetime, width: Width, zone: tzinfo) -> datetime:
-    """The first cut after a moment (UTC)."""
+    """The first edge after a moment (UTC)."""
     local = moment.astimezone(zone)
     if width in (Width.MINUTE, Width.HOUR):
-        # Counted in real time: the hour that a clock shows twice is two hours.
+        # In real time: the hour that a clock shows twice is two buckets.
         into = timedelta(seconds=local.second, microseconds=local.microsecond)
         into += timedelta(minutes=local.minute) if width is Width.HOUR else timedelta()
         length = timedelta(hours=1) if width is Width.HOUR else timedelta(minutes=1)
         return moment - into + length
     day = _first_day_after(local.date(), width)
     begins = datetime.combine(day, time(), zone).astimezone(UTC)
-    # Where clocks went back over midnight, a day's first moment may lie before this one.
+    # Where clocks went back over midnight, the start of a day may lie before this moment.
     return begins if begins > moment else begins + timedelta(days=1)
 
 

@@ -1,4 +1,4 @@
-"""Bulk jobs: the same work for every document of a collection."""
+"""Bulk jobs: the same task for every document of a set."""
 
 from store.bulk.repository import (
     CHANNEL,

@@ -1,5 +1,7 @@
-"""Bulk jobs as the conductor moves them. Each step is one short transaction that may be repeated: whoever is
-killed in between, the next one goes on from what is written."""
+"""Bulk jobs as the conductor moves them.
+
+Each step is one short, idempotent transaction; after a crash the next conductor resumes from the last commit.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from store.tables.collections import CollectionItem
 from store.tables.job_states import TERMINAL, State
 from store.tables.jobs import Job, Result
 
-BATCH = 100  # items a transaction
+BATCH = 100  # items per transaction
 _JOB_ENDED = Job.state.in_(TERMINAL)
 
 
@@ -27,7 +29,7 @@ _JOB_ENDED = Job.state.in_(TERMINAL)
 def turn(engine: Engine, what: str) -> Iterator[bool]:
     """True for one conductor at a time, until the block ends or its connection breaks.
 
-    It only saves work: that nothing is done twice is in the steps themselves.
+    This only avoids duplicate work; correctness rests on the steps being idempotent.
     """
     lock = func.hashtextextended(f"conductor/{what}", 0)
     with engine.connect() as connection:
@@ -47,13 +49,13 @@ def active(session: Session) -> Sequence[str]:
 
 
 def lock(session: Session, bulk_id: str) -> Bulk:
-    """The row, nobody else's until the transaction ends."""
+    """The row, locked until the transaction ends."""
     query = select(Bulk).where(Bulk.id == bulk_id).with_for_update()
     return session.scalars(query, execution_options={"populate_existing": True}).one()
 
 
 def enter(session: Session, bulk_id: str, state: BulkState) -> Bulk | None:
-    """The row, locked, if it is in this state: somebody may have cancelled it, or conducted it further."""
+    """The row, locked, if it is still in this state and was neither cancelled nor moved on."""
     bulk = lock(session, bulk_id)
     return bulk if bulk.state == state else None
 
@@ -62,12 +64,12 @@ def enter(session: Session, bulk_id: str, state: BulkState) -> Bulk | None:
 
 
 def list_items(session: Session, bulk_id: str) -> None:
-    """Fixes which documents it is about; from here on the collection may change as it likes."""
+    """Fixes the list of documents; later changes of the collection do not affect it."""
     bulk = lock(session, bulk_id)
     if bulk.state != BulkState.LISTING:
         return
     if bulk.collection_name is not None and bulk.collection_id is None:
-        return _close(session, bulk, BulkState.FAILED, "collection_gone", "Its collection was deleted.")
+        return _close(session, bulk, BulkState.FAILED, "collection_gone", "The collection was deleted.")
     if bulk.collection_id is not None:
         rows = [
             {
@@ -75,7 +77,7 @@ def list_items(session: Session, bulk_id: str) -> None:
                 "seq": seq,
                 "tenant_id": bulk.tenant_id,
                 "path": item.path,
-                # What could not be read now is not what was read before.
+                # A file that cannot be read now must not stand for its earlier content.
                 "document_id": None if item.error_code else item.document_id,
                 "sha256": None if item.error_code else item.sha256,
                 "state": "failed" if item.error_code else "pending",
@@ -117,12 +119,14 @@ def _chosen(session: Session, bulk: Bulk) -> Sequence[CollectionItem]:
 
 
 def fail(session: Session, bulk_id: str, code: str, message: str) -> None:
-    """Ends a bulk job that cannot be begun."""
+    """Ends a bulk job that cannot start."""
     bulk = lock(session, bulk_id)
     if bulk.state in ENDED:
         return
     if bulk.cancel_requested_at is not None:
-        return _close(session, bulk, BulkState.CANCELLED, "cancelled", "It was cancelled before it began.")
+        return _close(
+            session, bulk, BulkState.CANCELLED, "cancelled", "The bulk job was cancelled before it started."
+        )
     return _close(session, bulk, BulkState.FAILED, code, message)
 
 
@@ -130,9 +134,9 @@ def fail(session: Session, bulk_id: str, code: str, message: str) -> None:
 
 
 def pending(session: Session, bulk_id: str, window: int, most: int = BATCH) -> list[BulkItem]:
-    """The next items that want a job, as many as there is room for; locked.
+    """The next items that need a job, as many as the window has room for; locked.
 
-    With documents in parts, more jobs than the window may be under way: an item counts once.
+    The window counts items, so with documents in parts more jobs may be under way.
     """
     under_way = session.scalar(
         select(func.count())
@@ -151,7 +155,7 @@ def pending(session: Session, bulk_id: str, window: int, most: int = BATCH) -> l
 
 
 def refuse_pending(session: Session, bulk_id: str, refused: Refused) -> None:
-    """No more jobs can be made: what still waits for one has failed."""
+    """Fails the items that still wait for a job, as none can be created."""
     values = {"state": "failed", "error_code": refused.code, "error_message": refused.message}
     _each_pending(session, bulk_id, values)
 
@@ -166,7 +170,7 @@ def _each_pending(session: Session, bulk_id: str, values: dict[str, str]) -> Non
 
 @dataclass(frozen=True)
 class Mapped:
-    """A document in parts whose jobs have all ended: their states and, in order, their answers."""
+    """A document in parts whose jobs have all ended, with their states and answers in order."""
 
     seq: int
     path: str
@@ -175,19 +179,19 @@ class Mapped:
 
 
 def add_part(session: Session, item: BulkItem, part: int, job_id: str) -> None:
-    """The job that reads a part of the item's document."""
+    """Records the job that reads a part of the item's document."""
     key = {"bulk_id": item.bulk_id, "seq": item.seq, "part": part}
     session.execute(insert(BulkPart).values(**key, tenant_id=item.tenant_id, job_id=job_id))
 
 
 def parts_of(session: Session, item: BulkItem) -> set[int]:
-    """The parts that have a job; after a retry those that were read well."""
+    """The parts that have a job; after a retry, only those that succeeded."""
     query = select(BulkPart.part).where(BulkPart.bulk_id == item.bulk_id, BulkPart.seq == item.seq)
     return set(session.scalars(query))
 
 
 def mapped(session: Session, bulk_id: str, limit: int = BATCH) -> list[Mapped]:
-    """Documents whose parts have all been read, or could not be."""
+    """Documents whose parts' jobs have all ended."""
     part_job = aliased(Job)
     unfinished = exists().where(
         BulkPart.bulk_id == BulkItem.bulk_id,
@@ -210,7 +214,7 @@ def mapped(session: Session, bulk_id: str, limit: int = BATCH) -> list[Mapped]:
 
 
 def item(session: Session, bulk_id: str, seq: int, state: str) -> BulkItem | None:
-    """The item, locked, if it is still in that state."""
+    """The item, locked, if it is still in this state."""
     query = select(BulkItem).where(BulkItem.bulk_id == bulk_id, BulkItem.seq == seq, BulkItem.state == state)
     return session.scalars(
         query.with_for_update(), execution_options={"populate_existing": True}
@@ -221,7 +225,7 @@ def item(session: Session, bulk_id: str, seq: int, state: str) -> BulkItem | Non
 
 
 def move(session: Session, bulk_id: str, before: BulkState, after: BulkState) -> bool:
-    """From one state to the next; False if it was no longer in the first."""
+    """Moves a bulk job from one state to the next; False if it had left the first."""
     bulk = lock(session, bulk_id)
     if bulk.state != before:
         return False
@@ -230,14 +234,14 @@ def move(session: Session, bulk_id: str, before: BulkState, after: BulkState) ->
 
 
 def wait_for(session: Session, bulk_id: str, reason: Refused | None) -> None:
-    """Says why a bulk job does not go on for now, or that it does."""
+    """Records why a bulk job is waiting, or clears that."""
     bulk = lock(session, bulk_id)
     bulk.error_code, bulk.error_message = (reason.code, reason.message) if reason else (None, None)
 
 
 def cancel_rest(session: Session, bulk_id: str) -> bool:
-    """Cancels what has not ended; True once nothing is left that could still run."""
-    bulk = lock(session, bulk_id)  # so that no conductor adds jobs meanwhile
+    """Cancels what has not ended; True once nothing is left that could run."""
+    bulk = lock(session, bulk_id)  # so that no conductor adds jobs in the meantime
     _each_pending(session, bulk_id, {"state": "cancelled"})
     query = select(Job.id).where(Job.bulk_id == bulk_id, ~_JOB_ENDED, Job.state != State.CANCELLING)
     for job_id in session.scalars(query.order_by(Job.id).limit(BATCH)).all():
@@ -251,7 +255,7 @@ def cancel_rest(session: Session, bulk_id: str) -> bool:
 
 
 def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | None) -> None:
-    """Everything is written: the state it ends in follows from its items'."""
+    """Ends a bulk job whose bundle is written; its final state follows from those of its items."""
     bulk = lock(session, bulk_id)
     if bulk.state != BulkState.BUNDLING:
         return
@@ -263,28 +267,30 @@ def end(session: Session, bulk_id: str, bundle_key: str, delivery_error: str | N
     done, all_items = found.get("succeeded", 0), sum(found.values())
     if bulk.cancel_requested_at is not None:
         _close(
-            session, bulk, BulkState.CANCELLED, "cancelled", "It was cancelled; what was done before is kept."
+            session,
+            bulk,
+            BulkState.CANCELLED,
+            "cancelled",
+            "The bulk job was cancelled; earlier results are kept.",
         )
-    elif done or not all_items or _all_told_before(session, bulk):
+    elif done or not all_items or _all_known_unreadable(session, bulk):
         _close(session, bulk, BulkState.SUCCEEDED, None, None)
     else:
-        _close(
-            session, bulk, BulkState.FAILED, "nothing_succeeded", "Not one of the documents could be done."
-        )
+        _close(session, bulk, BulkState.FAILED, "nothing_succeeded", "None of the documents succeeded.")
 
 
-def _all_told_before(session: Session, bulk: Bulk) -> bool:
-    """Whether nothing has changed but files that an earlier bulk job could not read either."""
+def _all_known_unreadable(session: Session, bulk: Bulk) -> bool:
+    """Whether every item is a file that an earlier bulk job could not read either."""
     if not bulk.only_changed:
         return False
-    before, told = aliased(Bulk), aliased(BulkItem)
+    before, earlier = aliased(Bulk), aliased(BulkItem)
     known = exists().where(
         before.collection_id == bulk.collection_id,
         before.id < bulk.id,
-        told.bulk_id == before.id,
-        told.path == BulkItem.path,
-        told.error_code == BulkItem.error_code,
-        told.document_id.is_(None),
+        earlier.bulk_id == before.id,
+        earlier.path == BulkItem.path,
+        earlier.error_code == BulkItem.error_code,
+        earlier.document_id.is_(None),
     )
     new = or_(BulkItem.document_id.is_not(None), ~known.correlate(BulkItem))
     return not session.scalar(select(exists().where(BulkItem.bulk_id == bulk.id, new)))

@@ -1,6 +1,6 @@
-"""Bulk jobs as their owners see them: begun, looked at, cancelled, retried.
+"""Bulk jobs as their owners see them: create, read, list, cancel, retry.
 
-The conductor (`worker.bulk.conductor`) makes their jobs with `store.bulk.submission` and takes them from
+The conductor (`worker.bulk.conductor`) submits their jobs with `store.bulk.submission` and moves them from
 state to state with `store.bulk.lifecycle`: `listing → running → digesting → bundling → succeeded | failed`,
 and `cancelling → cancelled`.
 """
@@ -31,19 +31,19 @@ CHANNEL = "palimpsest_bulks"
 
 
 class NotRetryable(Conflict):
-    """Nothing of the bulk job can be tried again now."""
+    """Nothing of the bulk job can be retried now."""
 
     code = "not_retryable"
 
 
 @dataclass(frozen=True)
 class NewBulk:
-    """What is to be done with which documents; all of it already validated.
+    """A validated request for a bulk job.
 
     Attributes:
-        collection_id: whose documents; None = those of `documents`.
+        collection_id: the collection to process; None = `documents`.
         documents: (path, document id) pairs, the paths unique.
-        only_changed: only what is new or changed since the last bulk job over the collection succeeded.
+        only_changed: only documents that are new, or changed since the same task last succeeded for them.
     """
 
     ask: Ask
@@ -59,7 +59,7 @@ class NewBulk:
 
 
 def create(session: Session, owner: Owner, new: NewBulk) -> Bulk:
-    """Begins a bulk job in the caller's transaction and wakes the conductor. Raises NotFound."""
+    """Creates a bulk job and wakes the conductor. Raises NotFound."""
     row = Bulk(
         id=new_id("bulk"),
         tenant_id=owner.tenant_id,
@@ -98,17 +98,17 @@ def create(session: Session, owner: Owner, new: NewBulk) -> Bulk:
 
 
 def wake(session: Session) -> None:
-    """Tells the conductor, once this transaction has committed, that there is something to do."""
+    """Wakes the conductor once this transaction has committed."""
     session.execute(text(f"NOTIFY {CHANNEL}"))
 
 
 def listen(engine: Engine) -> psycopg.Connection[Any]:
-    """A connection of its own that hears `wake`; the caller closes it."""
+    """A dedicated connection that receives `wake`; the caller closes it."""
     return outbox.listen(engine, CHANNEL)
 
 
 def wait(connection: psycopg.Connection[Any], seconds: float) -> bool:
-    """Waits until something woke the conductor or the time is over; True if something did."""
+    """Waits for `wake`; False if it did not come in time."""
     return outbox.wait(connection, seconds)
 
 
@@ -126,7 +126,7 @@ def page(
     before: str | None = None,
     limit: int = 20,
 ) -> list[Bulk]:
-    """The tenant's bulk jobs, newest first; `before` is the id of the last one of the page before."""
+    """The tenant's bulk jobs, newest first; `before` is the id of the previous page's last one."""
     query = scoped(Bulk, tenant_id).order_by(Bulk.id.desc()).limit(limit)
     if state is not None:
         query = query.where(Bulk.state == state)
@@ -138,7 +138,7 @@ def page(
 
 
 def count(session: Session, bulk: Bulk) -> dict[str, int]:
-    """How many items are in which state; those with a job are in the job's."""
+    """Items by state; for an item with a job, the state is the job's."""
     state = state_of_item()
     query = scoped(BulkItem, bulk.tenant_id).where(BulkItem.bulk_id == bulk.id)
     query = query.outerjoin(Job, Job.id == BulkItem.job_id).group_by(state)
@@ -151,9 +151,9 @@ def state_of_item() -> ColumnElement[str]:
 
 
 def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
-    """What has not ended is cancelled, then a bundle of what has is made. Raises NotFound.
+    """Cancels what has not ended; what has is bundled. Raises NotFound.
 
-    Calling it again, or on one that has ended, changes nothing.
+    Idempotent, and without effect on a bulk job that has ended.
     """
     row = _locked(session, tenant_id, bulk_id)
     if row.state not in ENDED and row.cancel_requested_at is None:
@@ -167,16 +167,16 @@ def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
 
 
 def retry(session: Session, tenant_id: str, bulk_id: str, spent: BudgetState | None = None) -> Bulk:
-    """What did not succeed is tried again, and the bundle made anew; without a deadline that has passed.
+    """Retries what did not succeed, and makes the bundle again. A deadline that has passed is dropped.
 
-    Raises NotFound, NotRetryable; Refused where new jobs are to be made and `spent` rejects them.
+    Raises NotFound, NotRetryable, and BudgetExceeded if new jobs are needed and `spent` rejects them.
     """
     row = _locked(session, tenant_id, bulk_id)
     if row.state not in ENDED:
         raise NotRetryable("The bulk job has not ended yet.")
     failed, digest_missing = _failed(session, row), _digest_missing(session, row)
     if row.listed_at is not None and not failed and not digest_missing and row.delivery_error is None:
-        raise NotRetryable("No document is left that can be tried again.")
+        raise NotRetryable("The bulk job has nothing left to retry.")
     if row.listed_at is None or failed or digest_missing:
         heed(spent)
     for item in failed:
@@ -201,7 +201,7 @@ def retry(session: Session, tenant_id: str, bulk_id: str, spent: BudgetState | N
 
 
 def _failed(session: Session, bulk: Bulk) -> list[BulkItem]:
-    """Items that can be tried again: a file that could not be read has no document to try with."""
+    """Items that can be retried; files that could not be read have no document to retry with."""
     unsuccessful = and_(BulkItem.state == "submitted", Job.state != State.SUCCEEDED)
     query = (
         scoped(BulkItem, bulk.tenant_id)
@@ -214,7 +214,7 @@ def _failed(session: Session, bulk: Bulk) -> list[BulkItem]:
 
 
 def _digest_missing(session: Session, bulk: Bulk) -> bool:
-    """Whether a digest was wanted and there is none, though there are documents to make it of."""
+    """Whether a requested digest is missing although there are summaries to make it from."""
     if not bulk.digest or count(session, bulk).get(State.SUCCEEDED, 0) < 2:
         return False
     made = scoped(Job, bulk.tenant_id).where(Job.id == bulk.digest_job_id, Job.state == State.SUCCEEDED)
@@ -222,7 +222,7 @@ def _digest_missing(session: Session, bulk: Bulk) -> bool:
 
 
 def _forget_parts(session: Session, bulk: Bulk, seqs: Sequence[int]) -> None:
-    """Of documents in parts, the parts that are to be read again: what was read well is not."""
+    """Of documents in parts, forgets the parts that must be read again: those that did not succeed."""
     done = scoped(Job, bulk.tenant_id).where(Job.id == BulkPart.job_id, Job.state == State.SUCCEEDED).exists()
     again = and_(BulkPart.bulk_id == bulk.id, BulkPart.seq.in_(seqs), ~done)
     session.execute(delete(BulkPart).where(again), execution_options={"synchronize_session": False})
@@ -231,16 +231,16 @@ def _forget_parts(session: Session, bulk: Bulk, seqs: Sequence[int]) -> None:
 def _locked(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
     query = scoped(Bulk, tenant_id).where(Bulk.id == bulk_id).with_for_update()
     row = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    return row if row is not None else get(session, tenant_id, bulk_id)  # raises NotFound in its own words
+    return row if row is not None else get(session, tenant_id, bulk_id)  # raises NotFound
 
 
 def ask_to_json(ask: Ask) -> dict[str, Any]:
-    """As it is stored; a deadline is not part of it."""
+    """The stored form; it has no deadline."""
     values = asdict(ask)
     del values["deadline_at"]
     return values
 
 
 def ask_from_json(values: dict[str, Any], deadline_at: datetime | None = None) -> Ask:
-    """The stored ask, with a deadline."""
+    """The stored request, with a deadline."""
     return Ask(**{**values, "questions": tuple(values["questions"]), "deadline_at": deadline_at})

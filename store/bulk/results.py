@@ -1,4 +1,4 @@
-"""What bulk jobs have made: a line for each document, and what all of it came to."""
+"""The results of bulk jobs: a line per document, and the totals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from store.tenancy import scoped
 
 @dataclass(frozen=True)
 class Spent:
-    """Sums over bills of one currency; None where no bill has the figure."""
+    """Sums over bills in one currency; None if no bill has the figure."""
 
     currency: str
     cost: Decimal | None
@@ -31,11 +31,11 @@ class Spent:
     tokens_document: Decimal
     tokens_kept: Decimal
     tokens_generated: Decimal
-    peak_bytes: int | None  # of the largest
+    peak_bytes: int | None  # the largest
     dense_bytes: int | None
 
 
-# The figures of `Spent` after the currency, in its order.
+# The fields of `Spent` after the currency, in order.
 _FIGURES = (
     func.sum(Bill.cost),
     func.sum(Bill.allocated_saving),
@@ -51,7 +51,7 @@ _FIGURES = (
 
 @dataclass(frozen=True)
 class Line:
-    """A document of a bulk job."""
+    """The result for one document of a bulk job."""
 
     seq: int
     path: str
@@ -80,7 +80,7 @@ def lines(
     limit: int = 200,
     state: str | None = None,
 ) -> list[Line]:
-    """A page in the order of the paths; `after` is the last `seq` of the page before."""
+    """A page in the order of the paths; `after` is the last `seq` of the previous page."""
     shown = state_of_item()
     query = (
         scoped(BulkItem, tenant_id)
@@ -127,7 +127,7 @@ def lines(
 
 
 def all_lines(session: Session, bulk: Bulk) -> Iterator[Line]:
-    """Every one, in the order of the paths."""
+    """All lines, in the order of the paths."""
     after = -1
     while page := lines(session, bulk.tenant_id, bulk.id, after=after):
         yield from page
@@ -135,7 +135,7 @@ def all_lines(session: Session, bulk: Bulk) -> Iterator[Line]:
 
 
 def all_spent(session: Session, tenant_id: str, bulk_id: str) -> list[Spent]:
-    """Over all its jobs: those tried again, those of parts and the digest's too. By currency."""
+    """Totals over all jobs, including retries, parts and the digest; by currency."""
     query = _bills(tenant_id, bulk_id).with_only_columns(Bill.currency, *_FIGURES).group_by(Bill.currency)
     rows: Iterable[Any] = session.execute(query.order_by(Bill.currency))
     return [Spent(*row) for row in rows]
@@ -144,7 +144,7 @@ def all_spent(session: Session, tenant_id: str, bulk_id: str) -> list[Spent]:
 def _spent_by_document(
     session: Session, tenant_id: str, bulk_id: str, seqs: Sequence[int]
 ) -> dict[int | None, list[Spent]]:
-    """The same for each document."""
+    """The same per document."""
     query = _bills(tenant_id, bulk_id).where(Job.bulk_seq.in_(seqs))
     grouped = query.with_only_columns(Job.bulk_seq, Bill.currency, *_FIGURES)
     found: dict[int | None, list[Spent]] = defaultdict(list)
@@ -158,7 +158,7 @@ def _bills(tenant_id: str, bulk_id: str) -> Select[Any]:
 
 
 def digest(session: Session, bulk: Bulk) -> tuple[Job, Result | None] | None:
-    """The job that read the summaries, and what it made of them."""
+    """The job that summarized the summaries, and its result."""
     if bulk.digest_job_id is None:
         return None
     job = session.get_one(Job, bulk.digest_job_id)
@@ -166,7 +166,7 @@ def digest(session: Session, bulk: Bulk) -> tuple[Job, Result | None] | None:
 
 
 def gone(session: Session, bulk: Bulk) -> list[str]:
-    """Paths that were in the collection at its bulk job before this one, and were no longer at this one."""
+    """Paths that the collection lost between the previous bulk job over it and this one."""
     if bulk.collection_id is None or bulk.listed_at is None:
         return []
     earlier = scoped(Bulk, bulk.tenant_id).where(

@@ -1,4 +1,4 @@
-"""With what the jobs of a bulk job are made: its model, template, prompts and what its budgets leave."""
+"""How a bulk job's jobs are configured and submitted: model, template, prompts, budgets."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from store.tables.jobs import Job
 
 @dataclass(frozen=True)
 class Terms:
-    """With what a bulk job's jobs are made now."""
+    """The present configuration of a bulk job's jobs."""
 
     admitted: Admitted
-    held_by: str | None
+    held_by: str | None  # the crossed budget that holds them in the queue
 
 
 def stopping(session: Session, bulk_id: str) -> BudgetState | None:
-    """The crossed budget that its jobs come under.
+    """The crossed budget that blocks its jobs, if any.
 
-    In a transaction of its own, see `store.jobs.admission.heed`.
+    Call it in a transaction of its own, see `store.jobs.admission.heed`.
     """
     owner = _owner_of(session.get_one(Bulk, bulk_id))
     return budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
 
 
 def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState | None) -> Terms:
-    """For the row, locked by the caller; its first terms fix model and template for all that follow.
+    """For a row locked by the caller. The first call fixes model and template for all later ones.
 
-    Raises Refused, as a job submitted now would be; `no_worker` where the model's workers are gone.
+    Raises Refused like any job submitted now; NoWorker if no worker serves the model any more.
     """
     ask = repository.ask_from_json(bulk.ask, bulk.deadline_at)
     ask.metadata.update(bulk.tags)
@@ -57,23 +57,23 @@ def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState |
 def submit(
     session: Session, settings: Settings, bulk: Bulk, using: Terms, document_id: str, seq: int | None
 ) -> str:
-    """A job for one document of the bulk job, or for its digest; gives its id."""
+    """Submits the job for one document of the bulk job, or with no `seq` for its digest; returns its id."""
     owner = _owner_of(bulk)
     new = admission.new_job(using.admitted, settings, owner, document_id, using.held_by, bulk.id, seq)
-    if seq is None:  # or it would wait behind every document of the bulk jobs that came meanwhile
+    if seq is None:  # otherwise it would wait behind the documents of bulk jobs that came later
         new = replace(new, priority=new.priority + 1)
     return jobs.create(session, owner.tenant_id, new).id
 
 
 def without_questions(using: Terms) -> Terms:
-    """For the digest: only the summary's prompts."""
+    """The terms of the digest: only the prompts of the summary."""
     admitted = using.admitted
     own = admitted.prompts[: admitted.summary_prompts]
     return replace(using, admitted=replace(admitted, prompts=own))
 
 
 def summary_prompts(session: Session, bulk_id: str) -> int:
-    """How many of each document's answers are its summary."""
+    """How many of each document's answers, from the first, are its summary."""
     return session.scalar(select(func.max(Job.summary_prompts)).where(Job.bulk_id == bulk_id)) or 0
 
 

@@ -1,4 +1,4 @@
-"""The files of a collection as last looked at: by the conductor in a source, or by whoever fills it."""
+"""The files of a collection, as the conductor last found them in its source or a client uploaded them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from store.tenancy import scoped
 
 
 def to_refresh(session: Session) -> Sequence[str]:
-    """The ids of collections that somebody wants refreshed, the first one first."""
+    """The ids of collections to refresh, the longest waiting first."""
     query = select(Collection.id).where(Collection.refresh_requested_at.is_not(None))
     return session.scalars(query.order_by(Collection.refresh_requested_at)).all()
 
 
 def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -> list[Entry]:
-    """Notes which files are there and gives those whose content has to be looked at.
+    """Records which files exist, and returns those that must be read.
 
-    Files that are gone are marked. A file whose fingerprint is the one of its last reading is not read again.
+    Missing files are marked as deleted. A file whose fingerprint has not changed is not read again.
     """
     known = {
         row.path: row
@@ -59,7 +59,7 @@ def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -
 
 
 def _among(paths: list[str]) -> ColumnElement[bool]:
-    """One array, not a parameter for each path: a statement has 65,535 at most."""
+    """One array instead of a parameter per path: a statement takes at most 65,535 parameters."""
     return CollectionItem.path == any_(literal(paths, ARRAY(Text)))
 
 
@@ -71,7 +71,7 @@ def put(
     document: Document,
     fingerprint: str | None = None,
 ) -> None:
-    """Under `path` there is now this document."""
+    """Puts a document under a path, in place of an earlier one."""
     row: dict[str, Any] = {
         "document_id": document.id,
         "sha256": document.sha256,
@@ -84,7 +84,7 @@ def put(
 
 
 def keep(session: Session, collection_id: str, tenant_id: str, path: str, fingerprint: str | None) -> None:
-    """The file was read again and holds what it held."""
+    """Records that the file was read again and has not changed."""
     row = {"fingerprint": fingerprint, "error_code": None, "error_message": None}
     _upsert(session, collection_id, tenant_id, path, row)
 
@@ -98,7 +98,7 @@ def put_error(
     code: str,
     message: str,
 ) -> None:
-    """The file was read and is no document."""
+    """Records that the file was read and is not a document."""
     _put_error(
         session, collection_id, tenant_id, path, fingerprint, code, message, document_id=None, sha256=None
     )
@@ -107,7 +107,7 @@ def put_error(
 def put_unread(
     session: Session, collection_id: str, tenant_id: str, path: str, code: str, message: str
 ) -> None:
-    """The file is there and could not be read now. What it held is remembered: it may well hold it still."""
+    """Records that the file exists but could not be read. Its document is kept, as it may be unchanged."""
     _put_error(session, collection_id, tenant_id, path, None, code, message)
 
 
@@ -132,22 +132,22 @@ def _put_error(
 
 
 def held(session: Session, collection_id: str, path: str) -> CollectionItem | None:
-    """What is known of the file under `path`."""
+    """The item under a path, if there is one."""
     return session.get(CollectionItem, (collection_id, path))
 
 
 def refreshed(session: Session, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
-    """The source has been looked at, or could not be, for the refresh asked for at `asked_at`."""
+    """Records the end of the refresh requested at `asked_at`; `error` says why it failed."""
     row = session.get_one(Collection, collection_id, populate_existing=True)
     row.refresh_error = error
     if error is None:
         row.refreshed_at = func.now()
-    if row.refresh_requested_at == asked_at:  # else somebody wants another one
+    if row.refresh_requested_at == asked_at:  # otherwise another one was requested since
         row.refresh_requested_at = None
 
 
 def _upsert(session: Session, collection_id: str, tenant_id: str, path: str, row: Mapping[str, Any]) -> None:
-    """The file is there, and this is what has changed of it."""
+    """Marks the file as existing and updates these columns."""
     row = {**row, "seen_at": func.now(), "deleted_at": None}
     key = {"collection_id": collection_id, "path": path}
     statement = insert(CollectionItem).values(**key, tenant_id=tenant_id, **row)

@@ -1,4 +1,4 @@
-"""Collections: named sets of documents. One with a source has the files that its last refresh found there."""
+"""Collections: named sets of documents. With a source, they hold the files of its last refresh."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from store.tenancy import get_by_id_or_name, scoped
 
 
 class CollectionExists(Conflict):
-    """The tenant has a collection of this name already."""
+    """The tenant has a collection of this name."""
 
     code = "collection_exists"
 
 
 class CollectionInUse(Conflict):
-    """A bulk job over the collection has not ended, or a schedule makes some."""
+    """A bulk job over the collection has not ended, or a schedule runs over it."""
 
     code = "collection_in_use"
 
 
 class CollectionLive(Conflict):
-    """Documents of a collection with a source are the source's files: none is added or taken away by hand."""
+    """Documents of a collection with a source cannot be added or removed by hand."""
 
     code = "collection_live"
 
@@ -43,14 +43,14 @@ class Counts:
     """How many documents a collection has."""
 
     documents: int
-    unreadable: int  # files that are there and could not be read
+    unreadable: int  # files that exist but could not be read
     deleted: int
 
 
 def create(
     session: Session, tenant_id: str, name: str, source: str | None = None, glob: str | None = None
 ) -> Collection:
-    """A new collection; with a source it is refreshed as soon as the conductor comes to it.
+    """A new collection; with a source, the conductor refreshes it as soon as it can.
 
     Raises CollectionExists.
     """
@@ -58,16 +58,16 @@ def create(
     statement = insert(Collection).values(values).on_conflict_do_nothing().returning(Collection)
     row = session.scalars(statement).one_or_none()
     if row is None:
-        raise CollectionExists(f"There is a collection '{name}' already.")
+        raise CollectionExists(f"A collection named '{name}' already exists.")
     if source is not None:
         refresh(session, row)
     return row
 
 
 def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -> Collection:
-    """The collection of a source, made under the source's own name if there is none.
+    """The collection of a source, created under the source's URL as its name if there is none.
 
-    Raises CollectionExists where that is the name of another one.
+    Raises CollectionExists if another collection has that name.
     """
     query = scoped(Collection, tenant_id).where(Collection.source == source)
     query = query.where(Collection.glob.is_not_distinct_from(glob)).order_by(Collection.id)
@@ -76,7 +76,7 @@ def of_source(session: Session, tenant_id: str, source: str, glob: str | None) -
         return found
     try:
         return create(session, tenant_id, f"{source} {glob}" if glob else source, source, glob)
-    except CollectionExists:  # somebody made it just now, or gave its name to something else
+    except CollectionExists:  # created concurrently, or the name belongs to another one
         found = session.scalars(query).first()
         if found is None:
             raise
@@ -89,7 +89,7 @@ def get(session: Session, tenant_id: str, id_or_name: str) -> Collection:
 
 
 def page(session: Session, tenant_id: str, *, after: str | None = None, limit: int = 20) -> list[Collection]:
-    """A page, by name; `after` is the last name of the page before."""
+    """A page, by name; `after` is the last name of the previous page."""
     query = scoped(Collection, tenant_id).order_by(Collection.name).limit(limit)
     if after is not None:
         query = query.where(Collection.name > after)
@@ -97,7 +97,7 @@ def page(session: Session, tenant_id: str, *, after: str | None = None, limit: i
 
 
 def counts(session: Session, collection: Collection) -> Counts:
-    """Of what it holds now and what it held."""
+    """The numbers of its present and past documents."""
     there = CollectionItem.deleted_at.is_(None)
     unreadable = CollectionItem.error_code.is_not(None)
     row = session.execute(
@@ -123,7 +123,7 @@ def items(
     after: str | None = None,
     limit: int = 20,
 ) -> list[CollectionItem]:
-    """A page of what it holds, by path, or of what is no longer there; `after` is the last path before."""
+    """A page of its documents, or of the deleted ones, by path; `after` is the previous page's last path."""
     query = scoped(CollectionItem, tenant_id).where(CollectionItem.collection_id == collection_id)
     gone = CollectionItem.deleted_at.is_not(None)
     query = query.where(gone if deleted else ~gone).order_by(CollectionItem.path).limit(limit)
@@ -133,9 +133,9 @@ def items(
 
 
 def add(session: Session, collection: Collection, members: Sequence[tuple[str, str]]) -> None:
-    """Puts documents, by path and id, in under their paths; one that is there under the path is replaced.
+    """Adds documents, given by path and id; an earlier one under the same path is replaced.
 
-    Raises NotFound for a document that is not the tenant's, CollectionLive.
+    Raises CollectionLive, and NotFound for a document that is not the tenant's.
     """
     _refuse_live(collection)
     known = documents.named(session, collection.tenant_id, {document for _, document in members})
@@ -144,13 +144,13 @@ def add(session: Session, collection: Collection, members: Sequence[tuple[str, s
 
 
 def add_unread(session: Session, collection: Collection, path: str, code: str, message: str) -> None:
-    """Notes that a file could not be read; what it held is remembered. Raises CollectionLive."""
+    """Records that a file could not be read; its document is kept. Raises CollectionLive."""
     _refuse_live(collection)
     files.put_unread(session, collection.id, collection.tenant_id, path, code, message)
 
 
 def remove(session: Session, collection: Collection, path: str) -> None:
-    """Takes a document out; it stays where it is. Raises NotFound, CollectionLive."""
+    """Removes a document from the collection, without deleting it. Raises NotFound, CollectionLive."""
     _refuse_live(collection)
     statement = (
         update(CollectionItem)
@@ -167,7 +167,7 @@ def remove(session: Session, collection: Collection, path: str) -> None:
 
 
 def drop(session: Session, collection: Collection) -> None:
-    """Forgets the collection; its documents and the results of bulk jobs stay. Raises CollectionInUse."""
+    """Deletes the collection, but neither its documents nor results of bulk jobs. Raises CollectionInUse."""
     active = exists().where(Bulk.collection_id == collection.id, Bulk.state.not_in(ENDED))
     if session.scalar(select(active)):
         raise CollectionInUse("A bulk job over this collection has not ended; cancel it first.")
@@ -180,7 +180,7 @@ def drop(session: Session, collection: Collection) -> None:
 
 
 def refresh(session: Session, collection: Collection) -> None:
-    """Asks the conductor to look at the source."""
+    """Asks the conductor to refresh the collection from its source."""
     collection.refresh_requested_at = func.now()
     session.flush()
     wake(session)
@@ -188,6 +188,4 @@ def refresh(session: Session, collection: Collection) -> None:
 
 def _refuse_live(collection: Collection) -> None:
     if collection.source is not None:
-        raise CollectionLive(
-            "This collection holds the files of its source; change them there, then refresh it."
-        )
+        raise CollectionLive("This collection mirrors its source; change the files there, then refresh it.")

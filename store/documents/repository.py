@@ -14,12 +14,12 @@ from store.tenancy import get_scoped, scoped
 
 
 def new_document_id() -> str:
-    """An id for a document about to be uploaded: its blob is named by it."""
+    """An id for a document about to be uploaded, which its blob is named after."""
     return new_id("doc")
 
 
 def blob_key_of(tenant_id: str, document_id: str) -> str:
-    """Where the text of a document lies in the blob store."""
+    """The key of a document's text in the blob store."""
     return f"documents/{tenant_id}/{document_id}"
 
 
@@ -33,7 +33,7 @@ def create(
     media_type: str,
     filename: str | None,
 ) -> Document:
-    """The row of a document whose blob is already written. `size` in bytes."""
+    """Adds the row of a document whose blob is already written. `size` is in bytes."""
     row = Document(
         id=document_id,
         tenant_id=tenant_id,
@@ -63,5 +63,5 @@ def named(session: Session, tenant_id: str, ids: Collection[str]) -> dict[str, D
 
 
 def of_job(session: Session, document_id: str) -> Document:
-    """For the worker, which holds the job and so needs no tenant."""
+    """The document of a job, for the worker that holds the job and so needs no tenant."""
     return session.scalars(select(Document).where(Document.id == document_id)).one()

@@ -1,4 +1,4 @@
-"""What a document has to be, whichever way it comes: UTF-8 text with something in it."""
+"""Checks that a document is UTF-8 text and not empty, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from store.errors import Refused
 
-# The formats this version reads, by the name's ending; the text itself decides whether it is text.
+# The supported formats by file extension; the content decides whether it is text.
 TEXT_SUFFIXES = {
     ".txt": "text/plain",
     ".text": "text/plain",
@@ -29,13 +29,13 @@ def kind_of(name: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix and suffix not in TEXT_SUFFIXES:
         known = ", ".join(sorted(one.lstrip(".") for one in TEXT_SUFFIXES))
-        message = f"Files ending in '{suffix}' are not read; these are: {known}."
+        message = f"Files with the extension '{suffix}' are not supported; supported are {known}."
         raise Refused("unsupported_document", message, "source")
     return TEXT_SUFFIXES.get(suffix, "text/plain")
 
 
 class TextGuard:
-    """Refuses what is not UTF-8 text while it streams by; holds at most an unfinished character."""
+    """Rejects a stream that is not UTF-8 text; buffers at most one unfinished character."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -43,7 +43,7 @@ class TextGuard:
         self._has_content = False
 
     def feed(self, chunk: bytes) -> None:
-        """Raises Refused document_not_text at the first byte that cannot be text."""
+        """Raises Refused document_not_text at the first invalid byte."""
         zero = chunk.find(b"\0")
         if zero >= 0:
             raise not_text(f"byte {self._seen + zero:,} is NUL", chunk if self._seen == 0 else b"")
@@ -55,20 +55,22 @@ class TextGuard:
         self._has_content = self._has_content or bool(text.strip("\ufeff \t\r\n\f\v"))
 
     def finish(self) -> None:
-        """Raises Refused document_empty or, for a character cut in half, document_not_text."""
+        """Raises Refused document_empty or, for a truncated character, document_not_text."""
         try:
             self._decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             raise not_text("it ends in the middle of a UTF-8 character", b"") from error
         if not self._has_content:
-            what = "no bytes" if self._seen == 0 else "nothing but white space"
-            raise Refused("document_empty", f"The document holds {what}.", "file")
+            detail = (
+                "The document is empty." if self._seen == 0 else "The document contains only white space."
+            )
+            raise Refused("document_empty", detail, "file")
 
 
 def not_text(why: str, start: bytes) -> Refused:
-    """The error for bytes that are not UTF-8 text; names the format where its first bytes give it away."""
+    """The error for bytes that are not UTF-8 text; names the format if its first bytes are recognized."""
     looks_like = next(
         (f" It looks like {what}." for sign, what in _SIGNATURES.items() if start.startswith(sign)), ""
     )
-    message = f"The document is not UTF-8 text: {why}.{looks_like} Only text (txt, md) is read."
+    message = f"The document is not UTF-8 text: {why}.{looks_like} Only text (txt, md) is supported."
     return Refused("document_not_text", message, "file")

@@ -1,4 +1,4 @@
-"""Jobs: their life from submission to result."""
+"""Jobs, from submission to result."""
 
 from store.jobs.repository import (
     NewJob,

@@ -1,6 +1,6 @@
-"""From what is asked for to a job that can be queued: what only the database can tell is checked here.
+"""Admission: turns a request into a job that can be queued, with the checks that need the database.
 
-REST, bulk jobs and schedules all come through here, so that all heed the same limits, models and budgets.
+REST, bulk jobs and schedules all go through here, so that the same limits, models and budgets apply.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from store.settings import Settings
 from store.tables.jobs import Job
 from store.workers import ModelCard
 
-SCORED = "namm"  # policies so named score tokens with a checkpoint; the others take none
+SCORED = "namm"  # prefix of the policies that score tokens with a checkpoint; others use no scorer
 DEFAULT_OUTPUT_TOKENS = 64
-TOKENS_PER_WORD = 3  # a summary of so many words is not cut off in any language a tokenizer was made for
+TOKENS_PER_WORD = 3  # generous for any language, so that no summary is cut off
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose jobs they are, and what they are billed under."""
+    """Who owns jobs, and the project they are billed to."""
 
     tenant_id: str
     key_id: str | None
@@ -38,10 +38,10 @@ class Owner:
 
 @dataclass(frozen=True)
 class Ask:
-    """What is to be done with a document, whichever it is; None leaves it to the service.
+    """What to do with a document; None leaves a choice to the service.
 
     Attributes:
-        points, words: of a summary, see `store.prompt_templates`.
+        points, words: the size of a summary, see `store.prompt_templates`.
     """
 
     task: str = "ask"  # ask | summarize | prompt
@@ -64,7 +64,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A valid ask with what the database added to it."""
+    """A valid request, with the defaults filled in."""
 
     ask: Ask
     card: ModelCard
@@ -72,12 +72,12 @@ class Admitted:
     cache_budget: int | None
     prompts: list[str]
     max_output_tokens: int  # for each prompt
-    template: str | None  # name@version of a summary's
-    summary_prompts: int  # how many of the prompts, from the first, are the summary's
+    template: str | None  # name@version, for a summary
+    summary_prompts: int  # how many of the prompts, from the first, ask for the summary
 
 
 def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admitted:
-    """Raises Refused."""
+    """Checks a request and fills in its defaults. Raises Refused."""
     _refuse_limits(settings, ask)
     policy = ask.policy or settings.default_policy
     card = _model(session, settings, ask, policy)
@@ -87,7 +87,7 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
         template = _template(session, owner, ask, card)
         summary = prompt_templates.prompts_of(template, ask.points, ask.words)
     prompts = [*summary, *([ask.prompt or ""] if ask.task == "prompt" else ask.questions)]
-    # What a KV head may keep when neither client nor scorer is to say; `full` keeps everything.
+    # None leaves the slots per KV head to the scorer; `full` keeps everything.
     cache_budget = ask.cache_budget or (None if policy == "full" else settings.default_cache_budget)
     longest = _output_tokens(settings, ask, card, template)
     label = template.label if template else None
@@ -95,7 +95,7 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
 
 
 def check(session: Session, settings: Settings, owner: Owner, ask: Ask) -> None:
-    """For work that may wait for a worker. Raises Refused for any other reason."""
+    """Like `admit`, for work that may wait for a worker. Raises Refused, but not NoWorker."""
     with suppress(NoWorker):
         admit(session, settings, owner, ask)
 
@@ -109,7 +109,7 @@ def new_job(
     bulk_id: str | None = None,
     bulk_seq: int | None = None,
 ) -> NewJob:
-    """The job for one document, as `store.jobs.create` takes it."""
+    """The job for one document, ready for `store.jobs.create`."""
     ask = admitted.ask
     return NewJob(
         document_id=document_id,
@@ -137,10 +137,10 @@ def new_job(
 
 
 def heed(spent: BudgetState | None) -> str | None:
-    """The id of the crossed budget that holds a new job in the queue. Raises Refused for one that rejects it.
+    """The id of the crossed budget that holds a new job in the queue, if any. Raises BudgetExceeded.
 
-    `spent` is what `store.billing.budgets.stopping` said, in a transaction of its own: that a budget is
-    crossed is told even if the job is refused for it.
+    `spent` comes from `store.billing.budgets.blocking` in an earlier transaction: the event that a budget is
+    crossed must survive even if the job is refused because of it.
     """
     if spent is None:
         return None
@@ -161,11 +161,11 @@ def _refuse_limits(settings: Settings, ask: Ask) -> None:
     most = settings.max_prompts
     if len(ask.questions) > most:
         raise Refused(
-            "too_many_questions", f"At most {most} questions fit one job.", "questions", max_questions=most
+            "too_many_questions", f"A job takes at most {most} questions.", "questions", max_questions=most
         )
     most = settings.max_output_tokens
     if ask.max_output_tokens is not None and ask.max_output_tokens > most:
-        message = f"At most {most} tokens are generated for a prompt."
+        message = f"At most {most} tokens can be generated per prompt."
         raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=most)
 
 
@@ -180,7 +180,7 @@ def _template(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> Temp
 
 
 def _output_tokens(settings: Settings, ask: Ask, card: ModelCard, template: Template | None) -> int:
-    """For each prompt: what is asked for, else enough for a summary of the words asked for."""
+    """Tokens per prompt: as requested, else enough for the requested length of a summary."""
     if ask.max_output_tokens is not None:
         return ask.max_output_tokens
     wanted = DEFAULT_OUTPUT_TOKENS
@@ -191,22 +191,27 @@ def _output_tokens(settings: Settings, ask: Ask, card: ModelCard, template: Temp
 
 
 def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> ModelCard:
-    """The card of the model asked for. Raises Refused when there is none, or it cannot do this."""
+    """The card of the requested model. Raises Refused if there is none, or if it cannot do this."""
     served = workers.models(session, settings.worker_live_seconds)
     known = {model.card.name: model.card for model in served}
     names = sorted(known)
-    # A model that nobody serves any more may be asked for by name, and waits; it is never the default.
+    # A job may name a model without a live worker, and waits for one; such a model is never the default.
     live = sorted(model.card.name for model in served if model.workers_live)
     if ask.model is None and not live:
-        raise NoWorker("No live worker has registered a model; try again in a moment, or start a worker.")
+        raise NoWorker("No live worker serves a model. Try again in a moment, or start a worker.")
     if ask.model is None and len(live) > 1:
         raise Refused(
-            "model_required", f"Say which model is meant: {', '.join(live)}.", "model", known_models=live
+            "model_required",
+            f"Several models are served; choose one: {', '.join(live)}.",
+            "model",
+            known_models=live,
         )
     name = ask.model or live[0]
     if name not in known and not live:
-        # A worker that ends takes its models along, so for all that is known this one may come back.
-        message = f"No live worker has registered a model, '{name}' neither; try again, or start a worker."
+        # A worker unregisters its models when it stops, so this model may well come back.
+        message = (
+            f"No live worker serves '{name}', or any other model. Try again in a moment, or start a worker."
+        )
         raise NoWorker(message)
     if name not in known:
         message = f"No worker serves the model '{name}'. Known: {', '.join(names) or 'none'}."
@@ -216,34 +221,36 @@ def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> Model
         message = f"The model '{name}' has no policy '{policy}'. Known: {', '.join(card.policies)}."
         raise Refused("unknown_policy", message, "policy", known_policies=card.policies)
     if ask.scorer is not None and not policy.startswith(SCORED):
-        message = f"The policy '{policy}' takes no scorer; those whose name begins with '{SCORED}' do."
+        message = f"The policy '{policy}' uses no scorer; only policies whose names start with '{SCORED}' do."
         raise Refused("scorer_not_used", message, "scorer")
     if card.window is not None and (ask.max_output_tokens or 0) >= card.window:
-        message = f"The model '{name}' was trained on {card.window} positions; an answer has to be shorter."
+        message = f"The model '{name}' was trained on {card.window} positions, and an answer must be shorter."
         raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=card.window - 1)
     return card
 
 
 def _refuse_scorer(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> None:
-    """Raises Refused for a scorer that neither the registry nor the model's workers have for this job."""
+    """Raises Refused for a scorer that neither the registry nor the model's workers can provide."""
     if ask.scorer is None or _in_registry(session, owner, ask, ask.scorer, card.name):
         return
     if card.scorers is None:
-        return  # no worker has loaded the model yet, to say which ones it has
+        return  # no worker has loaded the model yet, so its own scorers are unknown
     own = [f"{scorer['name']}@{scorer['version']}" for scorer in card.scorers]
     if ask.scorer in own or ask.scorer in (scorer["name"] for scorer in card.scorers):
         return
     known = sorted({*own, *(registry.label(row) for row in registry.versions(session, states=USABLE))})
     message = f"The model '{card.name}' has no scorer '{ask.scorer}'. Known: {', '.join(known) or 'none'}."
     if "@" not in ask.scorer and registry.versions(session, name=ask.scorer, states=USABLE):
-        message = f"No version of '{ask.scorer}' serves jobs like this one; ask for one of them by version."
+        message = (
+            f"No version of '{ask.scorer}' is active for this job; name a version, as in {ask.scorer}@1."
+        )
     raise Refused("unknown_scorer", message, "scorer", known_scorers=known)
 
 
 def _in_registry(session: Session, owner: Owner, ask: Ask, asked: str, model: str) -> bool:
-    """Whether the registry has the version, or one that is stable in a scope of the job.
+    """Whether the registry has the version, or a stable one in a scope of the job.
 
-    A canary alone does not count: it takes a share of the jobs only. Raises Refused scorer_not_verified.
+    A canary alone does not count, as it gets only a share of the jobs. Raises Refused scorer_not_verified.
     """
     name, version = registry.split(asked)
     if version is not None:

@@ -1,6 +1,6 @@
-"""What the holder of a job may do. Every write names the fencing token; without it, LeaseLost.
+"""What the worker that holds a job's lease may do. Every write checks the fencing token, or raises LeaseLost.
 
-Times are the database's: a worker's clock decides nothing.
+All times are the database's, never a worker's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from store.tables.jobs import LEASE_TOKENS, Attempt, Job, Result
 
 @dataclass(frozen=True)
 class Holder:
-    """Who claims, and on what device."""
+    """The worker that claims jobs, and its device."""
 
     worker: str
     device_type: str
@@ -32,7 +32,7 @@ class Holder:
 
 
 class Signal(NamedTuple):
-    """What the holder has to heed, as of its last write."""
+    """What the holder must react to, as of its last write."""
 
     cancel: bool
     late: bool  # the deadline has passed
@@ -49,16 +49,16 @@ def _claimable(models: Sequence[str], worker: str) -> ColumnElement[bool]:
 
 
 def any_waiting(session: Session, models: Sequence[str], worker: str) -> bool:
-    """Whether there is a job for this worker to claim."""
+    """Whether this worker could claim a job."""
     return bool(session.scalar(select(exists().where(_claimable(models, worker)))))
 
 
 def claim(
     session: Session, models: Sequence[str], holder: Holder, *, limit: int, lease_seconds: float
 ) -> list[Job]:
-    """Takes up to `limit` waiting jobs of these models: the most urgent first, then the earliest deadline.
+    """Claims up to `limit` waiting jobs of these models: highest priority first, then earliest deadline.
 
-    One statement with SKIP LOCKED, so that two workers never take the same job. Each job gets a new fencing
+    One statement with SKIP LOCKED, so that two workers never claim the same job. Each job gets a new fencing
     token, larger than any before.
     """
     chosen = (
@@ -67,7 +67,7 @@ def claim(
         .order_by(Job.priority.desc(), Job.deadline_at, Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        # A CTE is run once; as a subquery the planner may run it again and lock more rows than it returns.
+        # A CTE runs once; the planner may run a subquery again and lock more rows than it returns.
         .cte("chosen")
     )
     values = {
@@ -97,7 +97,7 @@ def claim(
 
 
 def renew(session: Session, held: Iterable[tuple[str, int]], lease_seconds: float) -> set[str]:
-    """Prolongs the leases of (job, token) pairs. Gives the jobs that are still held; the others are lost."""
+    """Renews the leases of (job, token) pairs. Returns the jobs still held; the other leases are lost."""
     pairs = list(held)
     if not pairs:
         return set()
@@ -132,7 +132,7 @@ def pin(
 ) -> Signal:
     """Records which model revision and which scorer version (`name@version`) this attempt runs with.
 
-    `scorer_quality` is the share of the full cache's score that the scorer is known to keep.
+    `scorer_quality` is the share of the full cache's score that the scorer keeps in its evaluation.
     """
     pinned = {"model_revision": model_revision, "scorer": scorer, "scorer_sha256": scorer_sha256}
     signal = _fenced(session, job_id, token, {**pinned, **backoff.NONE})
@@ -153,7 +153,7 @@ def progress(
     usage: dict[str, Any],
     answers: Sequence[dict[str, Any]] = (),
 ) -> Signal:
-    """Reports where the job stands, what this attempt has used, and the answers there are so far."""
+    """Reports progress, the usage of this attempt, and the answers so far."""
     values = {
         Job.progress_phase: phase,
         Job.progress_tokens_done: tokens_done,
@@ -179,9 +179,9 @@ def record_snapshot(
     usage: dict[str, Any],
     total_usage: dict[str, Any],
 ) -> str | None:
-    """Points the job at a snapshot that is already in the blob store. Gives the key of the one before.
+    """Records a snapshot that is already in the blob store. Returns the key of the previous one.
 
-    `usage` is this attempt's own share so far, `total_usage` that of all attempts: what the snapshot holds.
+    `usage` is that of this attempt, `total_usage` that of all attempts, as in the snapshot.
     """
     before = session.scalar(select(Job.snapshot_key).where(Job.id == job_id))
     values = {
@@ -198,7 +198,7 @@ def record_snapshot(
 
 
 def finalize(session: Session, job_id: str, token: int) -> Signal:
-    """All answers are there and are about to be written. A job being cancelled stays `cancelling`."""
+    """All answers are ready to be written. A job being cancelled stays `cancelling`."""
     running = Job.state == State.RUNNING
     values = {
         Job.state: case((running, State.FINALIZING.value), else_=Job.state),
@@ -223,8 +223,8 @@ def finish(
 ) -> None:
     """Ends a job: result, ledger lines and event, in the caller's one transaction.
 
-    `usage` is this attempt's own share, `total_usage` what the client sees with the result.
-    Raises LeaseLost when the token is not the job's, or the job cannot go to `state` from where it is.
+    `usage` is that of this attempt, `total_usage` that of all, which the client sees with the result.
+    Raises LeaseLost if the token is not the job's, or if its state does not allow a move to `state`.
     """
     job = _lock(session, job_id, token, sources(state))
     if answers or state is State.SUCCEEDED:
@@ -247,11 +247,12 @@ def release(
     held_by: str | None = None,
     refused: str | None = None,
 ) -> None:
-    """Gives a job back to the queue: its worker stops, or (`lost`) cannot go on; the latter is counted.
+    """Gives a job back to the queue because its worker stops or, with `lost`, cannot go on.
 
-    With `held_by` it waits there until that budget is no longer crossed. With `refused`, a code, this worker
-    cannot do it but another one may: it rests, and fails with the code after as many refusals in a row.
-    A job being cancelled is cancelled; one that has used up its attempts fails with `internal_error`.
+    Only `lost` uses up an attempt. With `held_by` the job waits until that budget is no longer crossed. With
+    `refused`, an error code, this worker cannot run it but another may: it backs off, and fails with the code
+    at the refusal limit. A job being cancelled is cancelled; one without attempts left fails with
+    `internal_error`.
     """
     job = _lock(session, job_id, token, tuple(LEASED))
     job.attempts_lost += int(lost)
@@ -259,7 +260,7 @@ def release(
     if refused is not None:
         spent = backoff.note(job, job.lease_owner) or spent
     outcome = "lost" if lost else "released"
-    # Nobody goes on from the snapshot of a job that fails here.
+    # If the job fails here, nothing will resume from its snapshot.
     wasted = spent and not cancelled
     _close_attempt(session, job, token, outcome, usage, all_waste=wasted, ended_job=cancelled or spent)
     if cancelled:
@@ -272,7 +273,7 @@ def release(
 
 def _lock(session: Session, job_id: str, token: int, states: Sequence[str]) -> Job:
     query = select(Job).where(Job.id == job_id, Job.lease_token == token, Job.state.in_(states))
-    # The row stays locked until the commit, so nobody takes the lease away in between.
+    # The row stays locked until the commit, so the lease cannot be taken away in between.
     fresh = {"populate_existing": True}
     job = session.scalars(query.with_for_update(), execution_options=fresh).one_or_none()
     if job is None:
@@ -301,7 +302,7 @@ def _close_attempt(
 
 
 def close_lost_attempt(session: Session, job: Job, *, ended_job: bool, failed: bool) -> None:
-    """For the reaper: books what the vanished holder of a locked job had reported, as waste if it failed."""
+    """For the reaper: books what the lost worker of a locked job reported, as waste if the job failed."""
     if job.lease_token is not None:
         _close_attempt(session, job, job.lease_token, "lost", None, all_waste=failed, ended_job=ended_job)
 
@@ -325,8 +326,8 @@ def _save_result(
 
 
 def drop_snapshot(session: Session, job_id: str, token: int) -> Signal:
-    """Forgets a snapshot that could not be used; the next attempt starts from the beginning.
+    """Forgets an unusable snapshot, so that the next attempt starts from the beginning.
 
-    The caller removes the blob once this has committed.
+    The caller deletes the blob once this has committed.
     """
     return _fenced(session, job_id, token, {Job.snapshot_key: None, Job.snapshot_usage: None})

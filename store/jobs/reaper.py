@@ -1,4 +1,4 @@
-"""What must happen to a job when nobody is left to do it: lost workers, deadlines, lost hints."""
+"""Moves jobs that no worker would: after lost workers, passed deadlines and lost hints."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from store.webhooks import deliveries
 
 
 class Reaped(NamedTuple):
-    """How many jobs one sweep moved or let go, and how many hints it sent again."""
+    """What one sweep did: numbers of jobs by their new state, and of hints sent again."""
 
     requeued: int = 0
     failed: int = 0
     expired: int = 0
     cancelled: int = 0
-    let_go: int = 0  # that a budget had held
+    released: int = 0  # no longer held by a budget
     hinted: int = 0
 
 
 def sweep(session: Session, *, hint_seconds: float, limit: int = 200) -> Reaped:
-    """One pass, in the caller's transaction. Several reapers may run: each passes over what another locks."""
+    """One pass, in the caller's transaction. Several reapers may run: each skips what another has locked."""
     moved = [_end_lease(session, job) for job in _expired_leases(session, limit)]
     late = _late_in_queue(session, limit)
     for job in late:
@@ -40,7 +40,7 @@ def sweep(session: Session, *, hint_seconds: float, limit: int = 200) -> Reaped:
             job,
             State.EXPIRED,
             "deadline_passed",
-            "The deadline passed before a worker took the job.",
+            "The deadline passed before a worker claimed the job.",
         )
     session.flush()
     return Reaped(
@@ -48,7 +48,7 @@ def sweep(session: Session, *, hint_seconds: float, limit: int = 200) -> Reaped:
         failed=moved.count(State.FAILED),
         expired=moved.count(State.EXPIRED) + len(late),
         cancelled=moved.count(State.CANCELLED),
-        let_go=holds.sweep(session, limit),
+        released=holds.sweep(session, limit),
         hinted=_hint_again(session, hint_seconds) + registry.hint_again(session, hint_seconds),
     )
 
@@ -67,13 +67,17 @@ def _end_lease(session: Session, job: Job) -> State:
     leases.close_lost_attempt(session, job, ended_job=late or spent or cancelled, failed=failed)
     if cancelled:
         repository.close(
-            session, job, State.CANCELLED, "cancelled", "The job was cancelled; its worker no longer answers."
+            session,
+            job,
+            State.CANCELLED,
+            "cancelled",
+            "The job was cancelled; its worker had stopped responding.",
         )
     elif late:
-        message = "The deadline passed and the worker no longer answers. Answers given before are kept."
+        message = "The deadline passed and the worker had stopped responding. Earlier answers are kept."
         repository.close(session, job, State.EXPIRED, "deadline_passed", message)
     elif failed:
-        message = f"{job.attempts_lost} workers vanished during the job; it is not tried again."
+        message = f"{job.attempts_lost} workers were lost during the job, so it is not retried."
         repository.close(session, job, State.FAILED, "worker_lost", message)
     else:
         repository.requeue(session, job)
@@ -86,7 +90,7 @@ def _late_in_queue(session: Session, limit: int) -> list[Job]:
 
 
 def _hint_again(session: Session, hint_seconds: float) -> int:
-    """One hint for each model that has jobs waiting unheard of; hints are anonymous, so one is enough."""
+    """One hint for each model with jobs that wait without a recent hint; any hint wakes for all of them."""
     limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
     pending = exists().where(OutboxRow.kind == "hint", OutboxRow.job_id == Job.id)
     due = or_(Job.queued_at < limit, Job.claimable_at <= func.now())
@@ -101,10 +105,10 @@ def _hint_again(session: Session, hint_seconds: float) -> int:
 
 
 def forget(session: Session) -> None:
-    """Drops what has no more use: idempotency keys past their time, workers silent for a day, old messages.
+    """Deletes expired idempotency keys, workers silent for a day, and old messages.
 
-    A notifier takes events out of the outbox within seconds. Where none has run for a week they are dropped:
-    so late a message helps nobody, and the jobs themselves tell how they ended.
+    A notifier takes events out of the outbox within seconds. If none has run for a week, they are dropped:
+    nobody needs a message that late, and the jobs themselves show how they ended.
     """
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now()))
     silent = Worker.heartbeat_at < func.now() - text("interval '1 day'")

@@ -1,6 +1,6 @@
-"""Jobs as their owners see them: create, look at, list, cancel.
+"""Jobs as their owners see them: create, read, list, cancel.
 
-What a worker may do is in `store.jobs.leases`.
+What workers do is in `store.jobs.leases`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from store.tenancy import get_scoped, scoped
 
 @dataclass(frozen=True)
 class NewJob:
-    """What a client asks for, already validated."""
+    """A validated request for a job."""
 
     document_id: str
     task: str  # ask | summarize | prompt
@@ -30,7 +30,7 @@ class NewJob:
     model: str
     policy: str
     scorer_requested: str | None = None  # name or name@version; None = the scorer the policy is named after
-    cache_budget: int | None = None  # slots a KV head keeps; None = the engine's default
+    cache_budget: int | None = None  # slots per KV head; None = the engine's default
     max_output_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
@@ -40,15 +40,15 @@ class NewJob:
     max_attempts: int = 3
     api_key_id: str | None = None
     project: str = "default"
-    held_by_budget: str | None = None  # the budget that keeps it in the queue
-    bulk_id: str | None = None  # the bulk job it is a part of
-    bulk_seq: int | None = None  # for which of its documents
-    template: str | None = None  # of a summary, name@version
-    summary_prompts: int = 0  # the first so many prompts ask for key points
+    held_by_budget: str | None = None  # the crossed budget that holds it in the queue
+    bulk_id: str | None = None  # the bulk job it belongs to
+    bulk_seq: int | None = None  # which of its documents
+    template: str | None = None  # of a summary: name@version
+    summary_prompts: int = 0  # how many of the prompts, from the first, ask for key points
 
 
 def create(session: Session, tenant_id: str, job: NewJob) -> Job:
-    """Queues a job and asks for a worker to be woken, unless it is held, in the caller's transaction."""
+    """Queues a job and, unless a budget holds it, asks for a worker to be woken."""
     values = {**asdict(job), "id": new_id("job"), "tenant_id": tenant_id}
     row = session.scalars(insert(Job).values(values).returning(Job)).one()
     if row.held_by_budget is None:
@@ -74,7 +74,7 @@ def list_jobs(
     before: str | None = None,
     limit: int = 20,
 ) -> list[Job]:
-    """The tenant's jobs, newest first; `before` is the id of the last one of the page before."""
+    """The tenant's jobs, newest first; `before` is the id of the previous page's last job."""
     query = scoped(Job, tenant_id).order_by(Job.id.desc()).limit(limit)
     if states:
         query = query.where(Job.state.in_(states))
@@ -94,29 +94,29 @@ def list_jobs(
 
 
 def result(session: Session, tenant_id: str, job_id: str) -> Result | None:
-    """What the job has answered so far; None when nothing. Raises NotFound when there is no such job."""
+    """The answers of the job so far, if there are any. Raises NotFound."""
     get(session, tenant_id, job_id)
     return session.scalars(scoped(Result, tenant_id).where(Result.job_id == job_id)).one_or_none()
 
 
 def attempts(session: Session, tenant_id: str, job_id: str) -> list[Attempt]:
-    """The job's attempts, the first one first. Raises NotFound when there is no such job."""
+    """The job's attempts in order. Raises NotFound."""
     get(session, tenant_id, job_id)
     query = scoped(Attempt, tenant_id).where(Attempt.job_id == job_id).order_by(Attempt.attempt)
     return list(session.scalars(query))
 
 
 def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
-    """Cancels a job: at once when it waits, else its worker does at its next step. Raises NotFound.
+    """Cancels a job: at once if it is queued, otherwise at its worker's next step. Raises NotFound.
 
-    Calling it again, or on a job that has ended, changes nothing. What the job has answered is kept.
+    Idempotent, and without effect on a job that has ended. Answers given so far are kept.
     """
     job = session.scalars(scoped(Job, tenant_id).where(Job.id == job_id).with_for_update()).one_or_none()
     if job is None:
-        return get(session, tenant_id, job_id)  # raises NotFound in its own words
+        return get(session, tenant_id, job_id)  # raises NotFound
     if job.state == State.QUEUED:
         job.cancel_requested_at = func.now()
-        close(session, job, State.CANCELLED, "cancelled", "The job was cancelled before a worker took it.")
+        close(session, job, State.CANCELLED, "cancelled", "The job was cancelled before a worker claimed it.")
     elif job.state in (State.RUNNING, State.FINALIZING):
         job.state = State.CANCELLING
         job.cancel_requested_at = func.now()
@@ -126,21 +126,21 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
 
 
 def close(session: Session, job: Job, state: State, code: str | None, message: str | None) -> None:
-    """Puts a job, locked by the caller, into a final state, takes its lease away and records the event."""
+    """Puts a job, locked by the caller, into a final state, ends its lease and records the event."""
     ended: Any = func.now()
     setattr(job, f"{state.value}_at", ended)
     job.state = state
     job.error_code, job.error_message = code, message
     job.held_by_budget = None
     job.lease_owner = job.lease_token = job.lease_expires_at = None
-    told = {"state": state.value, "attempt": job.attempt, "error": code}
-    outbox.add_event(session, job.tenant_id, job.id, f"job.{state.value}", told)
+    payload = {"state": state.value, "attempt": job.attempt, "error": code}
+    outbox.add_event(session, job.tenant_id, job.id, f"job.{state.value}", payload)
 
 
 def requeue(session: Session, job: Job, held_by: str | None = None, *, rests: bool = False) -> None:
-    """Puts a job, locked by the caller, back into the queue; asks for a worker unless a budget holds it.
+    """Puts a job, locked by the caller, back into the queue and asks for a worker.
 
-    For one that rests, the reaper asks later.
+    Not if a budget holds it, or if it is backing off: the reaper then asks later.
     """
     job.state = State.QUEUED
     job.queued_at = func.now()
@@ -152,16 +152,16 @@ def requeue(session: Session, job: Job, held_by: str | None = None, *, rests: bo
 
 
 def note_hints(session: Session, job_ids: Sequence[str]) -> None:
-    """Notes that the hints for these jobs were handed to the broker."""
+    """Records that the hints for these jobs were handed to the broker."""
     session.execute(update(Job).where(Job.id.in_(job_ids)).values(hinted_at=func.now()))
 
 
 def ended_with_snapshot(session: Session, limit: int = 100) -> list[str]:
-    """Jobs that have ended and still point at a snapshot: for the reaper, which removes them."""
+    """Ended jobs that still have a snapshot, for the reaper to remove."""
     query = select(Job.id).where(Job.state.in_(TERMINAL), Job.snapshot_key.is_not(None))
     return list(session.scalars(query.limit(limit)))
 
 
 def forget_snapshots(session: Session, job_ids: Sequence[str]) -> None:
-    """Drops the pointers to snapshots that were removed."""
+    """Clears the keys of snapshots that were removed."""
     session.execute(update(Job).where(Job.id.in_(job_ids)).values(snapshot_key=None))

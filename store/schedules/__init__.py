@@ -1,4 +1,4 @@
-"""Schedules: work at the times of a cron expression."""
+"""Schedules: jobs and bulk jobs on a cron schedule."""
 
 from store.schedules.repository import (
     NewSchedule,

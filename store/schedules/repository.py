@@ -1,6 +1,6 @@
-"""Schedules as their owners see them: made, changed, paused, run at once, and what came of each run.
+"""Schedules as their owners see them: create, change, pause, run now, and the history of runs.
 
-The scheduler (`worker.loops.scheduler`) begins and ends runs with `store.schedules.runs`.
+The scheduler (`worker.loops.scheduler`) starts and ends runs with `store.schedules.runs`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from store.timezones import refuse_unknown_zone
 
 
 class Overlap(StrEnum):
-    """What happens to a run whose time has come while the one before it still runs."""
+    """What happens to a run that is due while the previous one is still running."""
 
     SKIP = "skip"
-    QUEUE = "queue"  # it waits; of several the newest
+    QUEUE = "queue"  # it waits; of several, only the newest
     CANCEL_PREVIOUS = "cancel_previous"
 
 
@@ -46,7 +46,7 @@ class RunState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
-    MISSED = "missed"  # no scheduler was alive then
+    MISSED = "missed"  # no scheduler was running at the time
 
 
 class ScheduleExists(Conflict):
@@ -58,10 +58,10 @@ class ScheduleExists(Conflict):
 
 @dataclass(frozen=True)
 class Template:
-    """What a run begins: a job for a document, or a bulk job over what a collection holds by then.
+    """What a run starts: a job for a document, or a bulk job over the collection as it is by then.
 
     Attributes:
-        deadline_seconds: from a run's start; None = no deadline.
+        deadline_seconds: from the start of a run; None = no deadline.
         strategy, digest, only_changed, destination: as in `store.bulk.NewBulk`.
     """
 
@@ -76,24 +76,23 @@ class Template:
     destination: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
+        """The stored form."""
         return {**asdict(self), "ask": bulk.ask_to_json(self.ask)}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Template:
-        """The stored one."""
+        """From the stored form."""
         return Template(**{**values, "ask": bulk.ask_from_json(values["ask"])})
 
 
 @dataclass(frozen=True)
 class NewSchedule:
-    """What a tenant asks for.
+    """A request for a schedule.
 
     Attributes:
-        catch_up_seconds: how late a run may still begin; one that was due in this time while no scheduler
-            was alive is made up for, the newest only.
-        jitter_seconds: each run begins up to so much later, always the same for the same run.
-        max_failures: in a row, that pause the schedule.
+        catch_up_seconds: how late a run may start; after an outage, the newest run due within it still runs.
+        jitter_seconds: each run is delayed by up to so much, always the same for the same run.
+        max_failures: consecutive failures that pause the schedule.
     """
 
     name: str
@@ -107,7 +106,7 @@ class NewSchedule:
 
 
 def create(session: Session, settings: Settings, owner: Owner, new: NewSchedule) -> Schedule:
-    """Raises ScheduleExists, CronInvalid, UnknownZone, NotFound and what `admission.admit` does."""
+    """Creates a schedule. Raises ScheduleExists, CronInvalid, UnknownZone, NotFound, Refused."""
     schedule_id = new_id("sch")
     values = _checked(session, settings, owner, schedule_id, new)
     values["next_at"] = cron.next_time(new.cron, new.timezone, _now(session))
@@ -116,15 +115,15 @@ def create(session: Session, settings: Settings, owner: Owner, new: NewSchedule)
 
 
 def change(session: Session, settings: Settings, owner: Owner, id_or_name: str, new: NewSchedule) -> Schedule:
-    """Replaces all that was asked for; failures are counted anew, and a paused one stays paused.
+    """Replaces the whole request and resets the failure count; a paused schedule stays paused.
 
-    Runs that have begun go on as they are. Raises as `create` does.
+    Runs that have started are not affected. Raises as `create` does.
     """
     row = _locked(session, owner.tenant_id, id_or_name)
     values = _checked(session, settings, owner, row.id, new)
     values |= {"failures": 0, "updated_at": _now(session)}
     following = cron.next_time(new.cron, new.timezone, _now(session))
-    # With the same times, one that has come but was not seen to yet is not lost.
+    # With unchanged times, a run that is due but not yet planned must not be lost.
     same_times = (row.cron, row.timezone) == (new.cron, new.timezone)
     if row.paused_at is None and not same_times:
         values["next_at"] = following
@@ -139,14 +138,14 @@ def _write(session: Session, row: Schedule, values: dict[str, Any]) -> Schedule:
             session.add(row)
             session.flush()
     except IntegrityError:
-        raise ScheduleExists(f"There is a schedule named '{values['name']}' already.") from None
+        raise ScheduleExists(f"A schedule named '{values['name']}' already exists.") from None
     return row
 
 
 def _checked(
     session: Session, settings: Settings, owner: Owner, schedule_id: str, new: NewSchedule
 ) -> dict[str, Any]:
-    """The columns of what is asked for, after everything in it was found to be possible."""
+    """The columns of a request, once all of it has been checked."""
     refuse_unknown_zone(new.timezone)
     template = new.template
     if template.document_id is not None:
@@ -168,12 +167,12 @@ def _checked(
 
 
 def labels(schedule_id: str, collection_id: str | None = None) -> dict[str, str]:
-    """The metadata of a schedule's jobs: reports group by it, and a schedule may have a scorer of its own."""
+    """The metadata of a schedule's jobs: reports group by it, and scorers can be activated by it."""
     return {"schedule_id": schedule_id} | ({"collection_id": collection_id} if collection_id else {})
 
 
 def labelled(ask: Ask, schedule_id: str) -> Ask:
-    """The ask of a schedule's job."""
+    """The request with the metadata of a schedule's jobs."""
     return replace(ask, metadata={**ask.metadata, **labels(schedule_id)})
 
 
@@ -183,24 +182,24 @@ def _now(session: Session) -> datetime:
 
 
 def get(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
-    """Raises NotFound, for a deleted one too."""
+    """Raises NotFound, also for a deleted schedule."""
     return get_by_id_or_name(session, Schedule, tenant_id, "sch", id_or_name, deleted_at=None)
 
 
 def _locked(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
-    """A scheduler passes over one that is locked, so what is decided here holds. Raises NotFound."""
+    """The schedule, locked, which schedulers then skip. Raises NotFound."""
     found = get(session, tenant_id, id_or_name)
     query = scoped(Schedule, tenant_id).where(Schedule.id == found.id, Schedule.deleted_at.is_(None))
     locked = session.scalars(
         query.with_for_update(), execution_options={"populate_existing": True}
     ).one_or_none()
-    return locked or get(session, tenant_id, id_or_name)  # deleted meanwhile: NotFound in its own words
+    return locked or get(session, tenant_id, id_or_name)  # raises NotFound if it was deleted in the meantime
 
 
 def list_schedules(
     session: Session, tenant_id: str, *, before: str | None = None, limit: int = 20
 ) -> list[Schedule]:
-    """The tenant's schedules, newest first; `before` is the id of the last one of the page before."""
+    """The tenant's schedules, newest first; `before` is the id of the previous page's last one."""
     query = scoped(Schedule, tenant_id).where(Schedule.deleted_at.is_(None))
     if before is not None:
         query = query.where(Schedule.id < before)
@@ -208,23 +207,23 @@ def list_schedules(
 
 
 def remove(session: Session, tenant_id: str, id_or_name: str) -> None:
-    """Deletes a schedule. Its running runs go on, those that wait are skipped. Raises NotFound."""
+    """Deletes a schedule. Running runs continue, waiting ones are skipped. Raises NotFound."""
     row = _locked(session, tenant_id, id_or_name)
     stop(session, row, "deleted", "The schedule was deleted.", manual_too=True)
     row.deleted_at = _now(session)
 
 
 def pause(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
-    """No run begins by itself any more; those that wait are skipped. Again: no change. Raises NotFound."""
+    """Stops scheduled runs; waiting ones are skipped. Idempotent. Raises NotFound."""
     row = _locked(session, tenant_id, id_or_name)
     if row.paused_at is None:
-        row.paused_at, row.pause_reason = _now(session), "It was paused by hand."
+        row.paused_at, row.pause_reason = _now(session), "Paused by hand."
         stop(session, row, "paused", "The schedule was paused.")
     return row
 
 
 def resume(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
-    """Goes on with the next time from now on, failures counted anew. Raises NotFound."""
+    """Resumes with the next time from now, with a failure count of zero. Raises NotFound."""
     row = _locked(session, tenant_id, id_or_name)
     if row.paused_at is not None:
         row.paused_at = row.pause_reason = None
@@ -234,7 +233,7 @@ def resume(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
 
 
 def stop(session: Session, row: Schedule, code: str, reason: str, *, manual_too: bool = False) -> None:
-    """Plans nothing further for a schedule, locked by the caller, and skips what waits."""
+    """Plans no further runs of a schedule, locked by the caller, and skips the waiting ones."""
     row.next_at = None
     statement = update(ScheduleRun).where(
         ScheduleRun.schedule_id == row.id, ScheduleRun.state == RunState.WAITING
@@ -247,16 +246,16 @@ def stop(session: Session, row: Schedule, code: str, reason: str, *, manual_too:
 
 
 def run_now(session: Session, tenant_id: str, id_or_name: str) -> ScheduleRun:
-    """A run by hand, of a paused schedule too; the scheduler begins it within seconds. Raises NotFound."""
+    """Adds a manual run, even if paused; the scheduler starts it within seconds. Raises NotFound."""
     row = _locked(session, tenant_id, id_or_name)
-    now = func.clock_timestamp()  # not the transaction's start: of two that waited here no two are the same
+    now = func.clock_timestamp()  # not the transaction's start, which two concurrent calls might share
     values = {"id": new_id("run"), "schedule_id": row.id, "tenant_id": tenant_id, "manual": True}
     statement = insert(ScheduleRun).values(**values, scheduled_for=now, fires_at=now)
     return session.scalars(statement.returning(ScheduleRun)).one()
 
 
 def preview(session: Session, row: Schedule, count: int) -> list[tuple[datetime, datetime]]:
-    """The next times, paused or not, and when a run begins then; in UTC."""
+    """The next times, paused or not, each with the start of its run; in UTC."""
     found = islice(cron.times(row.cron, row.timezone, _now(session)), count)
     return [(one, cron.jittered(one, row.id, row.jitter_seconds)) for one in found]
 
@@ -264,7 +263,7 @@ def preview(session: Session, row: Schedule, count: int) -> list[tuple[datetime,
 def history(
     session: Session, tenant_id: str, id_or_name: str, *, before: datetime | None = None, limit: int = 20
 ) -> list[ScheduleRun]:
-    """A schedule's runs, the latest time first; `before` is `scheduled_for` of the page before's last one.
+    """A schedule's runs, the latest first; `before` is `scheduled_for` of the previous page's last one.
 
     Raises NotFound.
     """
@@ -276,7 +275,7 @@ def history(
 
 
 def costs(session: Session, tenant_id: str, runs: Sequence[ScheduleRun]) -> dict[str, dict[str, Decimal]]:
-    """Run → currency → what the bills of its job, or of its bulk job's jobs, come to by now."""
+    """Run → currency → the cost so far of its job, or of its bulk job's jobs."""
     run_of = {begun: one.id for one in runs if (begun := one.bulk_id or one.job_id)}
     part_of = func.coalesce(Job.bulk_id, Job.id)
     query = scoped(Bill, tenant_id).join(Job, Job.id == Bill.job_id)

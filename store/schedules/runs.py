@@ -1,7 +1,7 @@
-"""What the scheduler does with a schedule: it ends runs that are over, plans those that are due, begins them.
+"""How the scheduler advances a schedule: it ends finished runs, plans due ones, and starts them.
 
-All of it happens under the lock of the schedule's row and in one transaction, by the database's clock: a
-scheduler that is killed has done everything or nothing, and of several alive one does it.
+All of it happens in one transaction, under the lock of the schedule's row and by the database's clock: after
+a crash everything or nothing is done, and of several schedulers only one acts.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from store.tables.jobs import Job
 from store.tables.schedules import Schedule, ScheduleRun
 from store.tenancy import get_scoped
 
-ON_TIME = timedelta(seconds=60)  # nobody calls a run late that begins within it, whatever its schedule says
-OVERLAP = "overlap"  # the reason of a run that had to do with one that still ran
-MISSED_ROWS = 100  # missed times are recorded one by one up to so many; of those before them only how many
+ON_TIME = timedelta(seconds=60)  # a run is never late within this time, whatever its schedule says
+OVERLAP = "overlap"  # the reason code of a run affected by one that was still running
+MISSED_ROWS = 100  # missed times recorded one by one; of earlier ones only the number
 _OUTCOMES = {
     State.SUCCEEDED: RunState.SUCCEEDED,
     State.FAILED: RunState.FAILED,
@@ -46,7 +46,7 @@ _OUTCOMES = {
 
 
 def due(session: Session) -> list[str]:
-    """The schedules that there is something to do for now."""
+    """The ids of schedules that need attention now."""
     planned = select(Schedule.id).where(Schedule.next_at <= func.now())
     waiting = select(ScheduleRun.schedule_id).where(
         ScheduleRun.state == RunState.WAITING, ScheduleRun.fires_at <= func.now()
@@ -63,7 +63,7 @@ def due(session: Session) -> list[str]:
 
 
 def advance(session: Session, settings: Settings, schedule_id: str) -> bool:
-    """Does what there is to do for a schedule; False if another scheduler is at it."""
+    """Does everything due for a schedule; False if another scheduler has it locked."""
     query = select(Schedule).where(Schedule.id == schedule_id).with_for_update(skip_locked=True)
     schedule = session.scalars(query).one_or_none()
     if schedule is None:
@@ -89,7 +89,7 @@ def settle(session: Session, schedule: Schedule, now: datetime) -> None:
         if begun.state not in _OUTCOMES:
             continue
         _end(session, schedule, run, _OUTCOMES[State(begun.state)], begun.error_code, begun.error_message)
-        # What waited for it is not late: its time is now.
+        # Runs that waited for it are not late: they are due now.
         waited = update(ScheduleRun).where(
             ScheduleRun.schedule_id == schedule.id,
             ScheduleRun.state == RunState.WAITING,
@@ -131,9 +131,9 @@ def _pause(session: Session, schedule: Schedule, run: ScheduleRun) -> None:
     schedule.paused_at = run.ended_at
     schedule.pause_reason = (
         f"{schedule.failures} runs in a row failed, the last one with {run.reason_code}: {run.reason} "
-        "Mend the cause, then resume the schedule."
+        "Fix the cause, then resume the schedule."
     )
-    stop(session, schedule, "paused", "The schedule was paused, as it kept failing.")
+    stop(session, schedule, "paused", "The schedule was paused because it kept failing.")
     payload = {
         "schedule": schedule.id,
         "name": schedule.name,
@@ -149,7 +149,7 @@ def _pause(session: Session, schedule: Schedule, run: ScheduleRun) -> None:
 
 
 def plan(session: Session, schedule: Schedule, now: datetime) -> None:
-    """A run for the latest time that has come; those before it were missed, and so is one too long ago."""
+    """Plans a run for the latest due time, unless it is too long ago; records earlier ones as missed."""
     if schedule.next_at is None or schedule.next_at > now:
         return
     come, passed = deque([schedule.next_at], MISSED_ROWS + 1), 0
@@ -164,11 +164,11 @@ def plan(session: Session, schedule: Schedule, now: datetime) -> None:
     for row in rows[:-1] if on_time else rows:
         row |= {"state": RunState.MISSED, "reason_code": "missed", "ended_at": now}
         row["reason"] = "No scheduler was running" + (
-            f"; the run for {come[-1]:%Y-%m-%d %H:%M} UTC makes up for it." if on_time else "."
+            f"; the run for {come[-1]:%Y-%m-%d %H:%M} UTC replaces it." if on_time else "."
         )
     if passed:
-        rows[0]["reason"] += f" {passed} earlier times were missed too."
-    # They differ in their columns, so each is a statement of its own.
+        rows[0]["reason"] += f" {passed} earlier runs were missed too."
+    # Their columns differ, so each needs its own statement.
     for row in rows:
         session.execute(
             insert(ScheduleRun)
@@ -195,25 +195,27 @@ def _window(schedule: Schedule) -> timedelta:
 
 
 def start(session: Session, settings: Settings, schedule: Schedule, now: datetime) -> None:
-    """Begins the run whose time has come, or does what the schedule says while another one still runs."""
+    """Starts the run that is due, or applies the schedule's overlap rule if another is still running."""
     current = next(iter(_runs(session, schedule, RunState.RUNNING)), None)
     come = deque(run for run in _runs(session, schedule, RunState.WAITING) if run.fires_at <= now)
     if schedule.overlap == Overlap.CANCEL_PREVIOUS:
         _keep_newest(session, schedule, come)
     while come and current is None:
         run = come.popleft()
-        _launch(session, settings, schedule, run, now)
-        if run.state in (RunState.RUNNING, RunState.WAITING):  # waiting: for a worker
+        _start_run(session, settings, schedule, run, now)
+        if run.state in (RunState.RUNNING, RunState.WAITING):  # waiting for a worker
             current = run
     if current is None:
         return
     if schedule.overlap == Overlap.SKIP:
         for run in come:
-            _end(session, schedule, run, RunState.SKIPPED, OVERLAP, f"The run {current.id} was not over.")
+            _end(
+                session, schedule, run, RunState.SKIPPED, OVERLAP, f"The run {current.id} was still running."
+            )
         return
     _keep_newest(session, schedule, come)
     for run in come:
-        run.reason_code, run.reason = OVERLAP, f"It waits until the run {current.id} is over."
+        run.reason_code, run.reason = OVERLAP, f"Waiting for the run {current.id} to end."
         if schedule.overlap == Overlap.CANCEL_PREVIOUS:
             _cancel(session, current)
 
@@ -226,36 +228,36 @@ def _keep_newest(session: Session, schedule: Schedule, come: deque[ScheduleRun])
             come.popleft(),
             RunState.SKIPPED,
             "replaced",
-            f"The run {come[-1].id} is newer.",
+            f"Replaced by the newer run {come[-1].id}.",
         )
 
 
 def _cancel(session: Session, run: ScheduleRun) -> None:
-    """Its worker, or the conductor, ends it; until then it counts as running."""
+    """Cancels a run; it counts as running until its worker, or the conductor, has ended it."""
     if run.bulk_id is not None:
         bulks.cancel(session, run.tenant_id, run.bulk_id)
     elif run.job_id is not None:
         jobs.cancel(session, run.tenant_id, run.job_id)
 
 
-def _launch(
+def _start_run(
     session: Session, settings: Settings, schedule: Schedule, run: ScheduleRun, now: datetime
 ) -> None:
-    """Makes the run's job or bulk job; what is refused fails the run, with the reason.
+    """Submits the run's job or bulk job; a refusal fails the run.
 
-    Only the lack of a worker is waited out, for as long as the run may be late.
+    Without a worker it waits instead, for as long as the run may be late.
     """
     late = now > run.fires_at + _window(schedule)
     if late and run.reason_code != NoWorker.code:
         return _end(
-            session, schedule, run, RunState.MISSED, "missed", "No scheduler was running at its time."
+            session, schedule, run, RunState.MISSED, "missed", "No scheduler was running when it was due."
         )
-    # Outside the savepoint: that a budget is crossed is told even if the run is refused for it.
+    # Outside the savepoint: the event that a budget is crossed must survive a refusal because of it.
     spent = budgets.stopping(session, schedule.tenant_id, schedule.project, schedule.api_key_id)
     try:
         with session.begin_nested():
             held_by = admission.heed(spent)
-            _make(session, settings, schedule, run, held_by, now)
+            _submit(session, settings, schedule, run, held_by, now)
     except StoreError as error:
         if isinstance(error, NoWorker) and not late:
             run.reason_code, run.reason = error.code, str(error)
@@ -267,7 +269,7 @@ def _launch(
     return None
 
 
-def _make(
+def _submit(
     session: Session,
     settings: Settings,
     schedule: Schedule,
@@ -288,7 +290,7 @@ def _make(
         return
     collection = get_scoped(session, Collection, owner.tenant_id, id=template.collection_id)
     bulk = NewBulk(
-        ask=template.ask,  # without labels: `only_changed` looks for a bulk job that asked the same
+        ask=template.ask,  # without labels, as `only_changed` compares this with earlier bulk jobs
         collection_id=collection.id,
         collection_name=collection.name,
         deadline_at=deadline,
@@ -296,12 +298,12 @@ def _make(
         only_changed=template.only_changed,
         digest=template.digest,
         destination=template.destination,
-        tags=labels(schedule.id, collection.id),  # of each of its jobs, too
+        tags=labels(schedule.id, collection.id),  # also of each of its jobs
     )
     run.bulk_id = bulks.create(session, owner, bulk).id
 
 
 def _runs(session: Session, schedule: Schedule, state: RunState) -> list[ScheduleRun]:
-    """In the order in which they begin: with a long jitter it need not be that of their times."""
+    """The schedule's runs in a state, by start; with long jitter their times may be in another order."""
     query = select(ScheduleRun).where(ScheduleRun.schedule_id == schedule.id, ScheduleRun.state == state)
     return list(session.scalars(query.order_by(ScheduleRun.fires_at, ScheduleRun.scheduled_for)))

@@ -18,17 +18,17 @@ from store.scorers.registry import USABLE, VersionState
 from store.scorers.serving import GLOBAL, Alias, NotUsable
 from store.tables.scorers import Activation, ScorerVersion
 
-_LOCK = 7_041_966_317  # any fixed number: activations take turns
+_LOCK = 7_041_966_317  # any fixed number: an advisory lock on changes of activations
 
 
 class NoWayBack(Conflict):
-    """The scope has no earlier version to go back to."""
+    """The scope has no earlier version to roll back to."""
 
     code = "no_earlier_version"
 
 
 def take_turns(session: Session) -> None:
-    """Until the transaction ends, nobody else changes what serves. May be taken again by the same one."""
+    """Locks activations against concurrent changes until the transaction ends; reentrant."""
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
@@ -44,9 +44,9 @@ def activate(
     bounds: dict[str, Any] | None = None,
     reason: str = "activated",
 ) -> Activation:
-    """From now on the version serves the scope under the alias. Raises NotUsable."""
+    """Makes the version serve the scope under the alias from now on. Raises NotUsable."""
     if row.state not in USABLE:
-        raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions can serve.")
+        raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions can be activated.")
     take_turns(session)
     end(session, row.name, scope, alias, actor, reason=f"{reason}: {registry.label(row)}")
     made = Activation(
@@ -62,7 +62,7 @@ def activate(
     )
     session.add(made)
     session.flush()
-    _settle(session, row.name)
+    _update_states(session, row.name)
     audit.note(
         session,
         actor,
@@ -80,7 +80,7 @@ def activate(
 def end(
     session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str, bad: bool = False
 ) -> Activation | None:
-    """Ends what serves a scope under an alias, if anything does → it. A `bad` one is not come back to."""
+    """Ends and returns the open activation of a scope and alias, if any. Rollback skips `bad` versions."""
     take_turns(session)
     statement = (
         update(Activation)
@@ -95,7 +95,7 @@ def end(
     )
     ended = session.scalars(statement).one_or_none()
     if ended is not None:
-        _settle(session, name)
+        _update_states(session, name)
         version = registry.by_id(session, ended.version_id)
         audit.note(
             session, actor, "scorer.ended", registry.label(version), scope=scope, alias=alias, reason=reason
@@ -104,7 +104,7 @@ def end(
 
 
 def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str) -> Activation:
-    """Goes back to the version that was stable before in this scope; a canary is ended. Raises NoWayBack."""
+    """Reactivates the previous stable version of a scope and ends its canary. Raises NoWayBack."""
     take_turns(session)
     end(session, name, scope, Alias.CANARY, actor, reason=reason)
     past = serving.past_stables(session, name, scope)
@@ -114,8 +114,8 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
         end(session, name, scope, Alias.STABLE, actor, reason=back, bad=True)
         return activate(session, version, scope, actor, bounds=row.bounds, reason=back)
     raise NoWayBack(
-        f"{name} had no other version in the scope {scope} before. Deactivate it there instead: a wider "
-        "scope's version serves then, or the one bundled with the runtime."
+        f"The scope {scope} has no earlier version of {name}. End the activation instead: a wider scope's "
+        "version then serves it, or the one bundled with the runtime."
     )
 
 
@@ -128,9 +128,9 @@ def history(
     before: int | None = None,
     limit: int | None = None,
 ) -> list[Activation]:
-    """Activations, the newest first; `before` is the number of the last one of the page before.
+    """Activations, the newest first; `before` is the number of the previous page's last one.
 
-    `seen_by` is a tenant, who is shown those for everybody and its own; None for all.
+    `seen_by` is a tenant, which sees those for all tenants and its own; None for everything.
     """
     query = select(Activation).order_by(Activation.number.desc()).limit(limit)
     if name is not None:
@@ -147,13 +147,13 @@ def history(
 
 
 def current(session: Session) -> list[Activation]:
-    """What serves now."""
+    """The open activations."""
     query = select(Activation).where(Activation.ended_at.is_(None))
     return list(session.scalars(query.order_by(Activation.name, Activation.scope, Activation.alias)))
 
 
-def _settle(session: Session, name: str) -> None:
-    """Puts the states of a scorer's versions right: active with an open activation, else retired."""
+def _update_states(session: Session, name: str) -> None:
+    """Updates the states of a scorer's versions: active with an open activation, otherwise retired."""
     serving = select(Activation.version_id).where(Activation.ended_at.is_(None), Activation.name == name)
     mine = (ScorerVersion.name == name, ScorerVersion.state.in_(USABLE))
     for state, chosen in (

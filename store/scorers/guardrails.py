@@ -1,7 +1,7 @@
-"""Guardrails: a version that does worse than its bounds allow is taken out of service by itself.
+"""Guardrails: a version that crosses its bounds is taken out of service automatically.
 
-A canary is ended; a stable version with bounds is rolled back, or, where there is nothing to go back to, told
-of once. Only what was booked in the activation's scope since it began counts.
+A canary is ended; a stable version is rolled back or, if there is no earlier version, reported once. Only
+bills in the activation's scope since its start count.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from store.tables.scorers import Activation, ScorerVersion, ShadowRun
 from store.tables.tenants import ApiKey
 from store.tenants import DEFAULT_TENANT
 
-CROSSED = "scorer.bound_crossed"  # in the audit log, with the figures; at most once an activation
+CROSSED = "scorer.bound_crossed"  # audit entry with the figures; at most one per activation
 
 _log = log.get("store.scorers.guardrails")
 
 
-# How jobs fail that a scorer may be to blame for. A document that is too long is nobody's fault here, and a
-# tenant that submits many must not end what serves the others.
-OUR_FAULTS = ("internal_error", "worker_lost", "scorer_unreadable")
+# Failures that a scorer may have caused. A document that is too long, say, is not among them: a tenant that
+# submits many of these must not end what serves other tenants.
+SCORER_FAULTS = ("internal_error", "worker_lost", "scorer_unreadable")
 
 
 class Bounds(BaseModel):
-    """What an activation must keep to; without a rate or share there is nothing to keep to."""
+    """The bounds of an activation; without a rate or share there are none."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -44,20 +44,18 @@ class Bounds(BaseModel):
         None,
         ge=0,
         le=1,
-        description="Failed jobs of those that failed or succeeded; more of them end the activation.",
+        description="Failed jobs among those that failed or succeeded; a higher rate ends the activation.",
         examples=[0.05],
     )
     min_agreement: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Answers of shadow runs that are those of the version that answered, character for "
-        "character; fewer of them end the activation.",
+        description="Share of the answers of shadow runs that are identical, character for character, to "
+        "those of the stable version; a lower share ends the activation.",
         examples=[0.9],
     )
-    min_jobs: int = Field(
-        20, ge=1, le=1_000_000, description="Jobs, or shadow runs, before either bound counts."
-    )
+    min_jobs: int = Field(20, ge=1, le=1_000_000, description="Jobs, or shadow runs, before a bound applies.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Breach:
 
     @property
     def reason(self) -> str:
-        """In a sentence."""
+        """The breach in words."""
         shares = f"{self.value:.2%}"
         if self.bound == "max_failure_rate":
             return f"{self.part} of {self.whole} jobs failed: {shares}, above the bound of {self.limit:.2%}"
@@ -84,9 +82,9 @@ class Breach:
 
 
 def sweep(session: Session) -> int:
-    """Ends or rolls back what crossed its bounds, in the caller's transaction → how many activations.
+    """Ends or rolls back the activations that crossed their bounds; returns how many.
 
-    Several reapers may sweep at once: each crossing is acted upon, and told of, by one of them.
+    Several reapers may sweep at once: each breach is handled, and reported, by one of them.
     """
     acted = 0
     for activation in session.scalars(_watched()).all():
@@ -94,7 +92,7 @@ def sweep(session: Session) -> int:
         if breach is None:
             continue
         activations.take_turns(session)
-        # What was open before the turn came may be over, or told of, by now.
+        # While waiting for the lock it may have ended, or have been reported.
         again = _watched().where(Activation.id == activation.id)
         still = session.scalars(again, execution_options={"populate_existing": True}).one_or_none()
         if still is not None:
@@ -104,9 +102,9 @@ def sweep(session: Session) -> int:
 
 
 def _watched() -> Select[Activation]:
-    """Open activations with bounds of which nothing was told so far."""
+    """Open activations with bounds and no reported breach."""
     label = ScorerVersion.name + "@" + ScorerVersion.version
-    told = exists().where(
+    reported = exists().where(
         AuditEntry.subject == label,
         AuditEntry.action == CROSSED,
         AuditEntry.detail["activation"].astext == Activation.id,
@@ -114,13 +112,13 @@ def _watched() -> Select[Activation]:
     return (
         select(Activation)
         .join(ScorerVersion, ScorerVersion.id == Activation.version_id)
-        .where(Activation.ended_at.is_(None), Activation.bounds != {}, ~told)
+        .where(Activation.ended_at.is_(None), Activation.bounds != {}, ~reported)
         .order_by(Activation.number)
     )
 
 
 def breach_of(session: Session, activation: Activation) -> Breach | None:
-    """The bound that an activation has crossed, failures first; None if it keeps to them, or too early."""
+    """The bound that an activation has crossed, failures first; None without a breach, or too early."""
     try:
         given = {name: value for name, value in activation.bounds.items() if value is not None}
         bounds = Bounds.model_validate(given)
@@ -139,8 +137,8 @@ def breach_of(session: Session, activation: Activation) -> Breach | None:
 
 
 def _failures(session: Session, activation: Activation) -> tuple[int, int]:
-    """Jobs that failed, and not by what their client asked for, and all that failed or succeeded."""
-    ours = ended_as(State.FAILED) & (Job.error_code.is_(None) | Job.error_code.in_(OUR_FAULTS))
+    """The number of failures a scorer may have caused, and of all jobs that failed or succeeded."""
+    ours = ended_as(State.FAILED) & (Job.error_code.is_(None) | Job.error_code.in_(SCORER_FAULTS))
     label = registry.label(registry.by_id(session, activation.version_id))
     statement = (
         select(func.count().filter(ours), func.count())
@@ -150,7 +148,7 @@ def _failures(session: Session, activation: Activation) -> tuple[int, int]:
             Bill.scorer == label,
             Bill.booked_at >= activation.activated_at,
             ended_as(State.FAILED, State.SUCCEEDED),
-            *_within(activation.scope, Bill),
+            *_in_scope(activation.scope, Bill),
         )
     )
     failed, jobs = session.execute(statement).one()
@@ -158,7 +156,7 @@ def _failures(session: Session, activation: Activation) -> tuple[int, int]:
 
 
 def _agreement(session: Session, activation: Activation) -> tuple[int, int, int]:
-    """Answers that agreed, answers, shadow runs that were made."""
+    """The numbers of answers that agreed, of all answers, and of shadow runs made."""
     statement = (
         select(AGREED, ANSWERS, func.count().filter(MADE))
         .select_from(ShadowRun)
@@ -166,15 +164,15 @@ def _agreement(session: Session, activation: Activation) -> tuple[int, int, int]
         .where(
             ShadowRun.version_id == activation.version_id,
             ShadowRun.created_at >= activation.activated_at,
-            *_within(activation.scope, Job),
+            *_in_scope(activation.scope, Job),
         )
     )
     agreed, answers, runs = session.execute(statement).one()
     return int(agreed), int(answers), runs
 
 
-def _within(scope: str, row: type[Bill] | type[Job]) -> list[ColumnElement[bool]]:
-    """Conditions for a bill or job to lie in a scope."""
+def _in_scope(scope: str, row: type[Bill] | type[Job]) -> list[ColumnElement[bool]]:
+    """Conditions for a bill or job to be in a scope."""
     kind, _, name = scope.partition(":")
     columns: dict[str, ColumnElement[Any]] = {
         "tenant": row.tenant_id.expression,
@@ -185,7 +183,7 @@ def _within(scope: str, row: type[Bill] | type[Job]) -> list[ColumnElement[bool]
 
 
 def _act(session: Session, activation: Activation, breach: Breach) -> None:
-    """Takes an activation out of service as far as that can be done, and tells of it. The turn is taken."""
+    """Takes an activation out of service if possible, and reports it. The caller holds the lock."""
     name, scope, alias = activation.name, activation.scope, Alias(activation.alias)
     label = registry.label(registry.by_id(session, activation.version_id))
     back_to = None
@@ -194,7 +192,7 @@ def _act(session: Session, activation: Activation, breach: Breach) -> None:
         action = "canary_ended"
     else:
         try:
-            # To find no way back must leave the scope's canary as it was.
+            # If there is no earlier version, the scope's canary must stay as it was.
             with session.begin_nested():
                 made = activations.rollback(session, name, scope, audit.SYSTEM, reason=breach.reason)
             back_to = registry.label(registry.by_id(session, made.version_id))
@@ -213,11 +211,11 @@ def _act(session: Session, activation: Activation, breach: Breach) -> None:
         **figures,
     )
     payload = {"scorer": label, "activation": activation.id, "reason": breach.reason, **figures}
-    outbox.add_event(session, _whose(session, activation), None, f"scorer.{action}", payload)
+    outbox.add_event(session, _tenant_of(session, activation), None, f"scorer.{action}", payload)
     _log.warning("bound_crossed", scorer=label, scope=scope, done=action, reason=breach.reason)
 
 
-def _whose(session: Session, activation: Activation) -> str:
-    """The tenant to tell: whose key activated it."""
+def _tenant_of(session: Session, activation: Activation) -> str:
+    """The tenant to notify: the one whose key activated the version."""
     found = session.scalar(select(ApiKey.tenant_id).where(ApiKey.id == activation.activated_by))
     return found or DEFAULT_TENANT

@@ -1,7 +1,7 @@
-"""What came of a scorer's versions: how their jobs ended, what they kept, cost and saved, how shadows agreed.
+"""Outcomes of a scorer's versions: how jobs ended, tokens kept, cost, savings, and agreement of shadow runs.
 
-Everything is counted from bills and shadow runs. How a job ended counts once, for the version of its last
-attempt; device time and money count for every attempt.
+All figures come from bills and shadow runs. A job's end counts once, for the version of its last attempt;
+device time and money count for every attempt.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from store.tables.job_states import State
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion, ShadowRun
 
-Z = 1.959964  # of a 95 % interval
+Z = 1.959964  # for a 95 % interval
 
 _ENDS = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED)
 ENDED = Bill.jobs > 0
-# An attempt whose worker vanished says nothing of the job's end: the job does.
+# For an attempt that was lost or released, the job says how it ended.
 _END = case((Bill.outcome.in_(("lost", "released")), Job.state), else_=Bill.outcome)
-# What shadow runs say of a version: one that broke agrees with nothing, were it only one answer, and one that
-# was not made says nothing.
+# A shadow run that broke agrees with nothing and counts as at least one answer; one that was not made does
+# not count.
 MADE = ShadowRun.outcome != Shadow.NOT_MADE
 _ANSWERED = ShadowRun.outcome == Shadow.ANSWERED
 ANSWERS = func.coalesce(
@@ -42,7 +42,7 @@ AGREED = func.coalesce(func.sum(ShadowRun.agreed).filter(_ANSWERED), 0)
 
 @dataclass(frozen=True)
 class Rate:
-    """A share and its 95 % interval by Wilson (1927), as if every one of the trials were independent."""
+    """A share with its 95 % interval (Wilson 1927), assuming independent trials."""
 
     value: float
     low: float
@@ -51,7 +51,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Money:
-    """In one currency. None where no bill says."""
+    """Amounts in one currency; None if no bill has the figure."""
 
     currency: str
     cost: Decimal | None
@@ -71,11 +71,11 @@ class Ends:
 
 @dataclass(frozen=True)
 class Shadows:
-    """Jobs that the version read beside the one that answered, or was to read."""
+    """Shadow runs of the version."""
 
     runs: int = 0
-    failed: int = 0  # of these
-    not_made: int = 0  # beside these
+    failed: int = 0  # among the runs
+    not_made: int = 0  # not among the runs
     answers: int = 0
     agreed: int = 0
     agreement: Rate | None = None
@@ -83,15 +83,15 @@ class Shadows:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a version in an interval.
+    """The outcome of a version in an interval.
 
     Attributes:
         state, sha256: None for a version that is not in the registry, such as a bundled one.
-        failure_rate: of the jobs that succeeded or failed; None without any.
-        kept: share of their documents' tokens that jobs that succeeded kept in the end.
-        score_share: of the device time, what the scorer took.
-        scorer_quality: mean over ended jobs of the quality that the scorer is known for.
-        evaluation: what `namm evaluate` wrote about the version, if that was attached.
+        failure_rate: among jobs that succeeded or failed; None without any.
+        kept: share of the documents' tokens kept at the end, over jobs that succeeded.
+        score_share: share of the device time spent in the scorer.
+        scorer_quality: mean over ended jobs of the scorer's evaluated quality.
+        evaluation: output of `namm evaluate` for the version, if attached.
     """
 
     scorer: str
@@ -111,7 +111,7 @@ class Outcome:
 
 
 def wilson(successes: int, trials: int) -> Rate | None:
-    """A share with its interval; None without trials."""
+    """A share with its 95 % interval; None without trials."""
     if trials == 0:
         return None
     share = successes / trials
@@ -130,16 +130,16 @@ def ended_as(*states: State) -> ColumnElement[bool]:
 def of_scorer(
     session: Session, name: str, start: datetime, end: datetime, *, tenant_id: str | None
 ) -> list[Outcome]:
-    """Every version of a scorer, those of the registry first, the newest before older ones.
+    """Every version of a scorer: those of the registry, the newest first, then others.
 
-    `tenant_id` is whose bills and shadow runs count; None for everybody's. Raises NotFound for a scorer that
-    neither the registry nor a job of the interval knows.
+    `tenant_id` is whose bills and shadow runs count; None for all tenants. Raises NotFound for a scorer that
+    is neither in the registry nor used by a job in the interval.
     """
     mine = Bill.scorer.startswith(f"{name}@", autoescape=True)
     found = _gather(session, name, mine, start, end, tenant_id)
     if not found:
         raise NotFound(
-            f"The registry has no scorer '{name}', and no job that ended in this interval ran with one."
+            f"The registry has no scorer '{name}', and no job that ended in this interval used it."
         )
     return list(found.values())
 
@@ -153,9 +153,9 @@ def compare(
     *,
     tenant_id: str | None,
 ) -> list[Outcome]:
-    """Some versions of a scorer side by side, in the order they are named in.
+    """Some versions of a scorer side by side, in the given order.
 
-    Raises NotFound for a version that neither the registry nor a job of the interval knows.
+    Raises NotFound for a version that is neither in the registry nor used by a job in the interval.
     """
     asked = list(dict.fromkeys(versions))
     mine = Bill.scorer.in_([f"{name}@{version}" for version in asked])
@@ -163,8 +163,8 @@ def compare(
     for version in asked:
         if version not in found:
             raise NotFound(
-                f"The registry has no scorer {name}@{version}, and no job that ended in this interval ran "
-                "with one."
+                f"The registry has no scorer {name}@{version}, and no job that ended in this interval used "
+                "it."
             )
     return [found[version] for version in asked]
 
@@ -177,7 +177,7 @@ def _gather(
     end: datetime,
     tenant_id: str | None,
 ) -> dict[str, Outcome]:
-    """Version → what came of it."""
+    """Version → outcome."""
     rows: dict[str, list[Row[Any]]] = {}
     for row in _bills(session, mine, start, end, tenant_id):
         rows.setdefault(registry.split(row.scorer)[1] or "", []).append(row)

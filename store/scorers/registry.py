@@ -1,6 +1,6 @@
-"""The scorer registry: versions of scorers, from upload to verdict.
+"""The scorer registry: versions of scorers, from upload to verification.
 
-Which one serves is `store.scorers.activations`.
+Which one serves is decided in `store.scorers.activations`.
 
 uploaded → verified → active ⇄ retired, or uploaded → rejected. A version and its files never change.
 """
@@ -19,18 +19,18 @@ from store.errors import Conflict, NotFound, StoreError
 from store.ids import new_id
 from store.tables.scorers import ScorerVersion
 
-UPLOADS = "uploads"  # the folder of the blob store where what was uploaded waits for its verification
-MOST_ATTEMPTS = 3  # verifications that may die without a word before the version is rejected
-_LOCK = 7_041_966_318  # any fixed number: those who look for the next version take turns
+UPLOADS = "uploads"  # the blob folder of uploads that are not verified yet
+MOST_ATTEMPTS = 3  # verifications that may die before the version is rejected
+_LOCK = 7_041_966_318  # any fixed number: an advisory lock on choosing the next version
 
 
 class VersionState(StrEnum):
-    """Where a version stands. Jobs may run with verified, active and retired ones."""
+    """The state of a version. Jobs may run with verified, active and retired ones."""
 
     UPLOADED = "uploaded"
     VERIFIED = "verified"
     ACTIVE = "active"  # serves at least one scope
-    RETIRED = "retired"  # did once
+    RETIRED = "retired"  # served a scope in the past
     REJECTED = "rejected"
 
 
@@ -38,7 +38,7 @@ USABLE = (VersionState.VERIFIED, VersionState.ACTIVE, VersionState.RETIRED)
 
 
 class VersionExists(Conflict):
-    """This version of the scorer is there already, with other content or state."""
+    """This version of the scorer exists with different content."""
 
     code = "scorer_version_exists"
 
@@ -57,9 +57,9 @@ def split(scorer: str) -> tuple[str, str | None]:
 def upload(
     session: Session, *, name: str, version: str, kind: str, upload_key: str, upload_sha256: str, actor: str
 ) -> tuple[ScorerVersion, bool]:
-    """Registers what was uploaded, and asks for its verification → the row, and whether it is new.
+    """Registers an upload and asks for its verification; returns the row, and whether it is new.
 
-    The same content again is no error and changes nothing. Raises VersionExists for other content.
+    Uploading the same content again changes nothing. Raises VersionExists for different content.
     """
     values = {
         "id": new_id("scv"),
@@ -79,14 +79,16 @@ def upload(
         return row, True
     found = get(session, name, version)
     if found.upload_sha256 != upload_sha256:
-        raise VersionExists(f"{name}@{version} is there already and versions never change: use another one.")
+        raise VersionExists(
+            f"{name}@{version} already exists with other content. Versions never change; use another one."
+        )
     return found, False
 
 
 def next_version(session: Session, name: str, taken: set[str], upload_sha256: str) -> str:
-    """The version for an upload that names none: that of the same content, else the next whole number.
+    """The version for an upload without one: that of the same content, else the next whole number.
 
-    `taken` are versions that workers have of their own. Nobody else gets the same until the transaction ends.
+    `taken` are versions bundled with workers. Locks out concurrent calls until the transaction ends.
     """
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     known = versions(session, name=name)
@@ -109,7 +111,7 @@ def get(session: Session, name: str, version: str) -> ScorerVersion:
 
 
 def by_id(session: Session, version_id: str) -> ScorerVersion:
-    """A version that is known to be there."""
+    """The version with an id that is known to exist."""
     return session.get_one(ScorerVersion, version_id)
 
 
@@ -121,7 +123,7 @@ def versions(
     after: tuple[str, str] | None = None,
     limit: int | None = None,
 ) -> list[ScorerVersion]:
-    """By name, the newest version first; `after` is name and id of the last one of the page before."""
+    """By name, the newest version first; `after` is name and id of the previous page's last one."""
     query = select(ScorerVersion).where(ScorerVersion.state.in_(states))
     if name is not None:
         query = query.where(ScorerVersion.name == name)
@@ -132,10 +134,10 @@ def versions(
 
 
 def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
-    """The oldest uploaded version that nobody is verifying; it is the caller's for so many seconds.
+    """The oldest uploaded version that nobody is verifying; reserved for the caller for so many seconds.
 
-    Commit before verifying, so that the attempt counts even if the process dies of it. Versions whose
-    verification has died MOST_ATTEMPTS times are rejected on the way.
+    Commit before verifying, so that the attempt counts even if it kills the process. Versions whose
+    verification has died MOST_ATTEMPTS times are rejected here.
     """
     query = (
         select(ScorerVersion)
@@ -150,13 +152,13 @@ def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
             row.checking_until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
             session.flush()
             return row
-        reason = f"Its verification was begun {row.attempts} times and never came to an end."
+        reason = f"Its verification was started {row.attempts} times and never finished."
         rejected(session, row, "verification_died", reason)
     return None
 
 
 def upload_keys(session: Session) -> set[str]:
-    """Where the uploads lie that are still to be verified."""
+    """The blob folders of uploads that are still to be verified."""
     query = select(ScorerVersion.upload_key).where(ScorerVersion.state == VersionState.UPLOADED)
     return set(session.scalars(query))
 
@@ -168,12 +170,12 @@ _WAITING = (
 
 
 def any_to_verify(session: Session) -> bool:
-    """Whether an uploaded version waits that nobody is verifying."""
+    """Whether an uploaded version waits for verification."""
     return bool(session.scalar(select(exists().where(*_WAITING))))
 
 
 def hint_again(session: Session, hint_seconds: float) -> int:
-    """One more hint if uploaded versions have waited so long since the last one; gives how many hints."""
+    """Sends another hint if uploads have waited so long since the last one; returns the number of hints."""
     limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
     unheard = select(ScorerVersion.id).where(*_WAITING, ScorerVersion.hinted_at < limit)
     waiting = unheard.with_for_update(skip_locked=True).cte()
@@ -188,7 +190,7 @@ def hint_again(session: Session, hint_seconds: float) -> int:
 
 
 def postpone(session: Session, row: ScorerVersion, reason: str, seconds: float) -> None:
-    """Gives an attempt back that was nobody's fault but the service's: it is made again after a while."""
+    """Returns an attempt that failed through the service's own fault; it is repeated after a while."""
     statement = (
         update(ScorerVersion)
         .where(ScorerVersion.id == row.id, ScorerVersion.state == VersionState.UPLOADED)
@@ -204,14 +206,14 @@ def postpone(session: Session, row: ScorerVersion, reason: str, seconds: float) 
 def verified(
     session: Session, row: ScorerVersion, *, blob_key: str, sha256: str, manifest: dict[str, Any]
 ) -> None:
-    """The verdict for an uploaded version: it may be activated and asked for."""
+    """Marks an uploaded version as verified: it can be activated, and named in jobs."""
     values = {"blob_key": blob_key, "sha256": sha256, "manifest": manifest, "reason": None}
     _decide(session, row, VersionState.VERIFIED, values)
     audit.note(session, audit.SYSTEM, "scorer.verified", label(row), sha256=sha256)
 
 
 def rejected(session: Session, row: ScorerVersion, code: str, reason: str) -> None:
-    """The verdict for an uploaded version: it can never serve."""
+    """Marks an uploaded version as rejected: it can never serve."""
     _decide(session, row, VersionState.REJECTED, {"reason": f"{code}: {reason}"})
     audit.note(session, audit.SYSTEM, "scorer.rejected", label(row), code=code, reason=reason)
 
@@ -229,6 +231,6 @@ def _decide(session: Session, row: ScorerVersion, state: VersionState, values: d
 
 
 def attach_evaluation(session: Session, row: ScorerVersion, table: dict[str, Any], actor: str) -> None:
-    """Keeps what `namm evaluate` wrote about a version; a later one replaces it."""
+    """Attaches the output of `namm evaluate` to a version, in place of an earlier one."""
     row.evaluation = table
     audit.note(session, actor, "scorer.evaluated", label(row))

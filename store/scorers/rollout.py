@@ -1,4 +1,4 @@
-"""How far a scorer version has got: what each worker has loaded, beside what is meant to serve."""
+"""The rollout of scorer versions: what each worker has loaded, compared with what should serve."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ LOAD_FAILED = "scorer.load_failed"
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What one live worker has of a scorer. `scorer` is the wanted version if it has that, else the one it
-    used last; None while it has none from the registry: jobs then run with the bundled one."""
+    """The version of a scorer that a live worker has loaded.
+
+    `scorer` is the desired version if it is loaded, otherwise the last one used; None without any from the
+    registry, when jobs run with the bundled one.
+    """
 
     worker_id: str
     host: str
@@ -30,7 +33,7 @@ class WorkerState:
     sha256: str | None
     loaded_at: datetime | None
     age_seconds: float | None  # since it was loaded
-    error: str | None  # why it could not load the wanted version
+    error: str | None  # why loading the desired version failed
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,9 @@ class Rollout:
 def report(
     session: Session, worker_id: str, scorer: str, sha256: str | None, *, error: str | None = None
 ) -> None:
-    """Says that a worker has loaded or used a version, or why it could not load it.
+    """Records that a worker has loaded or used a version, or why loading it failed.
 
-    A version that was loaded before keeps its time of loading. Does nothing for a worker that is not (any
-    more) known.
+    A version loaded before keeps its load time. Does nothing for a worker that is not registered.
     """
     said = [literal(value, Text) for value in (worker_id, scorer, sha256, error)]
     known = select(*said).where(select(Worker.id).where(Worker.id == worker_id).exists())
@@ -62,7 +64,7 @@ def report(
         "sha256": new.sha256,
         "error": new.error,
         "used_at": func.now(),
-        # An earlier failure is no loading.
+        # An earlier failure was not a load.
         "loaded_at": case((WorkerScorer.error.is_(None), WorkerScorer.loaded_at), else_=func.now()),
     }
     session.execute(statement.on_conflict_do_update(index_elements=["worker_id", "scorer"], set_=fresh))
@@ -80,18 +82,18 @@ def note_failed(
 
 
 def forget(session: Session, worker_id: str, scorer: str | None = None) -> None:
-    """The worker no longer has a version loaded, or (without a name) any."""
+    """Records that a worker has unloaded a version or, without a name, all of them."""
     query = delete(WorkerScorer).where(WorkerScorer.worker_id == worker_id)
     session.execute(query if scorer is None else query.where(WorkerScorer.scorer == scorer))
 
 
 def newest(session: Session) -> int | None:
-    """The number of the latest activation: it changes whenever another version begins to serve."""
+    """The number of the latest activation, which changes whenever another version starts to serve."""
     return session.scalar(select(func.max(Activation.number)))
 
 
 def wanted(session: Session, models: Sequence[str]) -> list[ScorerVersion]:
-    """The versions that a worker of these models may be asked for now, those of named versions apart."""
+    """The active versions that jobs of these models may need, not counting versions that jobs name."""
     serving = select(Activation.version_id).where(
         Activation.ended_at.is_(None),
         Activation.scope.not_like("model:%") | Activation.scope.in_([f"model:{name}" for name in models]),
@@ -100,7 +102,7 @@ def wanted(session: Session, models: Sequence[str]) -> list[ScorerVersion]:
 
 
 def rollout(session: Session, live_seconds: float) -> list[Rollout]:
-    """Every open activation with the workers heard of in the last `live_seconds`."""
+    """Every open activation, with the workers that sent a heartbeat in the last `live_seconds`."""
     recent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, live_seconds)
     live = select(Worker).where(Worker.heartbeat_at > recent, Worker.stopped_at.is_(None))
     alive = list(session.scalars(live.order_by(Worker.id)))
@@ -126,7 +128,7 @@ def rollout(session: Session, live_seconds: float) -> list[Rollout]:
 
 
 def _state(worker: Worker, rows: list[WorkerScorer], desired: str, now: datetime) -> WorkerState:
-    """From what the worker has said, the latest last."""
+    """The state of a worker, from its rows with the last used one last."""
     wanted_row = next((row for row in rows if row.scorer == desired), None)
     name = registry.split(desired)[0]
     others = [row for row in rows if registry.split(row.scorer)[0] == name and row.error is None]

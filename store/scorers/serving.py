@@ -34,7 +34,7 @@ class Alias(StrEnum):
 
 
 class NotUsable(Conflict):
-    """The version is not verified, or was rejected."""
+    """The version has not been verified, or was rejected."""
 
     code = "scorer_not_verified"
 
@@ -89,7 +89,7 @@ def named(session: Session, name: str, version: str) -> ScorerVersion | None:
     except NotFound:
         return None
     if row.state not in USABLE:
-        raise NotUsable(f"{registry.label(row)} is {row.state}; jobs run with verified versions only.")
+        raise NotUsable(f"{registry.label(row)} is {row.state}; jobs can only run with verified versions.")
     return row
 
 
@@ -122,9 +122,9 @@ def scopes_of(job: Job) -> list[str]:
 
 
 def open_in(session: Session, name: str, scopes: list[str]) -> tuple[Activation | None, Activation | None]:
-    """Stable and canary of the first scope that has either.
+    """The open stable and canary activations that apply to the first of these scopes that has either.
 
-    A scope with only a canary keeps the stable of a wider one; it never gets a wider scope's canary.
+    A scope with only a canary inherits the stable version of a wider scope, but never a wider scope's canary.
     """
     query = select(Activation).where(
         Activation.name == name, Activation.scope.in_(scopes), Activation.ended_at.is_(None)

@@ -1,4 +1,4 @@
-"""What came of reading a document once more with a canary, beside the version that answered."""
+"""Shadow runs: a canary reads the same document as the version that answers, only to compare the answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from store.tables.scorers import ShadowRun
 
 
 class Outcome(StrEnum):
-    """How a shadow run ended. Agreement is counted over those that were made, so not over the last kind."""
+    """How a shadow run ended. Agreement is counted over all but those that were not made."""
 
     ANSWERED = "answered"
-    BROKE = "broke"  # in the engine, and nothing else can be to blame: it agrees with nothing
-    NOT_MADE = "not_made"  # the version or the document was not at hand, or something beside it broke
+    BROKE = "broke"  # failed in the engine through the version's fault: it agrees with nothing
+    NOT_MADE = "not_made"  # the version or the document was unavailable, or something else failed
 
 
 def record(
@@ -31,7 +31,7 @@ def record(
     device_seconds: float,
     error: str | None = None,
 ) -> None:
-    """Writes it once a job and version; a second word changes nothing. Books nothing in the ledger."""
+    """Records a shadow run, once per job and version; later calls change nothing. Nothing is billed."""
     values = {
         "job_id": job.id,
         "version_id": version_id,

@@ -1,1 +1,1 @@
-"""Folders outside that documents are read from and bundles are written to."""
+"""External folders that documents are read from and bundles are written to."""

@@ -1,13 +1,13 @@
-"""Folders outside the service, through fsspec: sources that documents come from, destinations of bundles.
+"""External folders, through fsspec: sources of documents and destinations of bundles.
 
-Which ones may be used is the operator's to say, in the file that the setting `sources_file` names. It holds
-the credentials too, so that none is ever in a row, a request or a log:
+The operator allows them in the file that the setting `sources_file` names. The file holds the credentials
+too, so that none is ever in a row, a request or a log:
 
     [[source]]
-    url = "s3://contracts/2027"      # this folder and all below it
-    tenants = ["ten_default"]        # ids; left out, every tenant
-    write = true                     # bundles may be put there; left out, it is only read
-    options = {key = "…", secret = "…"}   # as the fsspec driver of the protocol takes them
+    url = "s3://contracts/2027"      # this folder and everything below it
+    tenants = ["ten_default"]        # ids; default: every tenant
+    write = true                     # bundles may be written there; default: read-only
+    options = {key = "…", secret = "…"}   # as the fsspec driver expects them
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class SourcesBroken(StoreError):
 
 @dataclass(frozen=True)
 class Grant:
-    """A folder that may be used."""
+    """Permission to use a folder."""
 
     url: str
-    tenants: tuple[str, ...] = ()  # empty = every one
+    tenants: tuple[str, ...] = ()  # empty = all
     write: bool = False
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Reading:
-    """A file of a source. Only what goes wrong here is the source's fault, not what its reader does."""
+    """An open file of a source; it tells read errors of the source from those of its reader."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -60,8 +60,8 @@ class Reading:
         """Raises SourceAway."""
         try:
             data: bytes = self._file.read(size)
-        except Exception as error:  # each driver has its own
-            raise SourceAway(f"It cannot be read: {said(error)}") from error
+        except Exception as error:  # each driver has its own errors
+            raise SourceAway(f"The file cannot be read: {said(error)}") from error
         return data
 
 
@@ -71,14 +71,14 @@ class Folder:
 
     files: Any  # fsspec file system
     root: str
-    limit: str  # the granted folder, which nothing may lead out of
+    limit: str  # the granted folder, which no path may leave
     max_files: int = listing.MAX_FILES
 
     def entries(self, glob: str | None) -> list[Entry]:
-        """The files whose path below the folder matches, sorted; hidden ones are left out.
+        """The files whose path below the folder matches, sorted; hidden files are left out.
 
-        Raises SourceAway, also for a folder that is not there, one below it that cannot be read, too many
-        files, and a stored glob that is none.
+        Raises SourceAway, also for a missing folder, an unreadable subfolder, too many files, or an invalid
+        glob.
         """
         try:
             wanted = matching(glob)
@@ -87,37 +87,37 @@ class Folder:
         try:
             self.files.invalidate_cache()
             if not self.files.isdir(self.root):
-                raise SourceAway("There is no such folder, or it cannot be read.")
+                raise SourceAway("The folder does not exist or cannot be read.")
             return listing.entries(self.files, self.root, wanted, self.max_files)
         except SourceAway:
             raise
-        except Exception as error:  # each driver has its own
-            raise SourceAway(f"It cannot be listed: {said(error)}") from error
+        except Exception as error:  # each driver has its own errors
+            raise SourceAway(f"The folder cannot be listed: {said(error)}") from error
 
     @contextmanager
     def open(self, path: str) -> Iterator[Reading]:
-        """A file to read. Raises SourceAway."""
+        """Opens a file to read. Raises SourceAway."""
         try:
             full = self._inside(path)
             if self._is_local and not os.path.isfile(full):
-                # Opening a pipe waits for whoever writes to it, for ever.
-                raise SourceAway("It is gone, or no regular file.")
+                # Opening a pipe would wait for a writer, possibly for ever.
+                raise SourceAway("The file no longer exists, or is not a regular file.")
             file = self.files.open(full, "rb")
         except SourceAway:
             raise
         except Exception as error:
-            raise SourceAway(f"It cannot be opened: {said(error)}") from error
+            raise SourceAway(f"The file cannot be opened: {said(error)}") from error
         try:
             yield Reading(file)
         finally:
-            with suppress(Exception):  # it has been read, or its reader has said what is wrong
+            with suppress(Exception):  # it was read, or its reader has raised already
                 file.close()
 
     def put(self, name: str, local: Path) -> None:
-        """Copies a file there; where the driver can rename, nobody sees half of it. Raises SourceAway."""
+        """Copies a file into the folder, atomically if it is local. Raises SourceAway."""
         try:
             target = self._inside(name)
-            if not listing.has_buckets(self.files):  # there it would make a bucket that is missing
+            if not listing.has_buckets(self.files):  # there it would create a missing bucket
                 self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
             if self._is_local:
                 with atomic_file(Path(target), durable=False) as temporary:
@@ -127,7 +127,7 @@ class Folder:
         except SourceAway:
             raise
         except Exception as error:
-            raise SourceAway(f"It cannot be written: {said(error)}") from error
+            raise SourceAway(f"The file cannot be written: {said(error)}") from error
 
     @property
     def _is_local(self) -> bool:
@@ -136,12 +136,12 @@ class Folder:
     def _inside(self, path: str) -> str:
         full = f"{self.root.rstrip('/')}/{path}"
         if self._is_local and not _below(os.path.realpath(full), self.limit):
-            raise SourceAway("It is a link that leads out of the folder.")
+            raise SourceAway("The path is a link that leads out of the folder.")
         return full
 
 
 class Sources:
-    """What the operator allows."""
+    """The folders that the operator allows."""
 
     def __init__(self, grants: list[Grant], max_files: int = listing.MAX_FILES) -> None:
         self._grants, self._max_files = grants, max_files
@@ -158,15 +158,15 @@ class Sources:
             granted = _place(grant.url, field)
             if wanted.is_below(granted):
                 return replace(_opened(grant, granted, wanted, field), max_files=self._max_files)
-        remedy = "Whoever runs it can allow the folder in the file that PALIMPSEST_SOURCES_FILE names."
+        remedy = "The operator can allow it in the file that PALIMPSEST_SOURCES_FILE names."
         if write:
-            message = f"'{url}' may not be written to by this service. {remedy}"
+            message = f"This service may not write to '{url}'. {remedy}"
             raise Refused("destination_not_allowed", message, field)
-        raise Refused("source_not_allowed", f"'{url}' may not be read by this service. {remedy}", field)
+        raise Refused("source_not_allowed", f"This service may not read '{url}'. {remedy}", field)
 
 
 def connect(config: Settings) -> Sources:
-    """What the sources file of the settings allows; nothing if there is none. Raises SourcesBroken."""
+    """The folders of the sources file; none without one. Raises SourcesBroken."""
     if config.sources_file is None:
         return Sources([])
     try:
@@ -178,19 +178,19 @@ def connect(config: Settings) -> Sources:
         for grant in grants:
             _place(grant.url, "source")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, Refused) as error:
-        # Not what the file holds: that may be a secret.
+        # Without the content, which may be secret.
         kind = type(error).__name__
-        raise SourcesBroken(f"{config.sources_file} cannot be read as sources ({kind}).") from None
+        raise SourcesBroken(f"{config.sources_file} is not a valid sources file ({kind}).") from None
     return Sources(grants, config.max_source_files)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What a URL says, compared as text: nothing of a tenant's URL is opened before it is found granted."""
+    """A parsed URL, compared as text: no URL of a tenant is opened before a grant is found for it."""
 
     scheme: str
-    host: str  # or bucket, or whatever the scheme has there
-    path: str  # of a local folder with its links followed; else without slashes around it
+    host: str  # or bucket, or whatever the scheme puts there
+    path: str  # local: with links resolved; else without surrounding slashes
 
     def is_below(self, granted: _Place) -> bool:
         if (self.scheme, self.host) != (granted.scheme, granted.host):
@@ -201,29 +201,33 @@ class _Place:
 def _place(url: str, field: str) -> _Place:
     """Raises Refused source_invalid."""
     if _CREDENTIALS.search(url):
-        raise Refused("source_invalid", "A source's URL has no credentials, no '?' and no '#' in it.", field)
-    # Some drivers decode '%2e%2e' before they ask.
+        raise Refused("source_invalid", "A source URL must not contain credentials, '?' or '#'.", field)
+    # Some drivers decode '%2e%2e' before they open it.
     if ".." in re.split(r"[/\\]", unquote(url)) or "::" in url or "\0" in unquote(url):
-        raise Refused("source_invalid", "A source's URL has no '..' and no '::' in it.", field)
+        raise Refused("source_invalid", "A source URL must not contain '..' or '::'.", field)
     scheme, mark, rest = url.partition("://")
     scheme = scheme.lower() if mark else "file"
     if scheme in ("file", "local"):
         path = rest if mark else url
         if mark and not path.startswith("/"):
-            raise Refused("source_invalid", "A file:// URL has three slashes, as in file:///srv/in.", field)
+            raise Refused(
+                "source_invalid", "A file:// URL needs an absolute path, as in file:///srv/in.", field
+            )
         return _Place("file", "", os.path.realpath(path))
     if scheme not in fsspec.available_protocols():
-        raise Refused("source_invalid", f"'{url}' cannot be used: no driver is known for '{scheme}'.", field)
+        raise Refused("source_invalid", f"'{url}' cannot be used: there is no driver for '{scheme}'.", field)
     host, _, path = rest.partition("/")
     return _Place(scheme, host, path.strip("/"))
 
 
 def _opened(grant: Grant, granted: _Place, wanted: _Place, field: str) -> Folder:
-    """The file system is the grant's own: of the tenant's URL only the path below is used."""
+    """Opens the grant's own URL; of the tenant's, only the path below it is used."""
     try:
         files, limit = fsspec.core.url_to_fs(grant.url, **grant.options)
-    except Exception as error:  # each driver has its own; ImportError if it is not installed
-        raise Refused("source_invalid", f"Its driver cannot be started: {said(error)}", field) from None
+    except Exception as error:  # each driver has its own errors; ImportError if it is not installed
+        raise Refused(
+            "source_invalid", f"The driver of the source cannot be started: {said(error)}", field
+        ) from None
     if granted.scheme == "file":
         return Folder(files, wanted.path, granted.path)
     below = wanted.path[len(granted.path) :].strip("/")

@@ -1,4 +1,4 @@
-"""Globs of paths below a folder, matched name by name, so that none takes long whatever is written in it."""
+"""Globs of paths below a folder, matched name by name in bounded time."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from collections.abc import Callable
 
 EVERYTHING = "**/*"
-MAX_WILDCARDS = 8  # `*` and `**`; people need two or three
+MAX_WILDCARDS = 8  # `*` and `**`
 
 _Name = Callable[[str], object]
 
 
 class GlobInvalid(ValueError):
-    """What is wrong with a glob, in a sentence."""
+    """A glob is malformed; the message says why."""
 
 
 def matching(glob: str | None) -> Callable[[str], bool]:
-    """Whether a path below a folder is meant; hidden ones never are. Raises GlobInvalid."""
+    """A function that tells whether a path matches; hidden paths never do. Raises GlobInvalid."""
     parts = _parts(glob or EVERYTHING)
 
     def matches(path: str) -> bool:
         names = path.split("/")
-        # All the places in the glob where one can be after the names so far: no going back, no blow-up.
+        # All possible positions in the glob after the names so far: no backtracking, no blow-up.
         at = _with_skipped(parts, {0})
         for name in names:
             if name.startswith("."):
@@ -43,28 +43,26 @@ def _after(parts: list[_Name | None], place: int, name: str) -> tuple[int, ...]:
 
 
 def _with_skipped(parts: list[_Name | None], at: set[int]) -> set[int]:
-    """`**` may stand for no name at all. Two of them never follow each other."""
+    """`**` may match no name at all. There are never two in a row."""
     return at | {place + 1 for place in at if place < len(parts) and parts[place] is None}
 
 
 def _parts(glob: str) -> list[_Name | None]:
-    """One matcher of a name for each part; None for `**`."""
+    """One matcher per part of the glob; None for `**`."""
     found = list[_Name | None]()
     if len(re.findall(r"\*+", glob)) > MAX_WILDCARDS:
-        raise GlobInvalid(f"A glob has at most {MAX_WILDCARDS} wildcards '*' and '**'.")
+        raise GlobInvalid(f"A glob may have at most {MAX_WILDCARDS} wildcards '*' and '**'.")
     for part in glob.split("/"):
         if not part:
-            raise GlobInvalid(
-                "A glob is of paths below the folder: no '/' begins or ends it or follows another."
-            )
+            raise GlobInvalid("A glob must not start or end with '/', or contain '//'.")
         if part == "**":
             if not found or found[-1] is not None:
                 found.append(None)
         elif "**" in part:
-            raise GlobInvalid("In a glob '**' stands alone between slashes, as in '**/*.txt'.")
+            raise GlobInvalid("In a glob, '**' must stand alone between slashes, as in '**/*.txt'.")
         else:
-            # In what fnmatch makes, each '*' is settled once and for all: no backtracking.
+            # fnmatch's expressions are atomic: no backtracking into a '*'.
             found.append(re.compile(fnmatch.translate(part)).match)
     if found[-1] is None:
-        found.append(re.compile(".", re.DOTALL).match)  # at the end it stands for one name or more
+        found.append(re.compile(".", re.DOTALL).match)  # at the end it matches one name or more
     return found

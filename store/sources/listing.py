@@ -1,4 +1,4 @@
-"""What lies in a folder outside the service, as an fsspec driver lists it: all of it, or an error."""
+"""Lists an external folder through an fsspec driver: completely, or with an error."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from typing import Any
 from store.errors import Unavailable
 
 MAX_FILES = 100_000
-MAX_PATH_BYTES = 1000  # an index holds every path, and no more than 2,704 bytes of a row
-# A file written so recently may be written again without its time changing: it is read again next time.
+MAX_PATH_BYTES = 1000  # paths are indexed, and an index entry holds at most 2,704 bytes
+# A file this young may change again without a new time, so it gets no fingerprint and is read again.
 _SETTLED_SECONDS = 2.0
-# Object stores: a folder is a part of a name there, and the first one is a bucket.
+# Object stores: a folder is only part of a name, and the first one is a bucket.
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 
 
 class SourceAway(Unavailable):
-    """A source or destination did not answer as it should."""
+    """A source or destination could not be read or written."""
 
     code = "source_away"
 
 
 class SourceTooLarge(SourceAway):
-    """A source has more files than the service takes from one."""
+    """A source has more files than the service allows."""
 
     code = "source_too_large"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file below a source; its fingerprint changes with its content, or is None if that is not sure."""
+    """A file of a source. Its fingerprint changes with its content; None if that is not certain."""
 
     path: str
     size: int  # bytes
     fingerprint: str | None
-    unusable: str | None = None  # why it cannot be a document under its own name; `path` is then another
+    unusable: str | None = None  # why it cannot be a document under its name; `path` is then a substitute
 
 
 def entries(files: Any, root: str, wanted: Callable[[str], bool], most: int) -> list[Entry]:
-    """The files below `root` whose path there is wanted, sorted.
+    """The files below `root` whose paths are wanted, sorted.
 
-    Raises SourceAway if any folder there cannot be read, as its files would seem to be gone;
-    SourceTooLarge; and whatever the driver raises.
+    Raises SourceAway if any folder cannot be read, as its files would seem deleted; SourceTooLarge; and the
+    errors of the driver.
     """
     found = list[Entry]()
     for path, info in _below(files, root):
@@ -53,44 +53,41 @@ def entries(files: Any, root: str, wanted: Callable[[str], bool], most: int) -> 
             continue
         if len(found) == most:
             raise SourceTooLarge(
-                f"It has more than {most:,} files. Name a folder below it or a glob; whoever runs the "
-                "service can raise PALIMPSEST_MAX_SOURCE_FILES."
+                f"The source has more than {most:,} files. Choose a subfolder or a glob, or have the "
+                "operator raise PALIMPSEST_MAX_SOURCE_FILES."
             )
         found.append(_entry(path, info))
     return sorted(found, key=lambda entry: entry.path)
 
 
 def protocols(files: Any) -> frozenset[str]:
-    """The names that a file system goes by."""
+    """The protocol names of a file system."""
     return frozenset((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
 
 
 def has_buckets(files: Any) -> bool:
-    """Whether it is an object store: it lists all at once, and needs no folder made before a file is put."""
+    """Whether it is an object store: it lists everything at once and needs no folders created."""
     return not _BUCKETS.isdisjoint(protocols(files))
 
 
 def said(error: Exception) -> str:
-    """What a driver says, without what may hold a signed URL."""
+    """A driver's message, without URLs, as these may be signed."""
     return re.sub(r"\S+://\S+", "(a URL)", str(error))[:300] or type(error).__name__
 
 
 def _below(files: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Paths below `root` that are no folders, with what the driver says of each."""
+    """Paths below `root` that are not folders, with the driver's details of each."""
     start = root.rstrip("/") + "/"
     listed = files.find(root, detail=True).items() if has_buckets(files) else _walked(files, root, start)
     for name, info in listed:
         path = name.removeprefix(start)
-        # A name that ends in a slash is an empty object that marks a folder.
+        # A name with a trailing slash is an empty object that marks a folder.
         if name.startswith(start) and path and not path.endswith("/"):
             yield path, info
 
 
 def _walked(files: Any, root: str, start: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Like fsspec's `find`, which takes a folder that it cannot read for an empty one.
-
-    Hidden folders are not looked into.
-    """
+    """Like fsspec's `find`, which treats an unreadable folder as empty. Skips hidden folders."""
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -105,41 +102,41 @@ def _walked(files: Any, root: str, start: str) -> Iterator[tuple[str, dict[str, 
 def _listed(files: Any, folder: str, root: str, start: str) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = files.ls(folder, detail=True)
-    except Exception as error:  # each driver has its own
+    except Exception as error:  # each driver has its own errors
         if folder == root:
             raise
-        if isinstance(error, FileNotFoundError):  # it has just been removed
+        if isinstance(error, FileNotFoundError):  # removed in the meantime
             return []
         path = _shown(folder.removeprefix(start))
-        raise SourceAway(f"Its folder '{path}' cannot be read: {said(error)}") from error
+        raise SourceAway(f"The folder '{path}' cannot be read: {said(error)}") from error
     return found
 
 
 def _is_file(info: dict[str, Any]) -> bool:
-    """No folder, pipe or device. A link may lead to a file: opening it shows."""
+    """Not a folder, pipe or device. A link may lead to a file; opening it will tell."""
     return info.get("type", "file") == "file" or bool(info.get("islink"))
 
 
 def _entry(path: str, info: dict[str, Any]) -> Entry:
     size, fingerprint = int(info.get("size") or 0), _fingerprint(info)
     shown = _shown(path)
-    unusable = None if shown == path else "Its name is not UTF-8 text."
+    unusable = None if shown == path else "The file name is not UTF-8 text."
     if len(shown.encode()) > MAX_PATH_BYTES:
-        unusable = f"Its path is longer than {MAX_PATH_BYTES:,} bytes."
+        unusable = f"The path is longer than {MAX_PATH_BYTES:,} bytes."
         digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
         shown = f"{shown[:200]}… ({digest[:16]})"
     return Entry(shown, size, fingerprint, unusable)
 
 
 def _shown(path: str) -> str:
-    """The path as text; what is no UTF-8 of what the file system has becomes escapes."""
+    """The path as text; bytes that are not UTF-8 become escapes."""
     raw = path.encode("utf-8", "surrogateescape")
     return raw.decode("utf-8", "backslashreplace").replace("\0", "\\0")
 
 
 def _fingerprint(info: dict[str, Any]) -> str | None:
     if info.get("islink"):
-        return None  # what is said here is of the link, not of the file
+        return None  # these are the details of the link, not of the file
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
             return f"{info[name]}".strip('"')

@@ -32,7 +32,7 @@ def _checksum(body: str) -> str:
 
 
 def well_formed(key: str) -> bool:
-    """Whether the checksum of a key is right: a mistyped key is told apart without asking the database."""
+    """Whether a key's checksum is right, which detects a mistyped key without the database."""
     body, checksum = key[:-CHECKSUM_CHARACTERS], key[-CHECKSUM_CHARACTERS:]
     right_length = len(key) == len(PREFIX) + RANDOM_CHARACTERS + CHECKSUM_CHARACTERS
     return right_length and key.isascii() and key.startswith(PREFIX) and _checksum(body) == checksum
@@ -52,9 +52,9 @@ def create(
     *,
     admin: bool = False,
 ) -> tuple[ApiKey, str]:
-    """Makes a key; its jobs are billed under `project`. An admin's may change scorers for everybody.
+    """Creates a key; its jobs are billed to `project`. An admin key may change scorers for all tenants.
 
-    The second value is the key itself: it is shown once and cannot be had again.
+    The second value is the key itself, which is shown once and cannot be recovered.
     """
     body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_CHARACTERS))
     key = body + _checksum(body)
@@ -75,11 +75,11 @@ def create(
 
 
 def authenticate(session: Session, key: str, pepper: bytes) -> ApiKey | None:
-    """The row of a key that is valid now, else None. Notes the use, at most once a minute."""
+    """The row of a valid key, else None. Records the use, at most once a minute."""
     if not well_formed(key):
         return None
-    # The tenant is what this query finds out, so it cannot be scoped. Looking up a keyed digest by an index
-    # gives away nothing about other digests, so no constant-time comparison is needed on top.
+    # This query finds the tenant, so it cannot be scoped. Looking up a keyed digest by index reveals nothing
+    # about other digests, so no constant-time comparison is needed.
     alive = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     query = select(ApiKey).where(ApiKey.digest == _digest(key, pepper), ApiKey.revoked_at.is_(None), alive)
     row = session.scalars(query).one_or_none()
@@ -96,7 +96,7 @@ def list_keys(session: Session, tenant_id: str) -> list[ApiKey]:
 
 
 def revoke(session: Session, tenant_id: str, key_id: str) -> ApiKey:
-    """Ends a key at once; a second time changes nothing. Raises NotFound."""
+    """Revokes a key at once; idempotent. Raises NotFound."""
     row = get_scoped(session, ApiKey, tenant_id, id=key_id)
     if row.revoked_at is None:
         session.execute(update(ApiKey).where(ApiKey.id == row.id).values(revoked_at=func.now()))

@@ -1,4 +1,4 @@
-"""Tenants: made, found by name."""
+"""Tenants: created, and found by name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DEFAULT_TENANT = "ten_default"
 
 
 def ensure(session: Session, tenant_id: str = DEFAULT_TENANT, name: str = "default") -> str:
-    """Makes the tenant unless it is there; gives its id."""
+    """Creates the tenant unless it exists; returns its id."""
     session.execute(insert(Tenant).values(id=tenant_id, name=name).on_conflict_do_nothing())
     return tenant_id
 
 
 def named(session: Session, name: str) -> str:
-    """The id of the tenant of a name. Raises NotFound."""
+    """The id of the tenant with a name. Raises NotFound."""
     found = session.scalar(select(Tenant.id).where(Tenant.name == name))
     if found is None:
         raise NotFound(f"There is no tenant named '{name}'.")
@@ -27,5 +27,5 @@ def named(session: Session, name: str) -> str:
 
 
 def exists(session: Session, tenant_id: str) -> bool:
-    """Whether there is such a tenant."""
+    """Whether the tenant exists."""
     return session.get(Tenant, tenant_id) is not None

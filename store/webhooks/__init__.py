@@ -1,4 +1,4 @@
-"""Webhooks: who is told of which events, and how the messages fared."""
+"""Webhooks: subscriptions to events, and their deliveries."""
 
 from store.webhooks.repository import (
     MOST,

@@ -1,7 +1,7 @@
-"""The way of a message to a webhook: fanned out, taken under a lease, tried, tried again, given up.
+"""Deliveries of messages to webhooks: fanned out, leased, attempted, retried, given up.
 
-Only notifiers call this, in the name of no tenant. Several may run. When one dies in the middle its lease
-runs out, and the message is sent again with the same id: at least once, never less.
+Only notifiers call this, for all tenants. Several may run. If one dies, its lease expires and the message is
+sent again with the same id: delivery is at least once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from store.webhooks.repository import OVERLAP, message, new_delivery
 # Seconds until the next attempt, by how many have failed; the table of Standard Webhooks.
 RETRY_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.1
-MOST_RETRY_AFTER = 86_400.0  # seconds that a receiver may put the next attempt off
-PATIENCE = timedelta(days=5)  # without any success, then the webhook is disabled
-AT_ONCE = 2  # messages on their way to one webhook: a slow one takes no more senders than that
-LOGGED = 50  # attempts that are kept of a delivery
+MOST_RETRY_AFTER = 86_400.0  # seconds by which a receiver may postpone the next attempt
+PATIENCE = timedelta(days=5)  # without any success, after which the webhook is disabled
+AT_ONCE = 2  # messages in flight to one webhook, so that a slow one cannot occupy all senders
+LOGGED = 50  # attempts kept per delivery
 
 _DUE = and_(
     Delivery.state == "pending",
@@ -38,7 +38,7 @@ _DUE = and_(
 
 @dataclass(frozen=True)
 class Due:
-    """A message to send now. `lease_until` is also the proof that it is still this notifier's."""
+    """A message to send now. `lease_until` also identifies the lease of this notifier."""
 
     id: str
     webhook_id: str
@@ -51,21 +51,21 @@ class Due:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt; `error` is a sentence, None when it was delivered."""
+    """The result of an attempt; `error` is a sentence, None if it was delivered."""
 
     status: int | None
     error: str | None
     milliseconds: int
-    retry_after: float | None = None  # seconds the receiver asked for
+    retry_after: float | None = None  # seconds, as requested by the receiver
 
 
 def fan_out(session: Session, limit: int = 100) -> int:
-    """Turns the oldest events into a message for each webhook that wants it; gives how many events."""
+    """Turns the oldest events into a message for each subscribed webhook; returns the number of events."""
     query = select(OutboxRow).where(OutboxRow.kind == "event").order_by(OutboxRow.id).limit(limit)
     found = list(session.scalars(query.with_for_update(skip_locked=True)))
     tenants = {event.tenant_id for event in found}
     listening = select(Webhook).where(Webhook.tenant_id.in_(tenants), Webhook.disabled_at.is_(None))
-    # Locked, so that none is deleted before its messages point at it.
+    # Locked, so that none is deleted before its messages refer to it.
     webhooks = list(session.scalars(listening.with_for_update(read=True, key_share=True)))
     for event in found:
         data = dict(event.payload)
@@ -76,7 +76,7 @@ def fan_out(session: Session, limit: int = 100) -> int:
         session.add_all(
             new_delivery(webhook, message_id, payload)
             for webhook in webhooks
-            # One made later than the event is not told of the past.
+            # A webhook created after the event does not get it.
             if webhook.tenant_id == event.tenant_id
             and webhook.created_at <= event.created_at
             and event_types.wanted(kind, webhook.events)
@@ -86,7 +86,7 @@ def fan_out(session: Session, limit: int = 100) -> int:
 
 
 def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
-    """Messages to send now, the longest due first, leased; at most AT_ONCE on their way to one webhook."""
+    """Leases messages to send now, the longest due first; at most AT_ONCE in flight to one webhook."""
     other = Delivery.__table__.alias()
     flying = select(func.count()).where(
         other.c.webhook_id == Webhook.id, other.c.state == "pending", other.c.lease_until > func.now()
@@ -103,7 +103,7 @@ def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
     fair = select(next_ones.c.id).select_from(Webhook).join(next_ones, true())
     fair = fair.where(Webhook.disabled_at.is_(None)).order_by(next_ones.c.next_at).limit(limit)
     query = select(Delivery, Webhook).join(Webhook, Webhook.id == Delivery.webhook_id)
-    # Due is asked again: another notifier may have taken one since.
+    # Checked again, as another notifier may have leased one since.
     query = query.where(Delivery.id.in_(fair), _DUE).with_for_update(of=Delivery, skip_locked=True)
     now: datetime = session.scalars(func.now().select()).one()
     taken = []
@@ -126,15 +126,15 @@ def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
 
 
 def seconds_until_due(session: Session, most: float) -> float:
-    """Until the next message that waits for its time, `most` at most."""
+    """Seconds until the next message is due, at most `most`."""
     query = select(func.extract("epoch", func.min(Delivery.next_at) - func.now()))
     found = session.scalars(query.where(Delivery.state == "pending", Delivery.next_at > func.now())).one()
     return most if found is None else min(most, float(found))
 
 
 def record(session: Session, due: Due, outcome: Outcome) -> bool:
-    """Writes down an attempt and decides what is next. False, and nothing, if the lease is lost."""
-    # The webhook is locked before its delivery, in the order in which a deletion goes over them.
+    """Records an attempt and plans the next one. If the lease is lost, does nothing and returns False."""
+    # The webhook is locked before its delivery, in the same order as by a deletion.
     query = select(Webhook).where(Webhook.id == due.webhook_id).with_for_update(key_share=True)
     webhook = session.scalars(query).one_or_none()
     mine = and_(Delivery.id == due.id, Delivery.lease_until == due.lease_until, Delivery.state == "pending")
@@ -156,7 +156,7 @@ def record(session: Session, due: Due, outcome: Outcome) -> bool:
         row.state, row.delivered_at, webhook.failing_since = "delivered", now, None
     else:
         _failed(webhook, row, outcome, now)
-    outbox.wake_notifiers(session)  # there is room for the webhook's next message
+    outbox.wake_notifiers(session)  # there is now room for the webhook's next message
     return True
 
 
@@ -164,11 +164,13 @@ def _failed(webhook: Webhook, row: Delivery, outcome: Outcome, now: datetime) ->
     webhook.failing_since = webhook.failing_since or now
     if outcome.status == 410:
         row.state = "failed"
-        _disable(webhook, "It answered 410 Gone.", now)
+        _disable(webhook, "The receiver answered 410 Gone.", now)
     elif row.attempts > len(RETRY_SECONDS):
         row.state = "failed"
         if webhook.failing_since <= now - PATIENCE:
-            _disable(webhook, f"Nothing was delivered since {webhook.failing_since:%Y-%m-%d %H:%M} UTC.", now)
+            _disable(
+                webhook, f"Every delivery has failed since {webhook.failing_since:%Y-%m-%d %H:%M} UTC.", now
+            )
     else:
         row.next_at = now + timedelta(seconds=_delay(row.attempts, outcome.retry_after))
 
@@ -184,6 +186,6 @@ def _disable(webhook: Webhook, reason: str, now: datetime) -> None:
 
 
 def forget(session: Session) -> None:
-    """Drops messages older than 30 days; one still pending then waits for a webhook that is disabled."""
+    """Deletes messages older than 30 days, including those pending for a disabled webhook."""
     old = Delivery.created_at < func.now() - text("interval '30 days'")
     session.execute(delete(Delivery).where(old))

@@ -1,7 +1,7 @@
-"""Where the service may send to in a tenant's name: public addresses, over https.
+"""Where the service may connect to on a tenant's behalf: public addresses, over https.
 
-For development, `webhook_allow_loopback` adds this machine itself, over plain http too; nothing else private.
-A URL is looked at when it is given, the addresses behind its name at every connection
+For development, `webhook_allow_loopback` allows this machine too, also over plain http; no other private
+address. A URL is checked when a webhook is created, the addresses of its host at every connection
 (`worker.webhooks.ssrf_guard`).
 """
 
@@ -15,20 +15,20 @@ from urllib.parse import urlsplit
 from store.errors import Invalid
 
 MOST_CHARACTERS = 2000
-# Only these are given out for the public IPv6 internet; NAT64 stands for an IPv4 address (RFC 6052).
+# The only IPv6 range in public use; a NAT64 address stands for an IPv4 address (RFC 6052).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class UrlRefused(Invalid):
-    """The service does not send to this address."""
+    """The service does not send to this URL."""
 
     code = "webhook_url_refused"
     field = "url"
 
 
 class Target(NamedTuple):
-    """A URL taken apart by the one parser that also vetted it, so that no other can read it differently."""
+    """A URL as parsed when it was vetted, so that no second parser can read it differently."""
 
     scheme: str  # https, or http for loopback
     host: str  # without brackets
@@ -42,24 +42,24 @@ class Target(NamedTuple):
 
 
 def vet_url(url: str, *, allow_loopback: bool) -> Target:
-    """Raises UrlRefused. Names are not looked up here."""
+    """Parses and checks a URL, without resolving its host. Raises UrlRefused."""
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise UrlRefused("The URL may hold printable ASCII characters only; write others percent-encoded.")
+        raise UrlRefused("The URL may only contain printable ASCII characters; percent-encode any others.")
     if len(url) > MOST_CHARACTERS:
         raise UrlRefused(f"The URL is longer than {MOST_CHARACTERS} characters.")
     try:
         parts = urlsplit(url)
         port, host = parts.port, (parts.hostname or "").rstrip(".")
     except ValueError:
-        raise UrlRefused("This is not a URL.") from None
+        raise UrlRefused("This is not a valid URL.") from None
     if parts.scheme not in ("https", "http") or not host:
-        raise UrlRefused("The URL has to begin with https:// and a host.")
+        raise UrlRefused("The URL must start with https:// and a host.")
     if "@" in parts.netloc:
-        raise UrlRefused("The URL may not hold a user name or password; messages are signed instead.")
+        raise UrlRefused("The URL must not contain a user name or password; messages are signed instead.")
     if parts.fragment:
-        raise UrlRefused("The URL may not have a fragment (#…): it would not be sent.")
+        raise UrlRefused("The URL must not have a fragment (#…), which would not be sent.")
     if port == 0:
-        raise UrlRefused("There is no port 0.")
+        raise UrlRefused("Port 0 is not valid.")
     _vet_host(host, plain=parts.scheme == "http", allow_loopback=allow_loopback)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.netloc, path)
@@ -70,18 +70,18 @@ def _vet_host(host: str, *, plain: bool, allow_loopback: bool) -> None:
     named_here = host == "localhost" or host.endswith(".localhost")
     here = named_here or (address is not None and address.is_loopback)
     if plain and not (here and allow_loopback):
-        raise UrlRefused("The URL has to begin with https://.")
+        raise UrlRefused("The URL must start with https://.")
     if here and not allow_loopback:
         raise UrlRefused(
-            "The URL leads to this machine itself. For development, the setting "
+            "The URL points to this machine itself. For development, the setting "
             "PALIMPSEST_WEBHOOK_ALLOW_LOOPBACK=true allows that."
         )
     if address is not None and not may_reach(address, allow_loopback=allow_loopback):
-        raise UrlRefused("The URL leads to an address that is not on the public internet.")
+        raise UrlRefused("The URL points to an address that is not on the public internet.")
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that a host is, in any of the spellings the system's resolver takes: 127.1, 0x7f000001."""
+    """A host as an address, in any notation that the system's resolver accepts: 127.1, 0x7f000001."""
     try:
         return ip_address(host)
     except ValueError:
@@ -95,7 +95,7 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
 def may_reach(
     address: IPv4Address | IPv6Address, *, allow_loopback: bool, loopback_only: bool = False
 ) -> bool:
-    """Whether the service may connect to an address; for an IPv6 one that stands for an IPv4 one, to both."""
+    """Whether the service may connect to an address; if IPv6 embeds an IPv4 address, to both."""
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return False

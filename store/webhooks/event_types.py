@@ -1,10 +1,10 @@
-"""The types of events a tenant can be told of; docs/how-to/receive-webhooks.md describes each."""
+"""The types of events that webhooks receive; docs/how-to/receive-webhooks.md describes each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-TEST = "webhook.test"  # goes to the webhook that is tested only
+TEST = "webhook.test"  # sent only to the webhook being tested
 
 TYPES = frozenset(
     {
@@ -32,5 +32,5 @@ FAMILIES = frozenset(name.split(".")[0] + ".*" for name in TYPES)
 
 
 def wanted(event: str, chosen: Sequence[str]) -> bool:
-    """Whether a webhook that chose these types or families is told of an event; no choice means all."""
+    """Whether a webhook that chose these types or families receives an event; no choice means all."""
     return not chosen or event in chosen or event.split(".")[0] + ".*" in chosen

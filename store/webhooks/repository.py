@@ -1,6 +1,6 @@
-"""Webhooks as their tenants see them: addresses that are told of events, and what became of each message.
+"""Webhooks as their tenants see them: URLs that receive events, and the log of deliveries.
 
-Who sends the messages, and when again, is in `store.webhooks.deliveries`.
+Sending and retrying messages is in `store.webhooks.deliveries`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from store.tables.webhooks import Delivery, Webhook
 from store.tenancy import get_scoped, scoped
 from store.webhooks import egress, event_types
 
-MOST = 20  # webhooks a tenant: each event becomes as many messages
-OVERLAP = timedelta(days=1)  # after a rotation messages carry the old signature too
+MOST = 20  # webhooks per tenant: each event becomes as many messages
+OVERLAP = timedelta(days=1)  # after a rotation, messages carry the old signature too
 
 
 class TooManyWebhooks(Conflict):
-    """The tenant has as many webhooks as it may have."""
+    """The tenant has the maximum number of webhooks."""
 
     code = "too_many_webhooks"
 
 
 class UnknownEvent(Invalid):
-    """No event is of this type."""
+    """There is no event of this type."""
 
     code = "unknown_event"
     field = "events"
@@ -46,7 +46,7 @@ class WebhookDisabled(Conflict):
 
 
 def secret(pepper: bytes, webhook_id: str, generation: int) -> str:
-    """The signing secret: `whsec_` and 32 bytes in base64. It is derived each time and stored nowhere."""
+    """The signing secret: `whsec_` and 32 bytes in base64. It is derived on demand and never stored."""
     key = hmac.new(pepper, f"webhook:{webhook_id}:{generation}".encode(), hashlib.sha256).digest()
     return "whsec_" + base64.b64encode(key).decode()
 
@@ -60,7 +60,7 @@ def create(
     chosen: Sequence[str] = (),
     allow_loopback: bool = False,
 ) -> Webhook:
-    """A webhook that is told of the chosen types of events, of all without a choice.
+    """Creates a webhook for the chosen types of events, or for all if none is chosen.
 
     Raises UrlRefused, UnknownEvent, TooManyWebhooks.
     """
@@ -68,9 +68,9 @@ def create(
     for name in chosen:
         if name not in event_types.TYPES | event_types.FAMILIES:
             known = ", ".join(sorted(event_types.TYPES | event_types.FAMILIES))
-            raise UnknownEvent(f"There is no event '{name}'. Known: {known}.")
+            raise UnknownEvent(f"Unknown event type '{name}'. Known: {known}.")
     if session.scalars(scoped(Webhook, tenant_id).with_only_columns(func.count())).one() >= MOST:
-        raise TooManyWebhooks(f"There are {MOST} webhooks, and no more may be; delete one first.")
+        raise TooManyWebhooks(f"The limit of {MOST} webhooks is reached; delete one first.")
     row = Webhook(
         id=new_id("whk"), tenant_id=tenant_id, url=url, description=description, events=sorted(set(chosen))
     )
@@ -90,12 +90,12 @@ def get(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
 
 
 def remove(session: Session, tenant_id: str, webhook_id: str) -> None:
-    """Deletes a webhook with all that was sent or is still to be sent to it. Raises NotFound."""
+    """Deletes a webhook with all its deliveries, including pending ones. Raises NotFound."""
     session.execute(delete(Webhook).where(Webhook.id == get(session, tenant_id, webhook_id).id))
 
 
 def rotate(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
-    """Gives a webhook its next secret; for a day messages carry both signatures. Raises NotFound."""
+    """Rotates the secret of a webhook; for a day, messages carry both signatures. Raises NotFound."""
     row = _locked(session, tenant_id, webhook_id)
     row.generation += 1
     row.rotated_at = session.scalars(func.now().select()).one()
@@ -104,7 +104,7 @@ def rotate(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
 
 
 def enable(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
-    """Lets messages go to a webhook again, those that waited too. Raises NotFound."""
+    """Enables a webhook again; messages that waited are sent too. Raises NotFound."""
     row = _locked(session, tenant_id, webhook_id)
     row.disabled_at = row.disabled_reason = row.failing_since = None
     session.flush()
@@ -133,17 +133,19 @@ def send_test(session: Session, tenant_id: str, webhook_id: str) -> Delivery:
 def _enabled(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
     row = get(session, tenant_id, webhook_id)
     if row.disabled_at is not None:
-        raise WebhookDisabled(f"The webhook is disabled ({row.disabled_reason}) Enable it first.")
+        raise WebhookDisabled(
+            f"The webhook is disabled; enable it first. It was disabled because: {row.disabled_reason}"
+        )
     return row
 
 
 def message(event: str, timestamp: str, data: dict[str, Any]) -> dict[str, Any]:
-    """What is sent, in the form of Standard Webhooks; `timestamp` is when the event happened, in ISO 8601."""
+    """The payload of a message, as in Standard Webhooks; `timestamp` is the event's, in ISO 8601."""
     return {"type": event, "timestamp": timestamp, "data": data}
 
 
 def new_delivery(webhook: Webhook, message_id: str, payload: dict[str, Any]) -> Delivery:
-    """A message to a webhook, due now; not added to any session."""
+    """A message to a webhook, due now; the caller adds it to a session."""
     return Delivery(
         id=new_id("dlv"),
         webhook_id=webhook.id,
@@ -163,9 +165,9 @@ def list_deliveries(
     before: str | None = None,
     limit: int = 20,
 ) -> list[Delivery]:
-    """What was and is to be sent to a webhook, newest first; `before` is the last id of the page before.
+    """The deliveries of a webhook, newest first; `before` is the last id of the previous page.
 
-    Raises NotFound when there is no such webhook.
+    Raises NotFound.
     """
     get(session, tenant_id, webhook_id)
     query = scoped(Delivery, tenant_id).where(Delivery.webhook_id == webhook_id)
@@ -177,9 +179,9 @@ def list_deliveries(
 
 
 def redeliver(session: Session, tenant_id: str, webhook_id: str, delivery_id: str) -> Delivery:
-    """Sends a message again now, with as many attempts as a new one and the same message id.
+    """Sends a message again now, with the same message id and as many attempts as a new one.
 
-    One that is being sent at this moment is left alone. Raises NotFound, WebhookDisabled.
+    One that is being sent right now is left alone. Raises NotFound, WebhookDisabled.
     """
     _enabled(session, tenant_id, webhook_id)
     get_scoped(session, Delivery, tenant_id, id=delivery_id, webhook_id=webhook_id)

@@ -65,7 +65,7 @@ def spend(api: Api, cost: str) -> None:
 
 
 def reap(api: Api) -> int:
-    return reap_once(api.database, blobs.connect(api.settings), api.settings).let_go
+    return reap_once(api.database, blobs.connect(api.settings), api.settings).released
 
 
 def count(api: Api, table: str) -> int:

@@ -216,7 +216,7 @@ def test_the_command_line_does_all_of_it(api: Api, bulk: dict[str, Any], tmp_pat
         assert word in listed
     assert palimpsest(api, "pause", schedule).exit_code == 0
     shown = palimpsest(api, "show", schedule).output
-    assert "It was paused by hand." in shown
+    assert "Paused by hand." in shown
     assert "runs next at" in palimpsest(api, "resume", schedule).output
     assert palimpsest(api, "preview", schedule, "--count", "3").output.count("02:30") >= 3
     assert palimpsest(api, "run", schedule).output.startswith("run_")

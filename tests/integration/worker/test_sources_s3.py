@@ -115,7 +115,7 @@ def test_a_grant_is_of_a_folder_and_not_of_a_beginning_of_names(s3: S3) -> None:
     "url", ["s3://nowhere", "s3://nowhere/in", "s3://shelf/nothing", "s3://shelf/in/a.md"]
 )
 def test_what_is_not_there_is_said(s3: S3, url: str) -> None:
-    with pytest.raises(SourceAway, match="There is no such folder"):
+    with pytest.raises(SourceAway, match="does not exist"):
         folder(s3, url).entries(None)
 
 

@@ -107,7 +107,7 @@ def test_a_book_in_json_for_later_is_announced(
     assert "future" in run("price", "show", "--all").output
     again = run("price", "load", write("again.json", json.dumps(values | {"name": "again"})))
     assert again.exit_code == 1
-    assert "begins at the same time" in again.output
+    assert "takes effect at the same time" in again.output
 
 
 @pytest.mark.parametrize(

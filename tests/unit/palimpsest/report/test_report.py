@@ -179,7 +179,7 @@ def test_json_has_every_figure_exactly(book: Callable[..., None], run: Run) -> N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--by", "colour"], "There is no group 'colour'"),
+        (["--by", "colour"], "Unknown group 'colour'"),
         (["--last", "3y"], "24h, 30d, 12w or 6mo"),
         (["--timezone", "Europe"], "There is no time zone 'Europe'"),
         (["--timezone", "../etc"], "There is no time zone"),

@@ -287,6 +287,6 @@ def test_the_sentence_says_what_is_spent_of_what_and_until_when(db: Database, te
         bill(session, tenant, "20", project="reports")
         said = str(budgets.state(session, budget, NOON))
     assert said == (
-        f"The budget {budget.id} (12.5 USD a month for the project 'reports') is used up: 20 USD are spent, "
-        "and the month ends at 2027-04-01 00:00 UTC."
+        f"The budget {budget.id} (12.5 USD per month for the project 'reports') is used up: 20 USD spent. "
+        "The month ends at 2027-04-01 00:00 UTC."
     )

@@ -55,10 +55,10 @@ def test_a_held_job_goes_on_once_nothing_is_crossed(
     db: Database, submit: Submit, crossed: Budget, change: str
 ) -> None:
     held = submit(project="reports", held_by_budget=crossed.id)
-    assert sweep(db).let_go == 0
+    assert sweep(db).released == 0
     with db.session() as session:
         session.execute(text(change))
-    assert sweep(db).let_go == 1
+    assert sweep(db).released == 1
     assert [hint.job_id for hint in hints(db)] == [held.id]
     assert [job.id for job in take(db)] == [held.id]
 
@@ -72,7 +72,7 @@ def test_a_job_that_another_crossed_budget_covers_is_held_by_it(
     held = submit(project="reports", held_by_budget=crossed.id)
     with db.session() as session:
         budgets.remove(session, tenant, crossed.id)
-    assert sweep(db).let_go == 0
+    assert sweep(db).released == 0
     assert look(db, held).held_by_budget == second.id
     assert hints(db) == []
 

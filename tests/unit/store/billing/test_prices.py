@@ -95,13 +95,13 @@ def test_every_fault_is_named_in_one_sentence() -> None:
     [
         (
             price("device_second", 1),
-            r"price\.0\.meter: there is no 'device_second'; there are device_seconds,",
+            r"price\.0\.meter: unknown meter 'device_second'; known: device_seconds,",
         ),
-        (price("tokens.genrated", 1, unit="million tokens"), r"price\.0\.meter: there is no"),
-        (price("tokens.document", 1, unit="million tokens"), r"price\.0\.meter: there is no"),
-        (price("kv_bytes.peak", 1, unit="GiB-month"), r"price\.0\.meter: there is no"),
-        (price("tokens.read", 1), r"price\.0\.unit: 'tokens\.read' is priced by the million tokens"),
-        (price("device_seconds", 1, unit="million tokens"), r"price\.0\.unit: .* by the device-hour"),
+        (price("tokens.genrated", 1, unit="million tokens"), r"price\.0\.meter: unknown meter"),
+        (price("tokens.document", 1, unit="million tokens"), r"price\.0\.meter: unknown meter"),
+        (price("kv_bytes.peak", 1, unit="GiB-month"), r"price\.0\.meter: unknown meter"),
+        (price("tokens.read", 1), r"price\.0\.unit: 'tokens\.read' is priced per million tokens"),
+        (price("device_seconds", 1, unit="million tokens"), r"price\.0\.unit: .* per device-hour"),
     ],
 )
 def test_a_price_that_would_price_nothing_is_refused(entry: dict[str, object], told: str) -> None:
@@ -154,7 +154,7 @@ def test_a_book_begins_neither_in_the_past_nor_with_another(db: Database) -> Non
     moment = datetime.now(UTC) + timedelta(days=1)
     with db.session() as session:
         prices.add(session, book(price("device_seconds", 1), name="first", effective_from=moment))
-        with pytest.raises(PriceBookInvalid, match="'first' begins at the same time"):
+        with pytest.raises(PriceBookInvalid, match="'first' takes effect at the same time"):
             prices.add(session, book(price("device_seconds", 2), effective_from=moment))
         with pytest.raises(PriceBookInvalid, match="in the past"):
             prices.add(

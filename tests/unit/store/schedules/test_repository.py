@@ -159,7 +159,7 @@ def test_of_times_that_were_missed_the_newest_within_the_window_is_made_up_for(m
     runs = made.plan(one, NOON, NOON + timedelta(minutes=45))
     assert [run.state for run in runs] == [*["missed"] * 4, "waiting"]
     assert [run.scheduled_for for run in runs] == [NOON + timedelta(minutes=10 * n) for n in range(5)]
-    assert "12:40 UTC makes up for it" in (runs[0].reason or "")
+    assert "12:40 UTC replaces it" in (runs[0].reason or "")
     assert made.get(one).next_at == NOON + timedelta(minutes=50)
 
 
@@ -176,7 +176,7 @@ def test_after_a_long_standstill_the_times_missed_are_counted_and_the_last_recor
     assert len(runs) == schedule_steps.MISSED_ROWS + 1
     assert {run.state for run in runs[:-1]} == {"missed"}
     assert (runs[-1].state, runs[-1].scheduled_for) == ("waiting", NOON + timedelta(days=1))
-    assert f"{24 * 60 - 100} earlier times were missed too." in (runs[0].reason or "")
+    assert f"{24 * 60 - 100} earlier runs were missed too." in (runs[0].reason or "")
 
 
 def test_a_run_with_jitter_begins_later_and_is_missed_if_nobody_was_there(made: Schedules) -> None:
@@ -244,7 +244,7 @@ class Killed(BaseException):
     """What a scheduler dies of."""
 
 
-@pytest.mark.parametrize("step", ["settle", "plan", "start", "_make", "_launch"])
+@pytest.mark.parametrize("step", ["settle", "plan", "start", "_submit", "_start_run"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_scheduler_killed_at_any_step_loses_and_doubles_nothing(
     made: Schedules, monkeypatch: pytest.MonkeyPatch, step: str, when: str

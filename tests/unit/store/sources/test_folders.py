@@ -233,7 +233,7 @@ def test_a_bare_path_and_a_file_url_are_the_same(root: Path) -> None:
 
 
 def test_a_stored_glob_that_is_none_is_said(root: Path) -> None:
-    with pytest.raises(SourceAway, match="stands alone"):
+    with pytest.raises(SourceAway, match="stand alone"):
         allowed(root).folder("ten_a", str(root)).entries("**.txt")
 
 
@@ -262,7 +262,10 @@ def test_names_that_no_document_can_have_are_said(root: Path) -> None:
         for one in allowed(root).folder("ten_a", str(root)).entries("**/*")
         if one.unusable
     }
-    assert sorted(found.values()) == ["Its name is not UTF-8 text.", "Its path is longer than 1,000 bytes."]
+    assert sorted(found.values()) == [
+        "The file name is not UTF-8 text.",
+        "The path is longer than 1,000 bytes.",
+    ]
     assert "bad\\xff.txt" in found
     assert all(len(path.encode()) <= MAX_PATH_BYTES for path in found)
 

@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_read_is_said(
     root: Path, unreadable: Callable[[Path, type[OSError]], None], path: str, kind: type[OSError]
 ) -> None:
     unreadable(root / path, kind)
-    with pytest.raises(SourceAway, match=f"Its folder '{path}' cannot be read: .*Not for you"):
+    with pytest.raises(SourceAway, match=f"The folder '{path}' cannot be read: .*Not for you"):
         opened(root).entries("*.txt")
 
 
@@ -57,7 +57,7 @@ def test_the_source_itself_may_be_that_folder(
     root: Path, unreadable: Callable[[Path, type[OSError]], None]
 ) -> None:
     unreadable(root, PermissionError)
-    with pytest.raises(SourceAway, match=r"It cannot be listed: .*Not for you"):
+    with pytest.raises(SourceAway, match=r"The folder cannot be listed: .*Not for you"):
         opened(root).entries(None)
 
 
@@ -111,7 +111,7 @@ def test_any_driver_is_walked_through() -> None:
 def test_any_error_of_any_driver_is_said_and_no_credentials() -> None:
     with pytest.raises(SourceAway) as away:
         Folder(Odd("x/sub/no"), "x", "x").entries("*.txt")
-    assert str(away.value) == "Its folder 'sub/no' cannot be read: (a URL) says no"
+    assert str(away.value) == "The folder 'sub/no' cannot be read: (a URL) says no"
 
 
 def test_more_files_than_may_be_are_refused(root: Path) -> None:

@@ -299,7 +299,7 @@ def test_a_webhook_without_any_success_for_five_days_is_disabled(
         assert (found.disabled_at is not None) == disabled
         assert found.failing_since == since
         if disabled:
-            assert found.disabled_reason == f"Nothing was delivered since {since:%Y-%m-%d %H:%M} UTC."
+            assert found.disabled_reason == f"Every delivery has failed since {since:%Y-%m-%d %H:%M} UTC."
 
 
 def test_a_success_ends_the_count_of_days(db: Database, tenant: str, webhook: Webhook) -> None:

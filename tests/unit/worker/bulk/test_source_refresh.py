@@ -20,7 +20,7 @@ def test_a_source_that_is_away_fails_the_bulk_job_and_says_why(bench: Bench) -> 
     bench.folder.rename(bench.folder.parent / "elsewhere")
     found = bench.run(bulk_id)
     assert (found.state, found.error_code) == ("failed", "source_away")
-    assert "no such folder" in (found.error_message or "")
+    assert "does not exist" in (found.error_message or "")
     (bench.folder.parent / "elsewhere").rename(bench.folder)
     with bench.db.session() as session:
         bulk.retry(session, bench.owner.tenant_id, bulk_id)
@@ -113,7 +113,7 @@ def test_a_refresh_that_fails_is_not_tried_for_ever(bench: Bench, monkeypatch: p
     bench.conductor.round()
     with bench.db.session() as session:
         now = collections.get(session, found.tenant_id, found.id)
-    assert (now.refresh_requested_at, "'**' stands alone" in (now.refresh_error or "")) == (None, True)
+    assert (now.refresh_requested_at, "'**' must stand alone" in (now.refresh_error or "")) == (None, True)
     monkeypatch.setattr(collection_files, "unread", None)
     with bench.db.session() as session:
         session.execute(text("UPDATE collections SET glob = NULL WHERE id = :id"), {"id": found.id})
