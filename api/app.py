@@ -31,13 +31,13 @@ from store.sources import folders
 STREAMED = re.compile("/v1/documents|/v1/scorers/[^/]+/versions")
 DESCRIPTION = """Reads million-token documents with a Llama whose KV cache is pruned by an evolved scorer.
 
-Upload a document, submit a job, look at its progress, read its result and its cost. Every error is an
+Upload a document, submit a job, follow its progress, and read its result and its cost. Every error is an
 RFC 9457 problem (`application/problem+json`) with a `code` and the fields at fault.
 """
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The API with connections of its own; `settings` default to the environment's."""
+    """The API with its own connections; `settings` default to those of the environment."""
     config = settings or Settings()
     context = Context(config, database.connect(config), blobs.connect(config), folders.connect(config))
 
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     plain = app.openapi
     app.openapi = cache(lambda: problems.describe(plain()))  # type: ignore[method-assign]
-    # JSON may spell a character with six bytes, and there is more in a request than its text.
+    # JSON may escape a character as six bytes, and a request has more than its text.
     app.add_middleware(BodyLimit, limit=6 * config.max_inline_bytes + 1024 * 1024, streamed=STREAMED)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId)

@@ -1,4 +1,4 @@
-"""What every route needs: the settings, the database and the blobs; and who is calling."""
+"""What every route needs: settings, database, blobs, and the caller."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,7 +17,7 @@ from store.tenants import api_keys
 
 @dataclass(frozen=True)
 class Context:
-    """Opened once for the application."""
+    """The connections of the application, opened once."""
 
     settings: Settings
     database: Database
@@ -27,7 +27,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose key came with the request."""
+    """The owner of the request's API key."""
 
     tenant_id: str
     key_id: str
@@ -49,13 +49,11 @@ def caller(
     context: Annotated[Context, Depends(context)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
-    """The tenant of the API key. Raises Problem 401 without a valid one, 422 for parameters there are not."""
+    """The owner of the API key. Raises Problem 401 without a valid key, 422 for unknown parameters."""
     if credentials is None:
         raise _unauthorized("api_key_missing", "Send an API key: 'Authorization: Bearer pal_…'.")
     if not api_keys.well_formed(credentials.credentials):
-        raise _unauthorized(
-            "api_key_malformed", "This is not an API key of Palimpsest, or a character is wrong."
-        )
+        raise _unauthorized("api_key_malformed", "This is not a Palimpsest API key, or it is mistyped.")
     with context.database.session() as session:
         key = api_keys.authenticate(session, credentials.credentials, context.settings.pepper)
         if key is None:
@@ -66,9 +64,9 @@ def caller(
 
 
 def admin(caller: Annotated[Caller, Depends(caller)]) -> Caller:
-    """The caller, whose key is an admin's. Raises Problem 403 for another one."""
+    """The caller, who must have an admin key. Raises Problem 403."""
     if not caller.admin:
-        detail = "Only an admin's key may do this: 'palimpsest key create --admin' makes one."
+        detail = "This requires an admin key; create one with 'palimpsest key create --admin'."
         raise Problem(403, "admin_required", detail, field="Authorization")
     return caller
 

@@ -1,4 +1,4 @@
-"""What happens around every request: it gets an id, and its body may not be endless."""
+"""Middleware for every request: an id, and limits on paths and bodies."""
 
 import re
 import secrets
@@ -7,22 +7,22 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem, answer, unforeseen
+from api.problems import Problem, answer, unexpected
 
 log = structlog.get_logger("api")
 
 
 class RequestId:
-    """Gives each request an id: in the answer's header, in a problem's body and on every log line.
+    """Gives each request an id, which is in the response header, in problems and on every log line.
 
-    What nobody caught is logged under the id and answered as a problem.
+    Uncaught errors are logged under the id and answered as a problem.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Passes the request on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id = "req_" + secrets.token_hex(8)
@@ -45,28 +45,28 @@ class RequestId:
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
                 if started:
-                    raise  # too late for an answer: the server has to cut the connection
-                await answer(Request(scope), unforeseen())(scope, receive, send_with_id)
+                    raise  # too late for a response: the server must cut the connection
+                await answer(Request(scope), unexpected())(scope, receive, send_with_id)
 
 
 class PlainPath:
-    """Answers 404 to an address with U+0000 in it: nothing has such a name, and databases refuse to look."""
+    """Answers 404 to paths with U+0000, which no row can have and databases reject."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Passes the request on."""
         if scope["type"] == "http" and "\0" in scope["path"]:
-            problem = Problem(404, "no_such_route", "There is nothing at this address.")
+            problem = Problem(404, "no_such_route", "There is no such route.")
             return await answer(Request(scope), problem)(scope, receive, send)
         await self._app(scope, receive, send)
 
 
 class BodyLimit:
-    """Refuses a body of more than `limit` bytes with 413 before it is read whole.
+    """Rejects a body of more than `limit` bytes with 413 before it has been read entirely.
 
-    Routes whose paths match `streamed` read their bodies piece by piece and count for themselves.
+    Routes whose paths match `streamed` read their bodies in chunks and count for themselves.
     """
 
     def __init__(self, app: ASGIApp, limit: int, streamed: re.Pattern[str]) -> None:
@@ -75,7 +75,7 @@ class BodyLimit:
         self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, counting."""
+        """Passes the request on, counting its bytes."""
         if scope["type"] != "http" or self._streamed.fullmatch(scope["path"]):
             return await self._app(scope, receive, send)
         problem = Problem(
@@ -89,13 +89,13 @@ class BodyLimit:
         declared = Request(scope).headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 19 or int(declared) > self._limit):
             return await answer(Request(scope), problem)(scope, receive, send)
-        taken = 0
+        received = 0
 
         async def receive_counting() -> Message:
-            nonlocal taken
+            nonlocal received
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._limit:
+            received += len(message.get("body", b""))
+            if received > self._limit:
                 raise problem
             return message
 

@@ -31,7 +31,7 @@ class FieldProblem(BaseModel):
 
 
 class ProblemBody(BaseModel):
-    """An error as RFC 9457 writes it; `code`, `errors` and `request_id` are extension members."""
+    """An error in the form of RFC 9457; `code`, `errors` and `request_id` are extension members."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -46,9 +46,9 @@ class ProblemBody(BaseModel):
 
 
 class Problem(HTTPException):
-    """Raised anywhere in the API; `extra` are further members of the answer, such as the known models.
+    """An error response, raised anywhere in the API; `extra` holds further members, such as the known models.
 
-    It is an HTTPException because that is what FastAPI lets through while it reads a body.
+    It is an HTTPException because FastAPI lets only those through while it reads a body.
     """
 
     detail: str
@@ -73,7 +73,7 @@ class Problem(HTTPException):
 
 
 def answer(request: Request, problem: Problem) -> JSONResponse:
-    """The response that says `problem`."""
+    """The response for a problem."""
     body = {
         "type": f"urn:palimpsest:problem:{problem.code}",
         "title": http.HTTPStatus(problem.status_code).phrase,
@@ -89,7 +89,7 @@ def answer(request: Request, problem: Problem) -> JSONResponse:
 
 
 def field_name(location: tuple[int | str, ...]) -> str:
-    """A location as pydantic reports it (`body, questions, 0`) as a client would write it: `questions[0]`."""
+    """A location from pydantic (`body, questions, 0`) in the client's notation: `questions[0]`."""
     parts = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
     name = ""
     for part in parts:
@@ -100,7 +100,7 @@ def field_name(location: tuple[int | str, ...]) -> str:
 def _of_validation(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(entry["type"] == "json_invalid" for entry in found):
-        why = found[0].get("ctx", {}).get("error", "it does not parse")
+        why = found[0].get("ctx", {}).get("error", "it cannot be parsed")
         return Problem(400, "malformed_json", f"The body is not valid JSON: {why}.", field="body")
     fields = [
         FieldProblem(field=field_name(entry["loc"]), code=entry["type"], message=entry["msg"])
@@ -113,12 +113,12 @@ def _of_validation(error: RequestValidationError) -> Problem:
 
 _HTTP_CODES = {
     400: ("malformed_body", "The body cannot be read."),
-    404: ("no_such_route", "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not take that method."),
+    404: ("no_such_route", "There is no such route."),
+    405: ("method_not_allowed", "This route does not support the method."),
 }
 
 
-# The status of an error of the store is that of the first of its classes listed here.
+# The status of a store error is that of the first class in its MRO listed here.
 STATUSES: Mapping[type[StoreError], int] = {
     NotFound: 404,
     Conflict: 409,
@@ -129,7 +129,7 @@ STATUSES: Mapping[type[StoreError], int] = {
 
 
 def status_of(error: type[StoreError]) -> int | None:
-    """The HTTP status of an error of the store; None for one that no request should meet."""
+    """The HTTP status for an error of the store; None for one that no request should cause."""
     return next((STATUSES[base] for base in error.__mro__ if base in STATUSES), None)
 
 
@@ -147,7 +147,7 @@ def of_store(error: StoreError) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every error, foreseen or not, as a problem."""
+    """Makes `app` answer every error as a problem."""
 
     @app.exception_handler(Problem)
     def _problem(request: Request, error: Problem) -> Response:
@@ -174,15 +174,15 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(PoolTimeout)
     def _no_database(request: Request, error: Exception) -> Response:
         _log.error("database unavailable", path=request.url.path, error=str(error))
-        detail = "The database does not answer; nothing was changed. Try again in a moment."
+        detail = "The database is unavailable and nothing was changed. Try again in a moment."
         headers = {"retry-after": str(Unavailable.retry_after_seconds)}
         return answer(request, Problem(503, "database_unavailable", detail, headers=headers))
 
 
-def unforeseen() -> Problem:
-    """The problem for what nobody foresaw; why is for the log only."""
+def unexpected() -> Problem:
+    """The problem for an unexpected error, whose cause goes to the log only."""
     return Problem(
-        500, "internal_error", "Something failed on our side; the log has it under the request id."
+        500, "internal_error", "An internal error occurred. The log has the details under the request id."
     )
 
 
@@ -190,7 +190,7 @@ _SCHEMA = "#/components/schemas/ProblemBody"
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` entry of a route for the problems it can answer with; see `describe`."""
+    """The `responses` entry of a route for the problems it can return; see `describe`."""
     content = {MEDIA_TYPE: {"schema": {"$ref": _SCHEMA}}}
     return {
         status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses
@@ -198,7 +198,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def describe(openapi: dict[str, Any]) -> dict[str, Any]:
-    """Add the problem's schema to an OpenAPI document, in place of FastAPI's own form of errors."""
+    """Adds the problem's schema to an OpenAPI document, replacing FastAPI's own errors."""
     schemas = openapi["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)

@@ -1,4 +1,4 @@
-"""What the schemas of several nouns share. Unknown fields are refused and every number has bounds."""
+"""Shared parts of the request and response schemas. Unknown fields are rejected; every number has bounds."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,27 +21,31 @@ from api.http.tabular import plain
 MAX_DEADLINE = timedelta(days=30)
 MAX_PROMPT_CHARACTERS = 32_768
 MAX_METADATA = 16
-RESERVED = frozenset({"collection_id", "schedule_id"})  # reports group by them; a schedule chooses a scorer
+RESERVED = frozenset(
+    {"collection_id", "schedule_id"}
+)  # set by the service: reports group by them, and scorers are activated by schedule
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
 def _no_nul(text: str) -> str:
     if "\0" in text:
-        raise PydanticCustomError("nul_character", "The character U+0000 is not text")
+        raise PydanticCustomError("nul_character", "The character U+0000 is not allowed")
     return text
 
 
 def _prompt(text: str) -> str:
     if not text.strip():
-        raise PydanticCustomError("blank", "There is nothing but white space here")
+        raise PydanticCustomError("blank", "The text is only white space")
     return text
 
 
 def _free(metadata: dict[str, str]) -> dict[str, str]:
     if RESERVED & metadata.keys():
         names = " and ".join(f"'{name}'" for name in sorted(RESERVED))
-        raise PydanticCustomError("reserved_metadata", "{names} are set by the service", {"names": names})
+        raise PydanticCustomError(
+            "reserved_metadata", "{names} are set by the service and cannot be given", {"names": names}
+        )
     return metadata
 
 
@@ -54,14 +58,14 @@ def _rfc3339(text: str, kind: str) -> datetime:
     try:
         return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise PydanticCustomError(f"{kind}_format", "There is no such day or time") from None
+        raise PydanticCustomError(f"{kind}_format", "There is no such date or time") from None
 
 
 def _time(value: Any) -> datetime:
-    """A time in RFC 3339 of years in which every zone's calendar can be counted on."""
+    """An RFC 3339 time within years for which every time zone is well defined."""
     moment = _rfc3339(value if isinstance(value, str) else "", "time")
     if not EARLIEST <= moment <= LATEST:
-        raise PydanticCustomError("time_range", "A time lies between the years 1970 and 2999")
+        raise PydanticCustomError("time_range", "A time must be between the years 1970 and 2999")
     return moment
 
 
@@ -70,16 +74,16 @@ def _moment(value: Any) -> datetime:
     now = datetime.now(UTC)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise PydanticCustomError(
-            "deadline_type", "A deadline is an RFC 3339 time or a number of seconds from now"
+            "deadline_type", "A deadline must be an RFC 3339 time or a number of seconds from now"
         )
     if isinstance(value, str):
         moment = _rfc3339(value, "deadline")
     elif 0 < value <= MAX_DEADLINE.total_seconds():
         moment = now + timedelta(seconds=value)
     else:
-        raise PydanticCustomError("deadline_range", "A deadline lies between now and 30 days from now")
+        raise PydanticCustomError("deadline_range", "A deadline must be between now and 30 days from now")
     if not now < moment <= now + MAX_DEADLINE:
-        raise PydanticCustomError("deadline_range", "A deadline lies between now and 30 days from now")
+        raise PydanticCustomError("deadline_range", "A deadline must be between now and 30 days from now")
     return moment
 
 
@@ -95,8 +99,8 @@ Time = Annotated[datetime, BeforeValidator(_time, json_schema_input_type=_Time)]
 Deadline = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=_Time | _Seconds)]
 
 
-class Asked(BaseModel):
-    """Base of everything a client sends."""
+class RequestModel(BaseModel):
+    """Base class of all request bodies."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, str_max_length=8 * 1024 * 1024)
 
@@ -111,20 +115,20 @@ DocumentId = Annotated[str, StringConstraints(pattern=r"^doc_[0-9a-z]{1,40}$")]
 Number = Annotated[Decimal, PlainSerializer(plain, return_type=str)]  # never with an exponent
 
 
-class Answered(BaseModel):
-    """Base of everything the API answers with."""
+class ResponseModel(BaseModel):
+    """Base class of all responses."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
-class Page(Answered):
+class Page(ResponseModel):
     """One page of a list."""
 
     has_more: bool
     next_cursor: str | None = Field(description="Pass it as `cursor` to get the next page.")
 
 
-class ErrorOut(Answered):
+class ErrorOut(ResponseModel):
     """Why a job did not succeed."""
 
     code: str = Field(examples=["document_too_long"])

@@ -75,7 +75,7 @@ class Registration:
             self._wake.clear()
         try:
             with database.session() as session:
-                workers.stopped(session, self.worker_id)
+                workers.mark_stopped(session, self.worker_id)
         except SQLAlchemyError as error:
             _log.warning("stop_not_recorded", error=str(error))
         database.close()

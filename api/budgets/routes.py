@@ -1,4 +1,4 @@
-"""Budgets: what may be spent in a period, and what happens to jobs once it is."""
+"""Budgets: limits on spending in a period."""
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/budgets", tags=["budgets"])
 
 
 def budget_out(session: Session, row: Budget) -> BudgetOut:
-    """A budget as the API shows it, with what is spent by now."""
+    """A budget in the API's form, with what is spent so far."""
     found = budgets.state(session, row)
     return BudgetOut(
         id=row.id,
@@ -37,7 +37,7 @@ def budget_out(session: Session, row: Budget) -> BudgetOut:
 def create(
     body: BudgetCreate, request: Request, response: Response, context: ContextDep, caller: CallerDep
 ) -> BudgetOut:
-    """Set a budget. To change one, delete it and set another."""
+    """Create a budget. To change one, delete it and create another."""
     with context.database.session() as session:
         row = budgets.create(session, caller.tenant_id, budgets.NewBudget(**body.model_dump()))
         response.headers["location"] = request.url_for("show_budget", budget_id=row.id).path
@@ -46,7 +46,7 @@ def create(
 
 @router.get("", responses=documented(401))
 def index(context: ContextDep, caller: CallerDep) -> BudgetList:
-    """Your budgets, newest first, each with what is spent in its period."""
+    """List your budgets, newest first, each with what is spent in the current period."""
     with context.database.session() as session:
         rows = budgets.list_budgets(session, caller.tenant_id)
         return BudgetList(data=[budget_out(session, row) for row in rows])
@@ -54,13 +54,13 @@ def index(context: ContextDep, caller: CallerDep) -> BudgetList:
 
 @router.get("/{budget_id}", name="show_budget", responses=documented(401, 404))
 def show(budget_id: str, context: ContextDep, caller: CallerDep) -> BudgetOut:
-    """A budget and what is spent in its period."""
+    """Get a budget and what is spent in the current period."""
     with context.database.session() as session:
         return budget_out(session, budgets.get(session, caller.tenant_id, budget_id))
 
 
 @router.delete("/{budget_id}", status_code=204, responses=documented(401, 404))
 def delete(budget_id: str, context: ContextDep, caller: CallerDep) -> None:
-    """Delete a budget. Jobs that it held go on within seconds, unless another one holds them."""
+    """Delete a budget. Jobs it held are released within seconds, unless another budget holds them."""
     with context.database.session() as session:
         budgets.remove(session, caller.tenant_id, budget_id)

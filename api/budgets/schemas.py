@@ -1,4 +1,4 @@
-"""Budgets in requests and answers."""
+"""Budgets in requests and responses."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -13,12 +13,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from api.schemas import Answered, Asked, Number, Text
+from api.schemas import Number, RequestModel, ResponseModel, Text
 from store.billing.budgets import Action, Period
 
 
-class BudgetOut(Answered):
-    """A budget and where it stands in the period that contains now."""
+class BudgetOut(ResponseModel):
+    """A budget and what is spent of it in the current period."""
 
     id: str = Field(examples=["bud_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     project: str | None
@@ -28,7 +28,7 @@ class BudgetOut(Answered):
     amount: Number = Field(examples=["250"])
     currency: str = Field(examples=["USD"])
     action: Action
-    spent: Number = Field(description="Booked in the period, and by running jobs as last reported.")
+    spent: Number = Field(description="Booked in the period, plus the cost of running jobs as last reported.")
     remaining: Number
     crossed: bool
     period_start: datetime
@@ -36,16 +36,16 @@ class BudgetOut(Answered):
     created_at: datetime
 
 
-class BudgetList(Answered):
+class BudgetList(ResponseModel):
     """Your budgets, the newest first."""
 
     data: list[BudgetOut]
 
 
 def _exact(value: Any) -> Any:
-    # A JSON number would have gone through binary floating point before it came here.
+    # A JSON number would have passed through binary floating point.
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise PydanticCustomError("amount_type", 'An amount is written as a string, such as "12.50"')
+        raise PydanticCustomError("amount_type", 'An amount must be a string, such as "12.50"')
     return value
 
 
@@ -56,8 +56,8 @@ Amount = Annotated[
 ]
 
 
-class BudgetCreate(Asked):
-    """What may be spent in a period by all your jobs, by those of a project, or by those of an API key."""
+class BudgetCreate(RequestModel):
+    """A limit on spending in a period: by all your jobs, by a project, or by an API key."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -68,27 +68,27 @@ class BudgetCreate(Asked):
         }
     )
 
-    amount: Amount = Field(description="A decimal number as a string, of at most 10 decimals.")
+    amount: Amount = Field(description="A decimal number as a string, with at most 10 decimals.")
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = Field(
-        None, description="That of a price book; of the one in effect when left out.", examples=["USD"]
+        None, description="The currency of a price book. Default: of the one in effect.", examples=["USD"]
     )
-    period: Period = Field(description="By the zone's calendar; weeks begin on Monday.")
+    period: Period = Field(description="A calendar period in the time zone; weeks start on Monday.")
     timezone: Annotated[Text, StringConstraints(min_length=1, max_length=100)] = Field(
         "UTC", description="An IANA name."
     )
     action: Action = Field(
-        description="Once it is crossed: `notify` only tells you, `queue` makes jobs wait, `reject` refuses "
-        "new ones and ends running ones."
+        description="Once it is crossed: `notify` only sends an event, `queue` makes jobs wait, `reject` "
+        "refuses new jobs and ends running ones."
     )
     project: Annotated[Text, StringConstraints(min_length=1, max_length=200)] | None = Field(
-        None, description="Only jobs of this project."
+        None, description="Only count jobs of this project."
     )
     api_key_id: Annotated[str, StringConstraints(pattern=r"^key_[0-9a-z]{1,40}$")] | None = Field(
-        None, description="Only jobs submitted with this key; not together with a project."
+        None, description="Only count jobs submitted with this key; not together with a project."
     )
 
     @model_validator(mode="after")
     def _one_scope(self) -> Self:
         if self.project is not None and self.api_key_id is not None:
-            raise PydanticCustomError("scope_choice", "Give a project or an api_key_id, or neither")
+            raise PydanticCustomError("scope_choice", "Give at most one of project and api_key_id")
         return self

@@ -1,4 +1,4 @@
-"""Bulk jobs: one piece of work for every document of a set, with one bundle at the end."""
+"""Bulk jobs: one task for every document of a set, with a bundle of results at the end."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -18,11 +18,11 @@ from api.bulk.schemas import (
 )
 from api.bulk.submission import begin
 from api.context import CallerDep, Context, ContextDep
-from api.http.blob_writer import pieces
+from api.http.blob_writer import chunks
 from api.http.cursors import Cursor, LargeLimit, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody, fingerprint
 from api.jobs.schemas import AnswerOut
-from api.jobs.submission import stopping
+from api.jobs.submission import blocking_budget
 from api.problems import Problem, documented
 from api.schemas import ErrorOut
 from store import bulk, idempotency
@@ -45,15 +45,15 @@ FILES: dict[File, str] = {
 
 
 def bulk_out(session: Session, row: Bulk) -> BulkOut:
-    """A row as the API shows it."""
+    """A row in the API's form."""
     states = bulk.count(session, row)
-    asked = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
+    requested = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
     return BulkOut(
         id=row.id,
         state=BulkState(row.state),
         collection_id=row.collection_id,
         collection=row.collection_name,
-        job=asked,
+        job=requested,
         strategy=row.strategy,  # type: ignore[arg-type]
         only_changed=row.only_changed,
         digest=row.digest,
@@ -119,8 +119,8 @@ def create(
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
 ) -> BulkOut:
-    """Begin a bulk job: a job for each document, then a bundle with a line for each and a digest."""
-    spent = stopping(context, caller)
+    """Start a bulk job: a job per document, then a bundle with a line per document and a digest."""
+    spent = blocking_budget(context, caller)
     with context.database.session() as session:
         answer = _replayed(context, session, caller.tenant_id, idempotency_key, raw)
         if answer is not None:
@@ -153,7 +153,7 @@ def index(
     cursor: Cursor = None,
     limit: Limit = 20,
 ) -> BulkPage:
-    """Your bulk jobs, newest first."""
+    """List your bulk jobs, newest first."""
     pager = Pager(context.settings.pepper, f"bulk {caller.tenant_id} {state} {collection_id}")
     with context.database.session() as session:
         rows = bulk.page(
@@ -171,7 +171,7 @@ def index(
 
 @router.get("/{bulk_id}", name="show_bulk", responses=documented(401, 404))
 def show(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
-    """A bulk job and where it stands, with live counts."""
+    """Get a bulk job, with live counts."""
     with context.database.session() as session:
         return bulk_out(session, bulk.get(session, caller.tenant_id, bulk_id))
 
@@ -185,7 +185,7 @@ def documents(
     cursor: Cursor = None,
     limit: LargeLimit = 20,
 ) -> BulkItemPage:
-    """Its documents in the order of their paths, with what there is of their answers."""
+    """List its documents by path, with their answers so far."""
     pager = Pager(context.settings.pepper, f"bulk documents {bulk_id} {state}")
     last = int(pager.key(cursor) or -1)
     with context.database.session() as session:
@@ -198,32 +198,32 @@ def documents(
 
 @router.get("/{bulk_id}/bundle/{name}", response_class=StreamingResponse, responses=documented(401, 404, 409))
 def bundle(bulk_id: str, name: File, context: ContextDep, caller: CallerDep) -> StreamingResponse:
-    """A file of the bundle: a line for each document, the digest to read, or the totals."""
+    """Download a file of the bundle: a line per document, the digest as text, or the totals."""
     with context.database.session() as session:
         row = bulk.get(session, caller.tenant_id, bulk_id)
     if row.bundle_key is None:
-        detail = f"The bulk job is {row.state}; its bundle is not made yet."
+        detail = f"The bulk job is {row.state}; its bundle is not ready yet."
         if row.state in bulk.ENDED:
             detail = f"The bulk job ended without a bundle: {row.error_message}"
         raise Problem(409, "bundle_not_ready", detail, headers={"retry-after": "5"}, state=row.state)
     key = f"{row.bundle_key}/{name}"
     if not context.blobs.exists(key):
-        raise NotFound(f"The blob {key} is gone.")
+        raise NotFound(f"The blob {key} no longer exists.")
     shown = {"content-disposition": f'attachment; filename="{bulk_id}-{name}"'}
-    return StreamingResponse(pieces(context.blobs, key), media_type=FILES[name], headers=shown)
+    return StreamingResponse(chunks(context.blobs, key), media_type=FILES[name], headers=shown)
 
 
 @router.post("/{bulk_id}/cancel", responses=documented(401, 404))
 def cancel(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
-    """Cancel what has not ended; a bundle of what has is made. Again, this changes nothing."""
+    """Cancel what has not ended; what has is bundled. Idempotent."""
     with context.database.session() as session:
         return bulk_out(session, bulk.cancel(session, caller.tenant_id, bulk_id))
 
 
 @router.post("/{bulk_id}/retry", responses=documented(401, 402, 404, 409))
 def retry(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
-    """Try again what did not succeed, and only that; the bundle is made anew."""
+    """Retry only what did not succeed, and make the bundle again."""
     with context.database.session() as session:
-        spent = bulk_terms.stopping(session, bulk.get(session, caller.tenant_id, bulk_id).id)
+        spent = bulk_terms.blocking_budget(session, bulk.get(session, caller.tenant_id, bulk_id).id)
     with context.database.session() as session:
         return bulk_out(session, bulk.retry(session, caller.tenant_id, bulk_id, spent))

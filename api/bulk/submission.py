@@ -1,4 +1,4 @@
-"""From a valid request to a bulk job, once for each Idempotency-Key; schedules validate with the same."""
+"""Turns a valid request into a bulk job; schedules use the same checks."""
 
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,7 @@ from store.tables.collections import Collection
 
 
 def collection_of(context: Context, caller: Caller, session: Session, body: BulkWork) -> Collection:
-    """The collection that is meant; that of a source is made. Raises Refused, NotFound."""
+    """The collection of a request; for a source it is created if needed. Raises Refused, NotFound."""
     if body.source is not None:
         context.sources.folder(caller.tenant_id, body.source)
         return collections.of_source(session, caller.tenant_id, body.source, body.glob)
@@ -26,7 +26,7 @@ def collection_of(context: Context, caller: Caller, session: Session, body: Bulk
 
 
 def check(context: Context, caller: Caller, session: Session, body: BulkWork) -> None:
-    """Raises Refused for work that no job could be made of, or a destination that may not be written to."""
+    """Raises Problem, or Refused for work without a valid job or a destination that is not allowed."""
     if body.to is not None:
         context.sources.folder(caller.tenant_id, body.to, write=True)
     if body.digest and body.job.task != "summarize" and "digest" in body.model_fields_set:
@@ -37,9 +37,11 @@ def check(context: Context, caller: Caller, session: Session, body: BulkWork) ->
 def begin(
     context: Context, caller: Caller, session: Session, body: BulkCreate, spent: BudgetState | None
 ) -> Bulk:
-    """`spent` is as `store.jobs.admission.heed` takes it. Raises Problem, Refused, NotFound."""
+    """Creates a bulk job; `spent` is as for `admission.enforce_budget`. Raises Problem, Refused, NotFound."""
     check(context, caller, session, body)
-    admission.heed(spent)  # one that only holds jobs is heeded when they are made
+    admission.enforce_budget(
+        spent
+    )  # raises only if one rejects jobs; one that holds them applies to each job
     found, listed = None, list[tuple[str, str]]()
     if body.document_ids is not None:
         listed = _named(session, caller, body.document_ids)
@@ -62,9 +64,9 @@ def begin(
 
 
 def _named(session: Session, caller: Caller, ids: list[str]) -> list[tuple[str, str]]:
-    """Documents with paths: their names, where these tell them apart."""
+    """Paths for documents: their names, if these are unique."""
     if len(set(ids)) < len(ids):
-        raise Problem(422, "document_twice", "A document is named twice.", field="document_ids")
+        raise Problem(422, "document_twice", "A document is listed twice.", field="document_ids")
     found = documents.named(session, caller.tenant_id, ids)
     names = {one: found[one].filename or one for one in ids}
     unique = len(set(names.values())) == len(names)

@@ -1,4 +1,4 @@
-"""Collections: named sets of documents, and folders outside whose files are documents."""
+"""Collections: named sets of documents, or of the files in an external folder."""
 
 from typing import Annotated
 
@@ -58,7 +58,7 @@ def _item_out(row: CollectionItem) -> CollectionItemOut:
 def create(
     body: CollectionCreate, request: Request, response: Response, context: ContextDep, caller: CallerDep
 ) -> CollectionOut:
-    """Make a collection. One with a source is filled as soon as the conductor comes to it."""
+    """Create a collection. With a source, it is filled in the background."""
     if body.source is not None:
         context.sources.folder(caller.tenant_id, body.source)
     with context.database.session() as session:
@@ -71,7 +71,7 @@ def create(
 def index(
     context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: LargeLimit = 20
 ) -> CollectionPage:
-    """Your collections, by name."""
+    """List your collections, by name."""
     pager = Pager(context.settings.pepper, f"collections {caller.tenant_id}")
     with context.database.session() as session:
         rows = collections.page(session, caller.tenant_id, after=pager.key(cursor), limit=limit + 1)
@@ -82,7 +82,7 @@ def index(
 
 @router.post("/{collection:path}/refresh", status_code=202, responses=documented(401, 404))
 def refresh(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
-    """Look at the source now. Bulk jobs do so by themselves before they begin."""
+    """Refresh the collection from its source. Bulk jobs do so before they start."""
     with context.database.session() as session:
         row = collections.get(session, caller.tenant_id, collection)
         if row.source is not None:
@@ -95,11 +95,11 @@ def documents(
     collection: str,
     context: ContextDep,
     caller: CallerDep,
-    deleted: Annotated[bool, Query(description="What is no longer there, instead of what is.")] = False,
+    deleted: Annotated[bool, Query(description="List deleted documents instead of present ones.")] = False,
     cursor: Cursor = None,
     limit: LargeLimit = 20,
 ) -> CollectionItemPage:
-    """The documents of a collection, by path, as of the last look at its source."""
+    """List the documents of a collection by path, as of its last refresh."""
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
         pager = Pager(context.settings.pepper, f"collection documents {found.id} {deleted}")
@@ -114,7 +114,7 @@ def documents(
 
 @router.post("/{collection:path}/documents", responses=documented(400, 401, 404, 409, 422))
 def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDep) -> CollectionOut:
-    """Put documents in. One that is there under the same path is replaced."""
+    """Add documents. An earlier one under the same path is replaced."""
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
         named = [(one.path or one.document_id, one.document_id) for one in body.documents if one.document_id]
@@ -129,24 +129,24 @@ def add(collection: str, body: MembersAdd, context: ContextDep, caller: CallerDe
 def remove(
     collection: str, path: Annotated[DocumentPath, Query()], context: ContextDep, caller: CallerDep
 ) -> None:
-    """Take a document out of the collection; the document itself stays."""
+    """Remove a document from the collection, without deleting it."""
     with context.database.session() as session:
         found = collections.get(session, caller.tenant_id, collection)
         collections.remove(session, found, path)
 
 
-# Last: a name may hold slashes, and would take the rest of the addresses above for its own.
+# Last: a name may contain slashes, so these routes also match the paths of those above.
 
 
 @router.get("/{collection:path}", name="show_collection", responses=documented(401, 404))
 def show(collection: str, context: ContextDep, caller: CallerDep) -> CollectionOut:
-    """A collection, by its id or its name."""
+    """Get a collection by its id or name."""
     with context.database.session() as session:
         return _out(session, collections.get(session, caller.tenant_id, collection))
 
 
 @router.delete("/{collection:path}", status_code=204, responses=documented(401, 404, 409))
 def delete(collection: str, context: ContextDep, caller: CallerDep) -> None:
-    """Forget a collection. Its documents, and what bulk jobs made of them, stay."""
+    """Delete a collection. Its documents, and the results of bulk jobs, are kept."""
     with context.database.session() as session:
         collections.drop(session, collections.get(session, caller.tenant_id, collection))

@@ -1,4 +1,4 @@
-"""Collections in requests and answers."""
+"""Collections in requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Self
@@ -7,11 +7,11 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.schemas import (
-    Answered,
-    Asked,
     DocumentId,
     ErrorOut,
     Page,
+    RequestModel,
+    ResponseModel,
     Text,
 )
 from store.sources import globs
@@ -44,36 +44,38 @@ DocumentPath = Annotated[Text, StringConstraints(min_length=1, max_length=1000),
 CollectionName = Annotated[Text, StringConstraints(min_length=1, max_length=200, pattern=r"^[^/\s][^\n]*$")]
 
 
-class CollectionCreate(Asked):
-    """A named set of documents; with a source, whatever lies there."""
+class CollectionCreate(RequestModel):
+    """A named set of documents; with a source, the files found there."""
 
     name: CollectionName
     source: Url | None = Field(
         None,
-        description="A folder that the service may read, as an fsspec URL without credentials.",
+        description="A folder that the service is allowed to read, as an fsspec URL without credentials.",
         examples=["s3://contracts/2027"],
     )
-    glob: Glob | None = Field(None, description="Of paths below the source.", examples=["**/*.txt"])
+    glob: Glob | None = Field(
+        None, description="Which paths below the source to include.", examples=["**/*.txt"]
+    )
 
     @model_validator(mode="after")
     def _glob_of_source(self) -> Self:
         if self.glob is not None and self.source is None:
-            raise PydanticCustomError("glob_choice", "Only a collection with a source has a glob")
+            raise PydanticCustomError("glob_choice", "Only a collection with a source takes a glob")
         return self
 
 
-class CollectionOut(Answered):
-    """A collection and how many documents it has."""
+class CollectionOut(ResponseModel):
+    """A collection and the number of its documents."""
 
     id: str = Field(examples=["col_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     name: str
     source: str | None
     glob: str | None
     documents: int
-    unreadable: int = Field(description="Files that are there but are no document, or could not be read.")
-    deleted: int = Field(description="What was there and no longer is.")
+    unreadable: int = Field(description="Files that are not documents or could not be read.")
+    deleted: int = Field(description="Documents that have been removed.")
     created_at: datetime
-    refreshing: bool = Field(description="Somebody asked for the source to be looked at.")
+    refreshing: bool = Field(description="Whether a refresh is pending.")
     refreshed_at: datetime | None
     refresh_error: str | None
 
@@ -84,39 +86,39 @@ class CollectionPage(Page):
     data: list[CollectionOut]
 
 
-class Unreadable(Asked):
-    """Why a file is no document."""
+class Unreadable(RequestModel):
+    """Why a file is not a document."""
 
     code: Annotated[Text, StringConstraints(pattern=r"^[a-z0-9_]{1,60}$")]
     message: Annotated[Text, StringConstraints(min_length=1, max_length=500)]
 
 
-class Member(Asked):
-    """A document and the path it has in a collection, or a path under which none could be read."""
+class Member(RequestModel):
+    """A document and its path in a collection, or the path of a file that could not be read."""
 
     document_id: DocumentId | None = None
-    path: DocumentPath | None = Field(None, description="The document's id when left out.")
+    path: DocumentPath | None = Field(None, description="Default: the document's id.")
     error: Unreadable | None = Field(
         None,
-        description="Instead of a document: why the file could not be read, for bundles to say.",
+        description="Instead of a document: why the file could not be read, which bundles then show.",
     )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.document_id is None) == (self.error is None):
-            raise PydanticCustomError("member_choice", "Give either document_id or error")
+            raise PydanticCustomError("member_choice", "Give exactly one of document_id and error")
         if self.error is not None and self.path is None:
-            raise PydanticCustomError("member_choice", "An error has the path of its file")
+            raise PydanticCustomError("member_choice", "An error requires the path of its file")
         return self
 
 
-class MembersAdd(Asked):
-    """Documents to put into a collection."""
+class MembersAdd(RequestModel):
+    """Documents to add to a collection."""
 
     documents: list[Member] = Field(min_length=1, max_length=1000)
 
 
-class CollectionItemOut(Answered):
+class CollectionItemOut(ResponseModel):
     """A document of a collection."""
 
     path: str

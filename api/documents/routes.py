@@ -1,4 +1,4 @@
-"""Documents: uploaded as a stream, looked at on the way, stored as a blob."""
+"""Documents: uploaded as a stream, checked on the way, stored as blobs."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/documents", tags=["documents"])
 _UPLOAD = {
     "requestBody": {
         "required": True,
-        "description": "The text itself, or a form with one part named `file`. UTF-8; txt and md.",
+        "description": "The text itself, or a form with one part named `file`. UTF-8 text or Markdown.",
         "content": {
             "text/plain": {
                 "schema": {"type": "string", "format": "binary"},
@@ -38,7 +38,7 @@ _UPLOAD = {
 
 
 def document_out(row: Document) -> DocumentOut:
-    """A row as the API shows it."""
+    """A row in the API's form."""
     return DocumentOut(
         id=row.id,
         sha256=row.sha256,
@@ -60,10 +60,10 @@ async def upload(
     context: ContextDep,
     caller: CallerDep,
     name: Annotated[
-        str | None, Query(description="A label; a form's file name if left out.", max_length=255)
+        str | None, Query(description="A label. Default: the file name of a form.", max_length=255)
     ] = None,
 ) -> DocumentOut:
-    """Upload a document. It is streamed to storage, so it may be as large as the service's limit."""
+    """Upload a document. It is streamed to storage, and may be as large as the service's limit."""
     limit = context.settings.max_upload_bytes
     refuse_declared_size(request, limit)
     document_id = documents.new_document_id()
@@ -96,6 +96,6 @@ def _record(
 
 @router.get("/{document_id}", responses=documented(401, 404))
 def show(document_id: str, context: ContextDep, caller: CallerDep) -> DocumentOut:
-    """A document's facts; its text is not given back."""
+    """Get a document's metadata; its text is not returned."""
     with context.database.session() as session:
         return document_out(documents.get(session, caller.tenant_id, document_id))

@@ -1,13 +1,13 @@
-"""Documents in answers."""
+"""Documents in responses."""
 
 from datetime import datetime
 
 from pydantic import Field
 
-from api.schemas import Answered
+from api.schemas import ResponseModel
 
 
-class DocumentOut(Answered):
+class DocumentOut(ResponseModel):
     """An uploaded document."""
 
     id: str = Field(examples=["doc_06f3k2v5r8c4x1m7d9a0b2e6g8"])

@@ -1,1 +1,1 @@
-"""Whether the service answers and is ready."""
+"""Liveness and readiness over HTTP."""

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether jobs can be taken and worked on."""
+"""Liveness and readiness."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 def healthy() -> HealthOut:
-    """The process answers. Looks at nothing else, so that a broken database does not restart the API."""
+    """Liveness: the process responds. A database outage must not restart the API, so nothing else counts."""
     return HealthOut()
 
 
-@router.get("/readyz", responses={503: {"model": ReadyOut, "description": "Not ready; the checks say why."}})
+@router.get("/readyz", responses={503: {"model": ReadyOut, "description": "Not ready; the checks tell why."}})
 def ready(response: Response, context: ContextDep) -> ReadyOut:
-    """Postgres and Redis answer, documents can be stored, and a live worker serves a model."""
+    """Readiness: Postgres and Redis respond, documents can be stored, and a live worker serves a model."""
     checks = {
         "postgres": _check(context.database.ping),
         "redis": _check(lambda: _ping_redis(context.settings.redis)),
@@ -40,8 +40,8 @@ def _check(act: Callable[[], None]) -> CheckOut:
         return CheckOut(ok=False, detail=str(reason.args[0]))
     except (
         Exception
-    ) as error:  # anything at all means "not ready"; its text may hold addresses, so it stays here
-        return CheckOut(ok=False, detail=f"does not answer ({type(error).__name__})")
+    ) as error:  # any error means "not ready"; its text may contain addresses, so it is not shown
+        return CheckOut(ok=False, detail=f"does not respond ({type(error).__name__})")
     return CheckOut(ok=True)
 
 
@@ -56,4 +56,4 @@ def _find_worker(context: Context) -> None:
     if not any(model.workers_live for model in known):
         raise LookupError("no live worker serves a model")
     if not any(model.workers_live > len(model.errors) for model in known):
-        raise LookupError("no worker could load its model; GET /v1/models says why")
+        raise LookupError("no worker could load its model; GET /v1/models tells why")

@@ -1,25 +1,25 @@
-"""What the health checks answer."""
+"""Responses of the health checks."""
 
 from typing import Literal
 
-from api.schemas import Answered
+from api.schemas import ResponseModel
 
 
-class CheckOut(Answered):
-    """One thing that readiness looks at."""
+class CheckOut(ResponseModel):
+    """One check of the readiness."""
 
     ok: bool
     detail: str | None = None
 
 
-class ReadyOut(Answered):
-    """Whether jobs can be taken and worked on now."""
+class ReadyOut(ResponseModel):
+    """Whether jobs can be accepted and run now."""
 
     ready: bool
     checks: dict[str, CheckOut]
 
 
-class HealthOut(Answered):
-    """The process answers."""
+class HealthOut(ResponseModel):
+    """The process responds."""
 
     status: Literal["ok"] = "ok"

@@ -1,1 +1,1 @@
-"""HTTP: parts of requests and answers that have nothing to do with a noun."""
+"""HTTP mechanics shared by all resources."""

@@ -1,4 +1,4 @@
-"""Writing blobs in the API: a full disk is a problem the client is told about."""
+"""Reads and writes blobs for requests; a full disk becomes a problem."""
 
 import errno
 import hashlib
@@ -12,15 +12,15 @@ from fastapi.concurrency import run_in_threadpool
 from api.problems import Problem
 from store.blobs import Blobs
 
-_PIECE = 1 << 20
+_CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def pieces(blobs: Blobs, key: str) -> Iterator[bytes]:
-    """A blob, a piece at a time."""
+def chunks(blobs: Blobs, key: str) -> Iterator[bytes]:
+    """The content of a blob in chunks."""
     with blobs.open(key) as source:
-        while piece := source.read(_PIECE):
-            yield piece
+        while chunk := source.read(_CHUNK):
+            yield chunk
 
 
 @contextmanager
@@ -31,13 +31,13 @@ def storing() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise Problem(507, "storage_full", "The service has no room to store this document now.") from error
+        raise Problem(507, "storage_full", "The service has no room to store this document.") from error
 
 
 class BlobWriter:
-    """A blob being written, with its size and hash; it appears only if the block ends well.
+    """A blob being written, with its size and hash; it appears only if the block succeeds.
 
-    What blocks is done in worker threads. Raises Problem storage_full.
+    Entering and leaving run in worker threads. Raises Problem storage_full.
     """
 
     def __init__(self, blobs: Blobs, key: str) -> None:
@@ -64,11 +64,11 @@ class BlobWriter:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of what was written so far."""
+        """Hex digest of what has been written."""
         return self._hash.hexdigest()
 
     def write(self, chunk: bytes) -> None:
-        """Append to the blob; blocks."""
+        """Appends to the blob; blocks."""
         assert self._file is not None
         with storing():
             self._file.write(chunk)

@@ -1,4 +1,4 @@
-"""The Accept header: which of the forms of an answer a client wants most."""
+"""Content negotiation with the Accept header (RFC 9110, 12.5.1)."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ PARQUET = "application/vnd.apache.parquet"
 
 
 def chosen(request: Request, offers: Sequence[str]) -> str:
-    """The offer that the client likes best, the first where it does not mind.
+    """The media type that the client prefers; of equally preferred ones the first.
 
-    Raises Problem 406 where it wants none of them.
+    Raises Problem 406 if it accepts none of them.
     """
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
-    liked = {offer: _liking(offer, ranges) for offer in offers}
-    best = max(offers, key=lambda offer: liked[offer])
-    if liked[best] <= 0:
-        forms = ", ".join(offers)
-        raise Problem(406, "not_acceptable", f"The answer can have these forms: {forms}.", field="Accept")
+    qualities = {offer: _quality(offer, ranges) for offer in offers}
+    best = max(offers, key=lambda offer: qualities[offer])
+    if qualities[best] <= 0:
+        available = ", ".join(offers)
+        raise Problem(406, "not_acceptable", f"The response is available as {available}.", field="Accept")
     return best
 
 
@@ -39,8 +39,8 @@ def _range(text: str) -> tuple[str, float]:
     return media_type, 1.0
 
 
-def _liking(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The quality that the most particular range gives (RFC 9110, 12.5.1)."""
+def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The quality from the most specific media range (RFC 9110, 12.5.1)."""
     for form in (offer, offer.partition("/")[0] + "/*", "*/*"):
         found = [quality for media_type, quality in ranges if media_type == form]
         if found:

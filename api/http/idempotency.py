@@ -1,4 +1,4 @@
-"""Idempotency keys, and what tells two requests with the same one apart."""
+"""Idempotency keys, and the fingerprints of request bodies."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ RawBody = Annotated[bytes, Depends(_raw)]
 
 
 def fingerprint(raw: bytes) -> str:
-    """The same for two bodies that say the same."""
+    """A hash of a JSON body that ignores white space and the order of keys."""
     return hashlib.sha256(json.dumps(json.loads(raw), sort_keys=True).encode()).hexdigest()
 
 
@@ -25,6 +25,6 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="The same key with the same body gets the first answer, not a second job.",
+        description="A repeated request with the same key and body gets the first response again.",
     ),
 ]

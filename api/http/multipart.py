@@ -1,4 +1,4 @@
-"""Multipart forms as they stream by: parts are handed on piece by piece, and nothing is kept."""
+"""Streaming multipart forms: parts are passed on in chunks, and nothing is buffered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from python_multipart.exceptions import MultipartParseError
 
 from api.problems import Problem
 
-# Boundaries, part headers and parts that nobody wants; what counts against other limits is the rest.
+# Bytes allowed for boundaries, part headers and ignored parts; the rest counts against other limits.
 FRAMING = 64 * 1024
 
 
@@ -23,30 +23,30 @@ class Part:
     content_type: str
 
 
-Take = Callable[[bytes], None]
+Sink = Callable[[bytes], None]
 
 
 def is_multipart(request: Request) -> bool:
-    """Whether the body is such a form."""
+    """Whether the body is a multipart form."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 class Form:
-    """A parser to feed with the body; `begin` is asked where each part's bytes go, None passes over them.
+    """A parser to feed with the body. `begin` returns the sink for each part's bytes, or None to ignore it.
 
-    Raises Problem malformed_multipart, form_too_large, and what `begin` and its takers raise.
+    Raises Problem malformed_multipart, form_too_large, and the errors of `begin` and its sinks.
     """
 
-    def __init__(self, request: Request, begin: Callable[[Part], Take | None]) -> None:
+    def __init__(self, request: Request, begin: Callable[[Part], Sink | None]) -> None:
         header = Message()
         header["content-type"] = request.headers["content-type"]
         boundary = header.get_param("boundary")
         if not isinstance(boundary, str) or not boundary:
-            raise _malformed("its Content-Type names no boundary")
+            raise _malformed("the Content-Type has no boundary")
         self._begin = begin
-        self._take: Take | None = None
+        self._sink: Sink | None = None
         self._complete = False
-        self._other = 0
+        self._overhead = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._field = b""
         self._value = b""
@@ -67,28 +67,28 @@ class Form:
             raise _malformed(str(error)) from error
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes of the body."""
+        """Parses the next bytes of the body."""
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
             raise _malformed(str(error)) from error
 
     def finish(self) -> None:
-        """The body is over."""
+        """Checks that the body is complete."""
         if not self._complete:
-            raise _malformed("it ends before its last boundary")
+            raise _malformed("it ends before the last boundary")
 
     def _begin_part(self) -> None:
         self._headers = []
-        self._take = None
+        self._sink = None
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
-        self._bound(end - start)
+        self._count(end - start)
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._bound(end - start)
+        self._count(end - start)
 
     def _end_header(self) -> None:
         self._headers.append((self._field.lower(), self._value))
@@ -101,24 +101,24 @@ class Form:
                 part[header.decode("latin-1")] = value.decode("utf-8", "replace")
         name = part.get_param("name", header="content-disposition")
         content_type = part.get_content_type() if "content-type" in part else ""
-        self._take = self._begin(
+        self._sink = self._begin(
             Part(name if isinstance(name, str) else "", part.get_filename(), content_type)
         )
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._take is not None:
-            self._take(data[start:end])
+        if self._sink is not None:
+            self._sink(data[start:end])
         else:
-            self._bound(end - start)
+            self._count(end - start)
 
     def _end(self) -> None:
         self._complete = True
 
-    def _bound(self, count: int) -> None:
-        self._other += count
-        if self._other > FRAMING:
-            raise Problem(413, "form_too_large", "The form holds too much besides its file.", field="body")
+    def _count(self, count: int) -> None:
+        self._overhead += count
+        if self._overhead > FRAMING:
+            raise Problem(413, "form_too_large", "The form has too much besides its file.", field="body")
 
 
 def _malformed(why: str) -> Problem:
-    return Problem(400, "malformed_multipart", f"The form does not parse: {why}.", field="body")
+    return Problem(400, "malformed_multipart", f"The form cannot be parsed: {why}.", field="body")

@@ -1,4 +1,4 @@
-"""Query parameters: those that a route does not declare are refused."""
+"""Rejects query parameters that a route does not declare."""
 
 import re
 from typing import Any
@@ -14,8 +14,7 @@ _GROUPS = ("group_by", "group_by[]")
 
 
 def refuse_undeclared(request: Request) -> None:
-    """Raises Problem 422 for a query parameter that the operation does not have, one given too often, or one
-    that is no text."""
+    """Raises Problem 422 for unknown parameters, for repeated ones that are not lists, and for U+0000."""
     given = request.query_params
     if not given:
         return
@@ -23,20 +22,20 @@ def refuse_undeclared(request: Request) -> None:
     declared = request.app.openapi()["paths"][path][method].get("parameters", ())
     queries = {one["name"]: one for one in declared if one["in"] == "query"}
     has_filters = queries.pop("filter", None) is not None
-    often = {name for name, one in queries.items() if _is_list(one["schema"])}
+    lists = {name for name, one in queries.items() if _is_list(one["schema"])}
     known = [*queries, *(["filter[<group>]"] if has_filters else [])]
     for name in given:
         values = given.getlist(name)
         if any("\0" in text for text in (name, *values)):
-            raise Problem(422, "invalid_request", "The character U+0000 is not text.", field=name)
+            raise Problem(422, "invalid_request", "The character U+0000 is not allowed.", field=name)
         if has_filters and (name in _GROUPS or _FILTER.fullmatch(name)):
             continue
         if name not in queries:
-            there = f"there are {', '.join(known)}" if known else "there is none"
-            detail = f"There is no parameter '{name}' here; {there}."
+            valid = f"valid parameters: {', '.join(known)}" if known else "this route takes none"
+            detail = f"Unknown parameter '{name}'; {valid}."
             raise Problem(422, "unknown_parameter", detail, field=name)
-        if name not in often and len(values) > 1:
-            raise Problem(422, "invalid_request", f"'{name}' may be given once.", field=name)
+        if name not in lists and len(values) > 1:
+            raise Problem(422, "invalid_request", f"'{name}' may be given only once.", field=name)
 
 
 def _is_list(schema: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """Tables: rows streamed as CSV (RFC 4180) or Parquet.
 
-Text that a spreadsheet would take for a formula gets a `'` before it in CSV, and in CSV only.
+In CSV, text that a spreadsheet would treat as a formula gets a leading `'`.
 """
 
 import csv
@@ -25,20 +25,20 @@ class Column(NamedTuple):
 
 
 def plain(value: Decimal) -> str:
-    """A number in plain digits, without zeros at the end."""
+    """A number without an exponent or trailing zeros."""
     text = format(value, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def moment(value: datetime) -> str:
-    """A time in UTC as RFC 3339 writes it, with fractions of a second only where there are any."""
+    """A time in UTC in RFC 3339, with fractions of a second only if there are any."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def written(
     media_type: str, columns: Sequence[Column], pages: Iterable[Sequence[Sequence[Value]]]
 ) -> Iterator[bytes]:
-    """Pages of rows as a CSV or Parquet file, piece by piece."""
+    """Pages of rows as a CSV or Parquet file, in chunks."""
     return _csv(columns, pages) if media_type == CSV else _parquet(columns, pages)
 
 
@@ -79,16 +79,16 @@ def _parquet(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[Value]
                 cells = zip(*page, strict=True)
                 arrays = [pa.array(values, one.type) for values, one in zip(cells, schema, strict=True)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-                yield sink.taken()
-    yield sink.taken()
+                yield sink.drain()
+    yield sink.drain()
 
 
 class _Sink(io.RawIOBase):
-    """A file that only grows, and gives away what was written to it."""
+    """A write-only file that hands over what was written to it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
         self._size = 0
 
     def writable(self) -> bool:
@@ -98,11 +98,11 @@ class _Sink(io.RawIOBase):
         return self._size
 
     def write(self, data: Any) -> int:
-        piece = bytes(data)
-        self._pieces.append(piece)
-        self._size += len(piece)
-        return len(piece)
+        chunk = bytes(data)
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        return len(chunk)
 
-    def taken(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
+    def drain(self) -> bytes:
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)

@@ -1,4 +1,4 @@
-"""Reading an upload as it arrives: one chunk in memory, a running byte count, and a look at what it is."""
+"""Reads an upload as it arrives: one chunk in memory, with a byte count and checks of the content."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +8,7 @@ from pathlib import PurePath
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from api.http.multipart import FRAMING, Form, Part, is_multipart
+from api.http.multipart import FRAMING, Form, Part, Sink, is_multipart
 from api.problems import Problem
 from store.documents.text_guard import TEXT_SUFFIXES, TextGuard
 
@@ -19,18 +19,18 @@ STALL_SECONDS = 60.0
 
 @dataclass
 class UploadFacts:
-    """What was learnt of an upload besides its bytes."""
+    """The metadata of an upload."""
 
     name: str
     media_type: str
 
 
 def too_large(limit: int) -> Problem:
-    """The problem for more bytes than the service takes."""
+    """The problem for a document above the size limit."""
     return Problem(
         413,
         "document_too_large",
-        f"The document is larger than the {limit:,} bytes this service takes.",
+        f"The document is larger than the limit of {limit:,} bytes.",
         field="file",
         headers={"connection": "close"},
         max_bytes=limit,
@@ -38,7 +38,7 @@ def too_large(limit: int) -> Problem:
 
 
 def refuse_declared_size(request: Request, limit: int) -> None:
-    """Raises Problem when the Content-Length alone says too much, before a byte of the body is read."""
+    """Raises Problem if the Content-Length exceeds the limit, before the body is read."""
     declared = request.headers.get("content-length", "")
     if (
         declared.isdecimal()
@@ -51,28 +51,28 @@ def refuse_declared_size(request: Request, limit: int) -> None:
 async def receive(
     request: Request, limit: int, write: Callable[[bytes], object], name: str | None
 ) -> UploadFacts:
-    """Pass the document's bytes to `write` as they arrive: the body, or the part `file` of a form.
+    """Passes the document's bytes, the body or the part `file` of a form, to `write` as they arrive.
 
-    `write` is called in a worker thread, with about a mebibyte at a time: a slow disk holds up nobody else.
-    Raises Problem: document_too_large as soon as `limit` bytes are passed, malformed_multipart, file_missing,
+    `write` gets about a mebibyte at a time, in a worker thread, so that a slow disk blocks nobody else.
+    Raises Problem: document_too_large as soon as `limit` is exceeded, malformed_multipart, file_missing,
     unsupported_document, upload_stalled. Raises Refused: document_not_text, document_empty.
     """
     refuse_declared_size(request, limit)
     guard = TextGuard()
-    taken = 0
+    received = 0
 
-    def take(chunk: bytes) -> None:
-        nonlocal taken
-        taken += len(chunk)
-        if taken > limit:
+    def consume(chunk: bytes) -> None:
+        nonlocal received
+        received += len(chunk)
+        if received > limit:
             raise too_large(limit)
         guard.feed(chunk)
         write(chunk)
 
     declared_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    form = _DocumentForm(request, take) if is_multipart(request) else None
+    form = _DocumentForm(request, consume) if is_multipart(request) else None
     async for batch in batches(request):
-        await run_in_threadpool(form.feed if form else take, batch)
+        await run_in_threadpool(form.feed if form else consume, batch)
     if form:
         form.finish()
         name, declared_type = name or form.filename, form.content_type
@@ -81,7 +81,7 @@ async def receive(
 
 
 async def batches(request: Request) -> AsyncIterator[bytes]:
-    """The body in pieces of about BATCH bytes. Raises Problem upload_stalled when the client goes silent."""
+    """The body in chunks of about BATCH bytes. Raises Problem upload_stalled if the client stalls."""
     waiting = bytearray()
     stream = request.stream()
     while True:
@@ -89,7 +89,7 @@ async def batches(request: Request) -> AsyncIterator[bytes]:
             async with asyncio.timeout(STALL_SECONDS):
                 chunk = await anext(stream, None)
         except TimeoutError as error:
-            detail = f"Nothing arrived for {STALL_SECONDS:.0f} seconds."
+            detail = f"No data arrived for {STALL_SECONDS:.0f} seconds."
             raise Problem(408, "upload_stalled", detail, headers={"connection": "close"}) from error
         waiting += chunk or b""
         if waiting and (chunk is None or len(waiting) >= BATCH):
@@ -100,7 +100,7 @@ async def batches(request: Request) -> AsyncIterator[bytes]:
 
 
 def _facts(name: str | None, declared_type: str) -> UploadFacts:
-    # A name is only a label here, never a path: directories are cut off and nothing is opened by it.
+    # The name is only a label, never used as a path; directories are cut off.
     label = PurePath((name or "document.txt").replace("\\", "/")).name.strip() or "document.txt"
     label = "".join(character for character in label if character.isprintable())
     if len(label) > MAX_NAME:
@@ -111,7 +111,7 @@ def _facts(name: str | None, declared_type: str) -> UploadFacts:
         raise Problem(
             422,
             "unsupported_document",
-            f"Files ending in '{suffix}' are not read; these are: {known}.",
+            f"Files with the extension '{suffix}' are not supported; supported are {known}.",
             field="name",
         )
     guessed = TEXT_SUFFIXES.get(suffix, "text/plain")
@@ -119,12 +119,12 @@ def _facts(name: str | None, declared_type: str) -> UploadFacts:
 
 
 class _DocumentForm:
-    """Finds the part named `file` in a multipart form and passes its bytes on; keeps nothing else."""
+    """Passes on the bytes of the part named `file` in a multipart form and ignores the rest."""
 
-    def __init__(self, request: Request, take: Callable[[bytes], None]) -> None:
+    def __init__(self, request: Request, sink: Sink) -> None:
         self.filename: str | None = None
         self.content_type = ""
-        self._take = take
+        self._sink = sink
         self._found = False
         self._form = Form(request, self._begin)
         self.feed = self._form.feed
@@ -134,7 +134,7 @@ class _DocumentForm:
         if not self._found:
             raise Problem(422, "file_missing", "The form has no part named 'file'.", field="file")
 
-    def _begin(self, part: Part) -> Callable[[bytes], None] | None:
+    def _begin(self, part: Part) -> Sink | None:
         if part.name != "file":
             return None
         if self._found:
@@ -143,4 +143,4 @@ class _DocumentForm:
             )
         self._found = True
         self.filename, self.content_type = part.filename, part.content_type
-        return self._take
+        return self._sink

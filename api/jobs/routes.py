@@ -1,4 +1,4 @@
-"""Jobs: submitted once, looked at often, cancelled at will."""
+"""Jobs: submit, read, list, cancel."""
 
 from typing import Annotated, cast
 
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 def job_out(row: Job) -> JobOut:
-    """A row as the API shows it."""
+    """A row in the API's form."""
     moments = {
         "created": row.created_at,
         "queued": row.queued_at,
@@ -96,7 +96,7 @@ def create(
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
 ) -> JobOut:
-    """Submit a job. It waits in the queue of its model until a worker takes it."""
+    """Submit a job. It is queued until a worker of its model claims it."""
     shown, replayed = submit(context, caller, body, raw, idempotency_key, job_out)
     response.headers["location"] = request.url_for("show_job", job_id=shown.id).path
     if replayed:
@@ -108,9 +108,7 @@ def create(
 def index(
     context: ContextDep,
     caller: CallerDep,
-    state: Annotated[
-        list[State] | None, Query(description="May be given more than once.", max_length=8)
-    ] = None,
+    state: Annotated[list[State] | None, Query(description="May be repeated.", max_length=8)] = None,
     model: Annotated[Name | None, Query()] = None,
     bulk_id: Annotated[str | None, Query(max_length=50, description="Only jobs of this bulk job.")] = None,
     created_from: Annotated[AwareDatetime | None, Query(description="Inclusive.")] = None,
@@ -118,7 +116,7 @@ def index(
     cursor: Cursor = None,
     limit: Limit = 20,
 ) -> JobPage:
-    """List your jobs, newest first. Jobs that come in while you page do not shift later pages."""
+    """List your jobs, newest first. New jobs do not shift later pages."""
     states = sorted({one.value for one in state or ()})
     query = f"jobs {caller.tenant_id} {states} {model} {bulk_id} {created_from} {created_before}"
     pager = Pager(context.settings.pepper, query)
@@ -140,24 +138,24 @@ def index(
 
 @router.get("/{job_id}", name="show_job", responses=documented(401, 404))
 def show(job_id: str, context: ContextDep, caller: CallerDep) -> JobOut:
-    """A job and where it stands, with live progress while a worker has it."""
+    """Get a job, with live progress while it runs."""
     with context.database.session() as session:
         return job_out(jobs.get(session, caller.tenant_id, job_id))
 
 
 @router.get("/{job_id}/result", responses=documented(401, 404, 409))
 def result(job_id: str, context: ContextDep, caller: CallerDep) -> ResultOut:
-    """The answers; those given so far (`complete` is false) while the job runs, or if it ended early."""
+    """Get the answers of a job; `complete` is false while it runs, or if it ended early."""
     with context.database.session() as session:
         job = jobs.get(session, caller.tenant_id, job_id)
         row = jobs.result(session, caller.tenant_id, job_id)
     if row is None and job.state in TERMINAL:
-        why = job.error_message or "It ended without an answer."
+        why = job.error_message or "The job ended without an answer."
         raise Problem(
             404, "no_result", f"The job is {job.state}. {why}", state=job.state, job_error=job.error_code
         )
     if row is None:
-        detail = f"The job is {job.state} and has no answer yet."
+        detail = f"The job is {job.state} and has no answers yet."
         raise Problem(409, "result_not_ready", detail, headers={"retry-after": "2"}, state=job.state)
     return ResultOut(
         job_id=job.id,
@@ -172,13 +170,13 @@ def result(job_id: str, context: ContextDep, caller: CallerDep) -> ResultOut:
 
 @router.get("/{job_id}/cost", responses=documented(401, 404))
 def cost(job_id: str, context: ContextDep, caller: CallerDep) -> CostOut:
-    """What the job cost and what memory it saved, each figure with where it comes from."""
+    """Get what the job cost and what it saved, each figure with its provenance."""
     with context.database.session() as session:
         return CostOut.model_validate(ledger.cost(session, caller.tenant_id, job_id))
 
 
 @router.post("/{job_id}/cancel", responses=documented(401, 404))
 def cancel(job_id: str, context: ContextDep, caller: CallerDep) -> JobOut:
-    """Cancel a job; again, or once it has ended, this changes nothing. Answers given so far are kept."""
+    """Cancel a job. Idempotent, and without effect once it has ended. Answers so far are kept."""
     with context.database.session() as session:
         return job_out(jobs.cancel(session, caller.tenant_id, job_id))

@@ -1,4 +1,4 @@
-"""Jobs in requests and answers: the job, its result, its cost."""
+"""Jobs in requests and responses: the job, its result, its cost."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -16,8 +16,6 @@ from pydantic_core import PydanticCustomError
 
 from api.schemas import (
     MAX_METADATA,
-    Answered,
-    Asked,
     Deadline,
     DocumentId,
     ErrorOut,
@@ -26,6 +24,8 @@ from api.schemas import (
     Number,
     Page,
     Prompt,
+    RequestModel,
+    ResponseModel,
     TemplateName,
     Text,
 )
@@ -38,36 +38,36 @@ ScorerName = Annotated[
 
 
 class TaskKind(StrEnum):
-    """What is done with the document."""
+    """What to do with the document."""
 
     ASK = "ask"
     SUMMARIZE = "summarize"
     PROMPT = "prompt"
 
 
-class Work(Asked):
-    """What is to be done with a document, whichever it is."""
+class Work(RequestModel):
+    """What to do with a document."""
 
     task: TaskKind = TaskKind.ASK
     questions: list[Prompt] = Field(
         default_factory=list,
         max_length=1024,
-        description="For `ask`, and beside a summary: each is answered on its own from the same reading.",
+        description="For `ask`, or in addition to a summary: each is answered separately, from one reading.",
     )
-    prompt: Prompt | None = Field(None, description="For `prompt`: what is to be done, in your words.")
+    prompt: Prompt | None = Field(None, description="For `prompt`: the prompt, in your own words.")
     template: TemplateName | None = Field(
         None,
-        description="For `summarize`: `name` or `name@version` of the prompt; left out, the model's default.",
+        description="For `summarize`: `name` or `name@version` of the prompt. Default: the model's.",
         examples=["summary@1"],
     )
-    points: int = Field(5, ge=1, le=50, description="For `summarize`: how many key points.")
-    words: int | None = Field(None, ge=10, le=5000, description="For `summarize`: how many words in all.")
+    points: int = Field(5, ge=1, le=50, description="For `summarize`: the number of key points.")
+    words: int | None = Field(None, ge=10, le=5000, description="For `summarize`: the total number of words.")
     model: Name | None = Field(
-        None, description="A name from GET /v1/models; may be left out when live workers serve only one."
+        None, description="A name from GET /v1/models. Optional if live workers serve only one."
     )
     policy: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")] | None = Field(
         None,
-        description="How the memory is pruned; the service's default when left out.",
+        description="How the KV cache is pruned. Default: the service's.",
         examples=["namm-key"],
     )
     scorer: ScorerName | None = Field(None, description="`name` or `name@version`.", examples=["namm-key@1"])
@@ -75,8 +75,8 @@ class Work(Asked):
         None,
         ge=16,
         le=1_048_576,
-        description="Entries each KV head may keep; left out, the service's default if it has one, else what "
-        "the scorer was validated with, else 512.",
+        description="Entries each KV head may keep. Default: the service's, if set, else what the scorer was "
+        "validated with, else 512.",
     )
     budget: int | None = Field(
         None,
@@ -89,11 +89,11 @@ class Work(Asked):
         None,
         ge=1,
         le=65_536,
-        description="For each prompt; left out, 64, and for a summary what its words need.",
+        description="Per prompt. Default: 64, or enough for the words of a summary.",
     )
-    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 means greedy decoding.")
     seed: int = Field(0, ge=0, le=2**31 - 1)
-    priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher runs first.")
     metadata: Metadata = Field(default_factory=dict, max_length=MAX_METADATA)
 
     @model_validator(mode="after")
@@ -107,22 +107,24 @@ class Work(Asked):
     @model_validator(mode="after")
     def _task_agrees(self) -> Self:
         if self.task is TaskKind.ASK and not self.questions:
-            raise PydanticCustomError("questions_choice", "The task 'ask' needs questions")
+            raise PydanticCustomError("questions_choice", "The task 'ask' requires questions")
         if self.task is TaskKind.PROMPT and self.questions:
-            raise PydanticCustomError("questions_choice", "The task 'prompt' takes no questions")
+            raise PydanticCustomError("questions_choice", "The task 'prompt' does not take questions")
         if (self.task is TaskKind.PROMPT) != (self.prompt is not None):
             raise PydanticCustomError(
-                "prompt_choice", "The task 'prompt' needs a prompt, and only 'prompt' takes one"
+                "prompt_choice", "The task 'prompt' requires a prompt, and no other task takes one"
             )
         given = self.model_fields_set & {"template", "points", "words"}
         if given and self.task is not TaskKind.SUMMARIZE:
             raise PydanticCustomError(
-                "summary_choice", "Only 'summarize' takes {field}", {"field": ", ".join(sorted(given))}
+                "summary_choice",
+                "Only the task 'summarize' takes {field}",
+                {"field": ", ".join(sorted(given))},
             )
         return self
 
     def ask(self, deadline_at: datetime | None = None) -> Ask:
-        """The same for the store."""
+        """The request in the store's form."""
         return Ask(
             task=self.task.value,
             questions=tuple(self.questions),
@@ -144,7 +146,7 @@ class Work(Asked):
 
 
 class JobCreate(Work):
-    """A job: one document, given by its id or as text, and what is to be done with it."""
+    """A job: one document, by id or as text, and what to do with it."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -160,24 +162,24 @@ class JobCreate(Work):
         }
     )
 
-    document_id: DocumentId | None = Field(None, description="Of a document uploaded before.")
-    text: Text | None = Field(None, description="The document itself, instead of an id; for short ones.")
+    document_id: DocumentId | None = Field(None, description="The id of an uploaded document.")
+    text: Text | None = Field(None, description="The text of a short document, instead of an id.")
     deadline: Deadline | None = Field(
-        None, description="RFC 3339, or seconds from now; at most 30 days away."
+        None, description="An RFC 3339 time, or seconds from now; at most 30 days ahead."
     )
 
     @model_validator(mode="after")
     def _one_document(self) -> Self:
         if (self.document_id is None) == (self.text is None):
-            raise PydanticCustomError("document_choice", "Give either document_id or text")
+            raise PydanticCustomError("document_choice", "Give exactly one of document_id and text")
         return self
 
 
 Positions = Literal["absolute", "cache-relative"]
 
 
-class ProgressOut(Answered):
-    """Where a running job stands, at most a second old."""
+class ProgressOut(ResponseModel):
+    """Progress of a running job, at most a second old."""
 
     phase: str = Field(examples=["reading"])
     tokens_done: int = Field(examples=[262_144])
@@ -187,8 +189,8 @@ class ProgressOut(Answered):
     updated_at: datetime | None
 
 
-class CacheBudgetOut(Answered):
-    """What has a `cache_budget`; for one more version it can be read under its former name too."""
+class CacheBudgetOut(ResponseModel):
+    """Something with a `cache_budget`, which one more version also returns under its former name."""
 
     cache_budget: int | None
 
@@ -199,29 +201,29 @@ class CacheBudgetOut(Answered):
 
 
 class JobOut(CacheBudgetOut):
-    """A job and where it stands."""
+    """A job and its state."""
 
     id: str = Field(examples=["job_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     state: State
     held_by: str | None = Field(
-        description="While it is queued: the crossed budget that keeps workers from taking it.",
+        description="While queued: the crossed budget that keeps it from running.",
         examples=["bud_06f3k2v5r8c4x1m7d9a0b2e6g8"],
     )
     document_id: str
     task: TaskKind
     prompts: list[str]
-    template: str | None = Field(description="Of a summary.", examples=["summary@1"])
-    bulk_id: str | None = Field(description="The bulk job it is a part of.")
+    template: str | None = Field(description="For a summary.", examples=["summary@1"])
+    bulk_id: str | None = Field(description="The bulk job it belongs to.")
     model: str
     model_revision: str | None
     policy: str
     scorer: str | None = Field(
-        description="`name@version` once a worker has resolved it; until then as asked for."
+        description="`name@version` once a worker has resolved it; until then as requested."
     )
     scorer_sha256: str | None
     cache_budget: int | None = Field(
-        validation_alias=AliasChoices("cache_budget", "budget"),  # answers stored for their key of before
-        description="As asked for; null leaves it to the scorer. The bill has both.",
+        validation_alias=AliasChoices("cache_budget", "budget"),  # as in responses stored before the rename
+        description="As requested; null leaves it to the scorer. The cost shows what was used.",
     )
     max_output_tokens: int
     temperature: float
@@ -242,34 +244,36 @@ class JobPage(Page):
     data: list[JobOut]
 
 
-class PointOut(Answered):
-    """A key point of a summary, with where the passage that it quotes stands in the document.
+class PointOut(ResponseModel):
+    """A key point of a summary, with the location of its quote in the document.
 
-    Offsets are in characters from the document's start; lines and pages are counted from 1.
+    Offsets are in characters from the start of the document; lines and pages count from 1.
     """
 
     text: str
-    quote: str = Field(description="What was looked for: the passage in quotation marks, else the point.")
-    located: bool = Field(description="False: the document has no such passage, word for word.")
+    quote: str = Field(
+        description="The text searched for: the part in quotation marks, else the whole point."
+    )
+    located: bool = Field(description="Whether the document contains it word for word.")
     start: int | None
     end: int | None
     line: int | None
-    page: int | None = Field(description="Null for a document without form feeds.")
-    occurrences: int = Field(description="How often it stands there; the place is that of the first.")
+    page: int | None = Field(description="Null if the document has no form feeds.")
+    occurrences: int = Field(description="How often it occurs; the location is the first one.")
 
 
-class AnswerOut(Answered):
-    """What one prompt got."""
+class AnswerOut(ResponseModel):
+    """The answer to one prompt."""
 
     prompt: str
     text: str
     tokens: int
     finish_reason: str | None = Field(examples=["stop"])
-    points: list[PointOut] | None = Field(None, description="Of a summary's prompts only.")
+    points: list[PointOut] | None = Field(None, description="For the prompts of a summary only.")
 
 
-class ResultOut(Answered):
-    """The answers of a job; `complete` is false for what an expired or cancelled job left."""
+class ResultOut(ResponseModel):
+    """The answers of a job; `complete` is false while it runs, or if it ended early."""
 
     job_id: str
     state: State
@@ -280,8 +284,8 @@ class ResultOut(Answered):
     updated_at: datetime
 
 
-class FigureOut(Answered):
-    """One line of a bill, with where it comes from."""
+class FigureOut(ResponseModel):
+    """A figure of a job's cost, with its provenance."""
 
     name: str = Field(examples=["cost"])
     quantity: Number = Field(examples=["0.0123"])
@@ -293,7 +297,7 @@ class FigureOut(Answered):
     method_version: str
 
 
-class UsageLineOut(Answered):
+class UsageLineOut(ResponseModel):
     """One line of the append-only ledger."""
 
     attempt: int
@@ -302,37 +306,39 @@ class UsageLineOut(Answered):
     unit: str
     measurement: Literal["measured", "derived", "estimated"]
     method_version: str
-    waste: bool = Field(description="Work that no result came of, such as that of a lost worker.")
-    unit_price: Number | None = Field(description="Null for a meter that has no price.")
-    priced_unit: str | None = Field(description="What the price is for.", examples=["device-hour"])
-    amount: Number | None = Field(description="Money for this line.", examples=["0.0000123457"])
+    waste: bool = Field(description="Work that led to no result, such as that of a lost worker.")
+    unit_price: Number | None = Field(description="Null for a meter without a price.")
+    priced_unit: str | None = Field(description="The unit of the price.", examples=["device-hour"])
+    amount: Number | None = Field(description="The cost of this line.", examples=["0.0000123457"])
     currency: str
 
 
 class SettingOut(CacheBudgetOut):
-    """What a document was read with."""
+    """How a document was read."""
 
     mode: str | None = Field(examples=["budget"])
-    cache_budget: int | None = Field(description="Slots a head; null = no limit.", examples=[512])
+    cache_budget: int | None = Field(description="Slots per KV head; null = no limit.", examples=[512])
     interval: int | None = Field(description="Tokens between evictions.", examples=[512])
     positions: Positions | None
-    regime_matches: bool | None = Field(description="False where a scorer serves elsewhere than it evolved.")
+    regime_matches: bool | None = Field(
+        description="False if the scorer is used differently from how it was evolved."
+    )
     regime: str | None = Field(
-        description="What then differs, in words.",
+        description="The differences, in words.",
         examples=[
             "The scorer was evolved with 16 slots a head; served with 512 slots a head (by its manifest)."
         ],
     )
 
 
-class CostOut(Answered):
-    """What a job cost and saved; `final` is false while more lines may come."""
+class CostOut(ResponseModel):
+    """What a job cost and saved; `final` is false while more lines may follow."""
 
     job_id: str
     final: bool
     currency: str | None
-    price_book: str | None = Field(description="In effect when the latest attempt was claimed.")
+    price_book: str | None = Field(description="The one in effect when the latest attempt was claimed.")
     price_per_device_hour: Number | None
-    setting: SettingOut | None = Field(description="Null until a worker has begun to read.")
+    setting: SettingOut | None = Field(description="Null until a worker has started to read.")
     summary: list[FigureOut]
     lines: list[UsageLineOut]

@@ -1,4 +1,4 @@
-"""From a valid request to a queued job, once for each Idempotency-Key."""
+"""Turns a valid request into a queued job, once per Idempotency-Key."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,17 +23,17 @@ ROUTE = "POST /v1/jobs"
 
 
 def owner_of(caller: Caller) -> Owner:
-    """The caller, as the one who will own jobs."""
+    """The caller as the owner of jobs."""
     return Owner(caller.tenant_id, caller.key_id, caller.project)
 
 
-def stopping(context: Context, caller: Caller) -> BudgetState | None:
-    """The crossed budget that the caller's work comes under.
+def blocking_budget(context: Context, caller: Caller) -> BudgetState | None:
+    """The crossed budget that blocks the caller's jobs, if any.
 
-    In a transaction of its own: that a budget is crossed is told even if the work is refused for it.
+    In a transaction of its own: the event that a budget is crossed must survive a refusal because of it.
     """
     with context.database.session() as session:
-        return budgets.stopping(session, caller.tenant_id, caller.project, caller.key_id)
+        return budgets.blocking_budget(session, caller.tenant_id, caller.project, caller.key_id)
 
 
 def submit(
@@ -44,13 +44,12 @@ def submit(
     key: str | None,
     shown: Callable[[Job], JobOut],
 ) -> tuple[JobOut, bool]:
-    """Queue the job and give it as shown; True when `key` had been used for the same request before.
+    """Queues a job and returns it in the API's form; True if it is a replay of an earlier request with `key`.
 
-    Raises Problem, store.errors.Refused, NotFound for a document that is not the caller's, and
-    IdempotencyMismatch.
+    Raises Problem, Refused, NotFound for a document that is not the caller's, and IdempotencyMismatch.
     """
     owner, settings = owner_of(caller), context.settings
-    spent = stopping(context, caller)
+    spent = blocking_budget(context, caller)
     with ExitStack() as undo, context.database.session() as session:
         if key is not None:
             hours = settings.idempotency_hours
@@ -58,13 +57,13 @@ def submit(
             if before is not None:
                 return JobOut.model_validate(before.body), True
         admitted = admission.admit(session, settings, owner, body.ask(body.deadline))
-        held_by = admission.heed(spent)
+        held_by = admission.enforce_budget(spent)
         document = _document(context, caller, session, body, undo)
         new = admission.new_job(admitted, settings, owner, document.id, held_by)
         answer = shown(jobs.create(session, caller.tenant_id, new))
         if key is not None:
             idempotency.complete(session, caller.tenant_id, ROUTE, key, 201, answer.model_dump(mode="json"))
-        # From here only the commit can fail, and then nobody knows whether it did: better a blob too many.
+        # From here only the commit can fail, perhaps after it took effect: then rather keep an unused blob.
         undo.pop_all()
     return answer, False
 
@@ -76,16 +75,18 @@ def _document(
         document = documents.get(session, caller.tenant_id, body.document_id)
         limit = context.settings.max_upload_bytes
         if document.bytes > limit:
-            detail = f"The document has {document.bytes:,} bytes; this service reads {limit:,}."
+            detail = f"The document has {document.bytes:,} bytes; the limit is {limit:,}."
             raise Problem(422, "document_too_large", detail, field="document_id", max_bytes=limit)
         return document
     text = (body.text or "").encode()
     limit = context.settings.max_inline_bytes
     if len(text) > limit:
-        detail = f"Inline text may have {limit:,} bytes; upload longer documents with POST /v1/documents."
+        detail = (
+            f"Inline text is limited to {limit:,} bytes; upload longer documents with POST /v1/documents."
+        )
         raise Problem(413, "text_too_large", detail, field="text", max_bytes=limit)
     if not text.strip(b" \t\r\n\f\v"):
-        raise Problem(422, "document_empty", "The document holds nothing but white space.", field="text")
+        raise Problem(422, "document_empty", "The document contains only white space.", field="text")
     document_id = documents.new_document_id()
     key = documents.blob_key_of(caller.tenant_id, document_id)
     undo.callback(context.blobs.delete, key)

@@ -1,4 +1,4 @@
-"""Models: what workers have registered."""
+"""Models that workers have registered."""
 
 from fastapi import APIRouter
 
@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 def model_out(model: ServedModel) -> ModelOut:
-    """A served model as the API shows it."""
+    """A served model in the API's form."""
     card = model.card
     return ModelOut(
         name=card.name,
@@ -32,7 +32,7 @@ def model_out(model: ServedModel) -> ModelOut:
 
 @router.get("", responses=documented(401))
 def index(context: ContextDep, caller: CallerDep) -> ModelList:
-    """The models you can name in a job, with the workers that serve them now, and the service's limits."""
+    """List the models you can name in a job, the workers that serve them now, and the service's limits."""
     settings = context.settings
     with context.database.session() as session:
         known = workers.models(session, settings.worker_live_seconds)

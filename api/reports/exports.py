@@ -1,4 +1,4 @@
-"""Exports for the tools of those who look after costs."""
+"""Exports for cost management tools."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -20,13 +20,13 @@ router = APIRouter(prefix="/v1/exports", tags=["reports"])
 ROWS_AT_ONCE = 1000
 _FORMS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "One row a bill: an attempt of a job, or an hour of stored documents.",
+        "description": "One row per bill: an attempt of a job, or an hour of stored documents.",
         "content": {
             CSV: {
                 "schema": {
                     "type": "string",
                     "description": f"The columns are {', '.join(one.name for one in focus.COLUMNS)}. "
-                    "Null is an empty cell; text like a formula gets a `'`.",
+                    "Null is an empty cell; text that looks like a formula gets a leading `'`.",
                 }
             },
             PARQUET: {"schema": {"type": "string", "format": "binary", "description": "The same columns."}},
@@ -44,7 +44,7 @@ def focus_export(
     start_time: StartTime,
     end_time: EndTime = None,
 ) -> StreamingResponse:
-    """Your bills of an interval by FOCUS 1.2, with what a full cache would have cost in `x_` columns."""
+    """Export your bills in FOCUS 1.2, with the estimated cost of a full cache in `x_` columns."""
     form = chosen(request, (CSV, PARQUET))
     with context.database.session() as session:
         now = reports.now(session)
@@ -59,7 +59,7 @@ def focus_export(
 def _pages(
     context: Context, caller: Caller, start: datetime, end: datetime
 ) -> Iterator[list[tuple[Value, ...]]]:
-    """A connection is held for each page alone, so that a slow reader keeps none from others."""
+    """Pages of rows. Each page uses a connection of its own, so that a slow reader does not hold one."""
     after: charges.Place | None = None
     while True:
         with context.database.session() as session:

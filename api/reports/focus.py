@@ -1,8 +1,8 @@
 """A charge as a row of FOCUS 1.2, the FinOps Open Cost and Usage Specification (focus.finops.org).
 
-What a job would have cost otherwise is in columns of our own (`x_…`), never a credit: nobody was charged it.
-An average unit price stands where a price book prices the phases of a job differently; a bill without a price
-is a charge of nothing, with its time in `x_UnpricedSeconds`.
+What a job would have cost otherwise is in columns of our own (`x_…`), never a credit, as nobody was charged
+it. If a price book prices the phases of a job differently, the unit price is an average. A bill without a
+price is a charge of zero, with its time in `x_UnpricedSeconds`.
 """
 
 import json
@@ -21,7 +21,7 @@ UNITS = {
     "attempt": "Attempts",
 }
 SECOND = timedelta(seconds=1)
-MONEY, QUANTITY, FINE = 10, 6, 18  # decimals: as the bills have them; of what was divided
+MONEY, QUANTITY, FINE = 10, 6, 18  # decimals: two as in the bills, and one for quotients
 
 
 def row(charge: Charge) -> tuple[Value, ...]:
@@ -115,7 +115,7 @@ _COLUMNS: Mapping[str, tuple[Column, Callable[[Charge], Value]]] = {
     "BillingAccountName": _text(lambda charge: charge.account),
     "SubAccountId": _text(lambda charge: charge.bill.project),
     "SubAccountName": _text(lambda charge: charge.bill.project),
-    # FOCUS has whole seconds only, so a period is rounded outwards.
+    # FOCUS has whole seconds only, so periods are rounded outwards.
     "ChargePeriodStart": _time(lambda charge: _whole(charge.begun_at)),
     "ChargePeriodEnd": _time(lambda charge: _whole(charge.bill.booked_at) + SECOND),
     "BillingPeriodStart": _time(lambda charge: _month(charge.bill.booked_at)),

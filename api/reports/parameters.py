@@ -19,7 +19,7 @@ from store.timezones import refuse_unknown_zone
 MAX_GROUPS = 16
 _ONCE = ("start_time", "end_time", "bucket_width", "timezone", "limit", "page", "as_of")
 
-# FastAPI cannot declare parameters whose names are open.
+# FastAPI cannot declare parameters with variable names.
 FILTERS: dict[str, Any] = {
     "parameters": [
         {
@@ -27,8 +27,8 @@ FILTERS: dict[str, Any] = {
             "in": "query",
             "style": "deepObject",
             "explode": True,
-            "description": "`filter[<group>]=value`, for any group; given more than once for a group, one of "
-            "the values must match.",
+            "description": "`filter[<group>]=value`, for any group. If repeated for a group, one of the "
+            "values must match.",
             "schema": {"type": "object", "additionalProperties": {"type": "string"}},
             "example": {"model": "bundled", "tag:team": "red"},
         }
@@ -36,12 +36,12 @@ FILTERS: dict[str, Any] = {
 }
 
 StartTime = Annotated[Time, Query(description="Inclusive; RFC 3339 with an offset.")]
-EndTime = Annotated[Time | None, Query(description="Exclusive; now (or `as_of`) when left out.")]
+EndTime = Annotated[Time | None, Query(description="Exclusive. Default: `as_of`, or now.")]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The parameters of a report. `identity` tells those of one query from those of another."""
+class ReportParameters:
+    """The parameters of a report. `identity` is the same for all pages of one query."""
 
     start: datetime
     end: datetime | None
@@ -55,51 +55,49 @@ class Asked:
     identity: str
 
 
-def asked_for(
+def report_parameters(
     request: Request,
     start_time: StartTime,
     end_time: EndTime = None,
-    bucket_width: Annotated[
-        Width, Query(description="By the zone's clock; weeks begin on Monday.")
-    ] = Width.DAY,
-    timezone: Annotated[
-        str, Query(description="IANA name of the zone whose hours, days and months the buckets are.")
-    ] = "UTC",
+    bucket_width: Annotated[Width, Query(description="In local time; weeks start on Monday.")] = Width.DAY,
+    timezone: Annotated[str, Query(description="IANA name of the time zone of the buckets.")] = "UTC",
     group_by: Annotated[
         list[str] | None,
         Query(
             alias="group_by[]",
             max_length=MAX_GROUPS,
-            description=f"May be given more than once, also as `group_by`: {', '.join(reports.GROUPS)}, or "
+            description=f"May be repeated, also as `group_by`: {', '.join(reports.GROUPS)}, or "
             "`tag:<key>` for a key of the jobs' metadata.",
         ),
     ] = None,
     limit: Annotated[
-        int | None, Query(ge=1, le=1500, description="Buckets a page; 100 when left out. JSON only.")
+        int | None, Query(ge=1, le=1500, description="Buckets per page. Default: 100. JSON only.")
     ] = None,
     page: Annotated[
         str | None,
-        Query(max_length=1000, description="`next_page` of the page before, with the same query. JSON only."),
+        Query(
+            max_length=1000, description="`next_page` of the previous page, with the same query. JSON only."
+        ),
     ] = None,
     as_of: Annotated[
         Time | None,
         Query(
-            description="Counts only what was booked before: the same query with the `as_of` of an answer "
-            "gets the same answer. Now when left out or in the future."
+            description="Counts only bills booked before it: repeating a query with the `as_of` of its "
+            "response gives the same response. Default: now."
         ),
     ] = None,
-) -> Asked:
+) -> ReportParameters:
     """Reads and checks the parameters. Raises Problem 422."""
     given = request.query_params
     groups = [name for spelling in _GROUPS for name in given.getlist(spelling)]
     if len(groups) > MAX_GROUPS:
-        raise Problem(422, "invalid_request", f"There are at most {MAX_GROUPS} groups.", field="group_by[]")
+        raise Problem(422, "invalid_request", f"At most {MAX_GROUPS} groups are allowed.", field="group_by[]")
     filters = {
         match[1]: given.getlist(name) for name in given if (match := _FILTER.fullmatch(name)) is not None
     }
-    _known(groups, lambda name: "group_by[]")
-    _known(filters, lambda name: f"filter[{name}]")
-    return Asked(
+    _check_groups(groups, lambda name: "group_by[]")
+    _check_groups(filters, lambda name: f"filter[{name}]")
+    return ReportParameters(
         start=start_time,
         end=end_time,
         width=bucket_width,
@@ -120,7 +118,7 @@ def asked_for(
     )
 
 
-def _known(names: Iterable[str], field: Callable[[str], str]) -> None:
+def _check_groups(names: Iterable[str], field: Callable[[str], str]) -> None:
     for name in names:
         try:
             reports.column_of(name)

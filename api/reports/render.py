@@ -1,4 +1,4 @@
-"""The forms of a report: a page of JSON, lines of JSON, and rows of a table. All have the same figures."""
+"""Renders a report as a page of JSON, lines of JSON, or rows of a table, all with the same figures."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from store.billing.reports import METRICS, Bucket, Report, Row
 
 
 def page(report: Report, names: Sequence[str], next_page: str | None) -> ReportPage:
-    """A report's buckets with these of its figures."""
+    """A page of JSON with the named metrics."""
     return ReportPage(
         as_of=report.as_of,
         data=[
@@ -41,7 +41,7 @@ def _row(row: Row, names: Sequence[str]) -> ReportRowOut:
 
 
 def _scale(name: str) -> int:
-    """Decimals: as the bills have them. Means, which need not end, have ten."""
+    """Number of decimals: as in the bills, and ten for means."""
     metric = METRICS[name]
     return 10 if metric.unit == "money" or metric.by == "mean" else 6
 
@@ -52,7 +52,7 @@ def _value(row: Row, name: str) -> Decimal | None:
 
 
 def lines(pages: Iterator[list[Bucket]], names: Sequence[str]) -> Iterator[str]:
-    """JSON, a line for every bucket and group; an empty bucket has one line."""
+    """JSON lines, one per bucket and group; an empty bucket has one line."""
     for buckets in pages:
         found = []
         for bucket in buckets:
@@ -68,7 +68,7 @@ _NOTHING: dict[str, Any] = {"group": {}, "currency": None, "metrics": {}}
 def table(
     form: str, pages: Iterator[list[Bucket]], groups: Sequence[str], names: Sequence[str]
 ) -> Iterator[bytes]:
-    """CSV or Parquet, a row for every bucket and group; an empty bucket has one row."""
+    """CSV or Parquet, one row per bucket and group; an empty bucket has one row."""
     columns = [
         Column("start_time", datetime),
         Column("end_time", datetime),

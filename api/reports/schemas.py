@@ -1,18 +1,18 @@
-"""Reports in answers."""
+"""Reports in responses."""
 
 from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
 
-from api.schemas import Answered
+from api.schemas import ResponseModel
 
 
-class MeasureOut(Answered):
-    """One figure of a report, with how it is known."""
+class MeasureOut(ResponseModel):
+    """One figure of a report, with its provenance."""
 
     value: str | None = Field(
-        description="A decimal number; null where no bill says.", examples=["0.0017083333"]
+        description="A decimal number; null if no bill has it.", examples=["0.0017083333"]
     )
     unit: str = Field(
         description="job, attempt, second, token, byte, byte-second, device, share of full, or a currency.",
@@ -21,29 +21,29 @@ class MeasureOut(Answered):
     measurement: Literal["measured", "derived", "estimated"]
 
 
-class ReportRowOut(Answered):
-    """One group of a bucket; amounts in different currencies are never added up."""
+class ReportRowOut(ResponseModel):
+    """One group of a bucket; amounts in different currencies are never added."""
 
     group: dict[str, str | None] = Field(
-        description="Null where a bill has no such value.", examples=[{"model": "bundled"}]
+        description="Null if the bills have no such value.", examples=[{"model": "bundled"}]
     )
     currency: str = Field(examples=["USD"])
     metrics: dict[str, MeasureOut]
 
 
-class BucketOut(Answered):
-    """A stretch of time. The first and the last may be shorter than the others."""
+class BucketOut(ResponseModel):
+    """A time span. The first and the last may be shorter than the others."""
 
     start_time: datetime
     end_time: datetime
-    results: list[ReportRowOut] = Field(description="Empty where nothing was booked.")
+    results: list[ReportRowOut] = Field(description="Empty if nothing was booked.")
 
 
-class ReportPage(Answered):
-    """A page of a report: its buckets in order, without gaps."""
+class ReportPage(ResponseModel):
+    """A page of a report: consecutive buckets."""
 
     object: Literal["page"] = "page"
-    as_of: datetime = Field(description="Only what was booked before is counted, on all pages.")
+    as_of: datetime = Field(description="Only bills booked before it count, on all pages.")
     data: list[BucketOut]
     has_more: bool
-    next_page: str | None = Field(description="Give it as `page`, with the same query, to get the next one.")
+    next_page: str | None = Field(description="Pass it as `page`, with the same query, to get the next page.")

@@ -1,4 +1,4 @@
-"""Schedules: work that begins by itself at the times of a cron expression."""
+"""Schedules: jobs and bulk jobs on a cron schedule."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
 
 def schedule_out(row: Schedule) -> ScheduleOut:
-    """A row as the API shows it."""
+    """A row in the API's form."""
     template = Template.from_json(row.template)
     work = {name: value for name, value in row.template["ask"].items() if value is not None}
     if template.ask.task != "summarize":
@@ -74,7 +74,7 @@ def schedule_out(row: Schedule) -> ScheduleOut:
 
 
 def run_out(run: ScheduleRun, cost: dict[str, Decimal]) -> RunOut:
-    """A run as the API shows it."""
+    """A run in the API's form."""
     return RunOut(
         id=run.id,
         schedule_id=run.schedule_id,
@@ -106,9 +106,11 @@ def create(
     response: Response,
     context: ContextDep,
     caller: CallerDep,
-    dry_run: Annotated[bool, Query(description="Check it and answer alike, but keep nothing.")] = False,
+    dry_run: Annotated[
+        bool, Query(description="Validate it and respond as usual, but save nothing.")
+    ] = False,
 ) -> ScheduleOut:
-    """Make a schedule. Its jobs are billed as those of the key it is made with."""
+    """Create a schedule. Its jobs are billed to the key that creates it."""
     with context.database.session() as session:
         new = _new(context, caller, session, body)
         row = schedules.create(session, context.settings, owner_of(caller), new)
@@ -123,7 +125,7 @@ def create(
 
 @router.get("", responses=documented(401, 422))
 def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20) -> SchedulePage:
-    """Your schedules, newest first."""
+    """List your schedules, newest first."""
     pager = Pager(context.settings.pepper, f"schedules {caller.tenant_id}")
     with context.database.session() as session:
         rows = schedules.list_schedules(session, caller.tenant_id, before=pager.key(cursor), limit=limit + 1)
@@ -135,14 +137,14 @@ def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: 
 
 @router.get("/{schedule_id}", name="show_schedule", responses=documented(401, 404))
 def show(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
-    """A schedule, when it runs next, and why it is paused if it is."""
+    """Get a schedule, its next run and, if it is paused, the reason."""
     with context.database.session() as session:
         return schedule_out(schedules.get(session, caller.tenant_id, schedule_id))
 
 
 @router.put("/{schedule_id}", responses=documented(400, 401, 404, 409, 422))
 def replace(schedule_id: str, body: ScheduleCreate, context: ContextDep, caller: CallerDep) -> ScheduleOut:
-    """Put other times or other work in its place. A paused one stays paused; runs that have begun go on."""
+    """Replace the times and the work of a schedule. It stays paused if it is; started runs continue."""
     with context.database.session() as session:
         owner, new = owner_of(caller), _new(context, caller, session, body)
         return schedule_out(schedules.change(session, context.settings, owner, schedule_id, new))
@@ -150,28 +152,28 @@ def replace(schedule_id: str, body: ScheduleCreate, context: ContextDep, caller:
 
 @router.delete("/{schedule_id}", status_code=204, responses=documented(401, 404))
 def delete(schedule_id: str, context: ContextDep, caller: CallerDep) -> None:
-    """Delete a schedule. Runs that have begun go on, those that wait are skipped."""
+    """Delete a schedule. Started runs continue, waiting ones are skipped."""
     with context.database.session() as session:
         schedules.remove(session, caller.tenant_id, schedule_id)
 
 
 @router.post("/{schedule_id}/pause", responses=documented(401, 404))
 def pause(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
-    """Begin no run by itself until it is resumed; again, this changes nothing."""
+    """Pause a schedule: no scheduled runs until it is resumed. Idempotent."""
     with context.database.session() as session:
         return schedule_out(schedules.pause(session, caller.tenant_id, schedule_id))
 
 
 @router.post("/{schedule_id}/resume", responses=documented(401, 404))
 def resume(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
-    """Go on with the next time from now on. What was due while it was paused is not made up for."""
+    """Resume a schedule with its next time from now. Runs missed while paused are not caught up."""
     with context.database.session() as session:
         return schedule_out(schedules.resume(session, caller.tenant_id, schedule_id))
 
 
 @router.post("/{schedule_id}/run", status_code=202, responses=documented(401, 404))
 def run(schedule_id: str, context: ContextDep, caller: CallerDep) -> RunOut:
-    """Run it now, even if it is paused. It begins within seconds, unless an earlier run is in the way."""
+    """Run it now, even if paused. The run starts within seconds, unless it has to wait for an earlier one."""
     with context.database.session() as session:
         return run_out(schedules.run_now(session, caller.tenant_id, schedule_id), {})
 
@@ -183,7 +185,7 @@ def preview(
     caller: CallerDep,
     count: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> PreviewOut:
-    """Its next times, by the clock of its zone and in UTC."""
+    """Preview its next times, in its time zone and in UTC."""
     with context.database.session() as session:
         row = schedules.get(session, caller.tenant_id, schedule_id)
         zone = ZoneInfo(row.timezone)
@@ -200,7 +202,7 @@ def _time(moment: datetime, fires_at: datetime, zone: ZoneInfo) -> TimeOut:
 def runs(
     schedule_id: str, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 20
 ) -> RunPage:
-    """Its runs, the latest time first: how each ended, why, and what it cost."""
+    """List its runs, the latest first: how each ended, why, and what it cost."""
     pager = Pager(context.settings.pepper, f"runs {caller.tenant_id} {schedule_id}")
     last = pager.key(cursor)
     before = None if last is None else datetime.fromisoformat(last)

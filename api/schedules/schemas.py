@@ -1,4 +1,4 @@
-"""What requests about schedules look like, and their answers."""
+"""Schedules in requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -8,11 +8,11 @@ from pydantic_core import PydanticCustomError
 
 from api.bulk.schemas import BulkWork
 from api.jobs.schemas import TaskKind, Work
-from api.schemas import MAX_DEADLINE, Answered, Asked, DocumentId, ErrorOut, Number, Page, Text
+from api.schemas import MAX_DEADLINE, DocumentId, ErrorOut, Number, Page, RequestModel, ResponseModel, Text
 from store.schedules import NewSchedule, Overlap, RunState, Template
 
 Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE.total_seconds())]
-_FROM_START = "Seconds from the start of a run; no deadline if left out."
+_FROM_START = "Seconds from the start of a run. Default: no deadline."
 
 
 class ScheduledJob(Work):
@@ -23,13 +23,13 @@ class ScheduledJob(Work):
 
 
 class ScheduledBulk(BulkWork):
-    """A bulk job that each run begins, over what the collection holds by then."""
+    """A bulk job that each run starts, over the collection as it is by then."""
 
     deadline_seconds: Deadline | None = Field(None, description=_FROM_START)
 
 
-class ScheduleCreate(Asked):
-    """When something is to be done, and what: a job for one document, or a bulk job over a collection."""
+class ScheduleCreate(RequestModel):
+    """A schedule and its work: a job for one document, or a bulk job over a collection."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -59,41 +59,41 @@ class ScheduleCreate(Asked):
     )
 
     name: Annotated[Text, StringConstraints(pattern=r"^\S(.{0,98}\S)?$")] = Field(
-        description="Of your choice, unique among your schedules."
+        description="Any name that is unique among your schedules."
     )
     cron: Annotated[Text, StringConstraints(min_length=1, max_length=200)] = Field(
-        description="Minute, hour, day of month, month, day of week; with `L` and `#` as in Debian's cron."
+        description="Five fields: minute, hour, day of month, month, day of week. `L` and `#` are supported."
     )
     timezone: Annotated[Text, StringConstraints(min_length=1, max_length=100)] = Field(
-        "UTC", description="An IANA name; the expression goes by its clock."
+        "UTC", description="IANA name of the time zone of the expression."
     )
     overlap: Overlap = Field(
         Overlap.SKIP,
-        description="While the run before still runs: `skip` this one, `queue` it (the newest only), or "
-        "`cancel_previous`.",
+        description="What happens if the previous run is still running: `skip` this one, `queue` it (only "
+        "the newest), or `cancel_previous`.",
     )
     catch_up_seconds: int = Field(
         3600,
         ge=0,
         le=7 * 86_400,
-        description="How late a run may begin after a standstill; the newest that was due is made up for. "
+        description="How late a run may start after an outage; only the newest missed run is caught up. "
         "Less than a minute counts as a minute.",
     )
     jitter_seconds: int = Field(
-        0, ge=0, le=86_400, description="Each run begins up to so much later, to spread the load."
+        0, ge=0, le=86_400, description="Delays each run by up to this time, to spread load."
     )
-    max_failures: int = Field(5, ge=1, le=1000, description="So many in a row pause the schedule.")
+    max_failures: int = Field(5, ge=1, le=1000, description="Consecutive failures that pause the schedule.")
     job: ScheduledJob | None = None
     bulk: ScheduledBulk | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if (self.job is None) == (self.bulk is None):
-            raise PydanticCustomError("work_choice", "Give either job or bulk")
+            raise PydanticCustomError("work_choice", "Give exactly one of job and bulk")
         return self
 
     def new(self, collection_id: str | None = None) -> NewSchedule:
-        """The same for the store; `collection_id` is that of a bulk job's collection or source."""
+        """The request in the store's form; `collection_id` is that of a bulk job's collection or source."""
         return NewSchedule(
             template=_template(self.job, self.bulk, collection_id),
             **self.model_dump(exclude={"job", "bulk", "overlap"}),
@@ -104,7 +104,7 @@ class ScheduleCreate(Asked):
 def _template(job: ScheduledJob | None, bulk: ScheduledBulk | None, collection_id: str | None) -> Template:
     if job is not None:
         return Template("job", job.ask(), deadline_seconds=job.deadline_seconds, document_id=job.document_id)
-    assert bulk is not None  # one of them is there, or the request was refused
+    assert bulk is not None  # guaranteed by validation
     return Template(
         "bulk",
         bulk.job.ask(),
@@ -117,26 +117,26 @@ def _template(job: ScheduledJob | None, bulk: ScheduledBulk | None, collection_i
     )
 
 
-class TimeOut(Answered):
-    """A time to come."""
+class TimeOut(ResponseModel):
+    """A future time of a schedule."""
 
     utc: datetime
     local: str = Field(
-        description="By the zone's clock, with its offset then.", examples=["2027-01-31T06:00:00+01:00"]
+        description="In the time zone, with the offset at that time.", examples=["2027-01-31T06:00:00+01:00"]
     )
     utc_offset: str = Field(examples=["+01:00"])
-    fires_at: datetime = Field(description="In UTC, with the jitter.")
+    fires_at: datetime = Field(description="In UTC, with jitter.")
 
 
-class PreviewOut(Answered):
-    """The next times of a schedule, as if it were not paused."""
+class PreviewOut(ResponseModel):
+    """The next times of a schedule, whether or not it is paused."""
 
     timezone: str
     data: list[TimeOut]
 
 
-class ScheduleOut(Answered):
-    """A schedule; `job` or `bulk` may be sent again as they are."""
+class ScheduleOut(ResponseModel):
+    """A schedule; its `job` or `bulk` can be sent back unchanged."""
 
     id: str = Field(examples=["sch_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     name: str
@@ -146,8 +146,10 @@ class ScheduleOut(Answered):
     catch_up_seconds: int
     jitter_seconds: int
     max_failures: int
-    failures: int = Field(description="In a row, up to now.")
-    project: str = Field(description="What its jobs are billed under: that of the key it was made with.")
+    failures: int = Field(description="Consecutive failures so far.")
+    project: str = Field(
+        description="Its jobs are billed to this project: that of the key it was created with."
+    )
     job: dict[str, Any] | None
     bulk: dict[str, Any] | None
     next_at: datetime | None = Field(description="Null while it is paused.")
@@ -163,15 +165,15 @@ class SchedulePage(Page):
     data: list[ScheduleOut]
 
 
-class RunCostOut(Answered):
+class RunCostOut(ResponseModel):
     """An amount in one currency."""
 
     amount: Number
     currency: str = Field(examples=["USD"])
 
 
-class RunOut(Answered):
-    """One time of a schedule, and what came of it."""
+class RunOut(ResponseModel):
+    """One run of a schedule and its outcome."""
 
     id: str = Field(examples=["run_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     schedule_id: str
@@ -181,14 +183,14 @@ class RunOut(Answered):
     state: RunState
     job_id: str | None
     bulk_id: str | None
-    reason: ErrorOut | None = Field(description="Why it waits, or ended without success.")
-    cost: list[RunCostOut] = Field(description="What is billed by now, one amount a currency.")
+    reason: ErrorOut | None = Field(description="Why it is waiting, or did not succeed.")
+    cost: list[RunCostOut] = Field(description="Billed so far, one amount per currency.")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
 
 
 class RunPage(Page):
-    """A page of runs, the latest time first."""
+    """A page of runs, the latest first."""
 
     data: list[RunOut]

@@ -1,4 +1,4 @@
-"""Which version of a scorer serves whom, the way back, and the log of who changed it."""
+"""Activations of scorer versions, rollback, and the audit log."""
 
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ MAX_SUBJECT = 300
     "/scorers/{name}/activations", status_code=201, responses=documented(400, 401, 403, 404, 409, 422)
 )
 def activate(name: Name, body: ActivationCreate, context: ContextDep, caller: AdminDep) -> ActivationOut:
-    """From now on a version serves a scope. What served it under the same alias ends."""
+    """Activate a version for a scope. The scope's earlier activation under the same alias ends."""
     percent = body.percent if body.percent is not None else 100 if body.alias is Alias.STABLE else 0
     with context.database.session() as session:
         _refuse_unknown_tenant(session, body.scope)
@@ -71,16 +71,16 @@ def end(
     caller: AdminDep,
     reason: Annotated[Reason, Query()] = "ended on request",
 ) -> None:
-    """End what serves a scope under an alias; its jobs get what serves a wider one."""
+    """End the activation of a scope and alias; its jobs then use that of a wider scope."""
     with context.database.session() as session:
         ended = activations.end(session, name, scope, alias, caller.key_id, reason=reason)
         if ended is None:
-            raise NotFound(f"No version of {name} is {alias} in the scope {scope}.")
+            raise NotFound(f"No version of {name} is active as {alias} in the scope {scope}.")
 
 
 @router.post("/scorers/{name}/rollback", responses=documented(400, 401, 403, 409, 422))
 def rollback(name: Name, body: RollbackCreate, context: ContextDep, caller: AdminDep) -> ActivationOut:
-    """Back to the version that was stable before in the scope; a canary in it ends."""
+    """Roll back to the previous stable version of the scope, and end its canary."""
     with context.database.session() as session:
         made = activations.rollback(session, name, body.scope, caller.key_id, reason=body.reason)
         return activation_out(session, made)
@@ -92,12 +92,13 @@ def index(
     context: ContextDep,
     caller: CallerDep,
     still_open: Annotated[
-        bool | None, Query(alias="open", description="Only what serves now (`true`), or no more (`false`).")
+        bool | None,
+        Query(alias="open", description="Only open activations (`true`), or only ended ones (`false`)."),
     ] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> ActivationPage:
-    """What serves and what did, newest first. Of scopes of others only an admin's key is told."""
+    """List open and ended activations, newest first. Only admins see those of other tenants."""
     mine = None if caller.admin else caller.tenant_id
     pager = Pager(context.settings.pepper, f"activations {name} {mine} {still_open}")
     last = pager.key(cursor)
@@ -120,7 +121,7 @@ def audit_log(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> AuditPage:
-    """What was changed in the registry, by whom and when, newest first."""
+    """List changes of the registry, with who made them and when, newest first."""
     pager = Pager(context.settings.pepper, f"audit {subject}")
     last = pager.key(cursor)
     before = None if last is None else int(last)

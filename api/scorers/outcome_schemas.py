@@ -1,27 +1,24 @@
-"""What answers about the outcomes of a scorer's versions look like."""
+"""Outcomes of scorer versions in responses."""
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer
+from pydantic import Field
 
-from api.http.tabular import plain
-from api.schemas import Answered
+from api.schemas import Number, ResponseModel
 
-Number = Annotated[Decimal, PlainSerializer(plain, return_type=str)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class RateOut(Answered):
-    """A share with its 95 % interval by Wilson."""
+class RateOut(ResponseModel):
+    """A share with its 95 % Wilson interval."""
 
     value: Share = Field(examples=[0.02])
     low: Share = Field(examples=[0.0055])
     high: Share = Field(examples=[0.07])
 
 
-class EndsOut(Answered):
+class EndsOut(ResponseModel):
     """Jobs by how they ended."""
 
     succeeded: int = Field(examples=[98])
@@ -30,8 +27,8 @@ class EndsOut(Answered):
     expired: int
 
 
-class MoneyOut(Answered):
-    """Amounts in one currency, which are never added to those in another; null where no bill says."""
+class MoneyOut(ResponseModel):
+    """Amounts in one currency, never added to those in another; null if no bill has the figure."""
 
     currency: str = Field(examples=["USD"])
     cost: Number | None = Field(examples=["1.0416666667"])
@@ -39,48 +36,53 @@ class MoneyOut(Answered):
     saving_realised: Number | None
 
 
-class ShadowsOut(Answered):
-    """Jobs that the version read beside the one that answered."""
+class ShadowsOut(ResponseModel):
+    """Shadow runs of the version."""
 
-    runs: int = Field(description="Those that were made.", examples=[40])
-    failed: int = Field(description="Of these, those that broke: they agree with nothing.")
+    runs: int = Field(description="Shadow runs that were made.", examples=[40])
+    failed: int = Field(description="Among these, runs that broke; they agree with nothing.")
     not_made: int = Field(
-        description="Beside these: the version or the document was not at hand. They count for nothing."
+        description="Runs not made because the version or the document was unavailable; they do not count."
     )
     answers: int = Field(examples=[120])
-    agreed: int = Field(description="Answers that were the same, character for character.", examples=[114])
+    agreed: int = Field(
+        description="Answers identical to the stable version's, character for character.", examples=[114]
+    )
     agreement: RateOut | None = Field(description="Null without answers.")
 
 
-class OutcomeOut(Answered):
-    """What came of a version in the interval."""
+class OutcomeOut(ResponseModel):
+    """The outcome of a version in the interval."""
 
     scorer: str = Field(examples=["namm@3"])
     version: str = Field(examples=["3"])
     state: str | None = Field(
-        description="Of the version in the registry; null for one that is not there.", examples=["active"]
+        description="The version's state in the registry; null if it is not there.", examples=["active"]
     )
-    sha256: str | None = Field(description="Of its scorer.safetensors, where the registry has it.")
+    sha256: str | None = Field(
+        description="Of its scorer.safetensors; null if the registry does not have it."
+    )
     jobs: EndsOut
-    failure_rate: RateOut | None = Field(description="Of the jobs that failed or succeeded.")
+    failure_rate: RateOut | None = Field(description="Among jobs that failed or succeeded.")
     kept: float | None = Field(
-        description="Share of their documents' tokens that jobs that succeeded kept.", examples=[0.125]
+        description="Share of the documents' tokens kept at the end, over jobs that succeeded.",
+        examples=[0.125],
     )
-    device_seconds: Number = Field(description="Of all attempts.", examples=["3750.5"])
-    score_seconds: Number = Field(description="What the scorer took of them.", examples=["102.25"])
+    device_seconds: Number = Field(description="Over all attempts.", examples=["3750.5"])
+    score_seconds: Number = Field(
+        description="Time in the scorer, part of device_seconds.", examples=["102.25"]
+    )
     score_share: float | None = Field(examples=[0.0273])
     scorer_quality: float | None = Field(
-        description="Share of a full cache's score that the scorer is known for; the mean over jobs.",
+        description="Evaluated share of a full cache's score that the scorer keeps; mean over jobs.",
         examples=[0.97],
     )
     money: list[MoneyOut]
     shadow: ShadowsOut
-    evaluation: dict[str, Any] | None = Field(
-        description="What `namm evaluate` wrote about it, where that was attached."
-    )
+    evaluation: dict[str, Any] | None = Field(description="Output of `namm evaluate`, if attached.")
 
 
-class OutcomeList(Answered):
+class OutcomeList(ResponseModel):
     """Versions of a scorer side by side."""
 
     object: Literal["list"] = "list"

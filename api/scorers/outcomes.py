@@ -1,4 +1,4 @@
-"""Outcomes: what came of a scorer's versions, side by side."""
+"""Outcomes of a scorer's versions, side by side."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ Versions = Annotated[
     list[str] | None,
     Query(
         max_length=50,
-        description="Only these versions, in this order; may be given more than once. All when left out.",
+        description="Only these versions, in this order; may be repeated. Default: all.",
     ),
 ]
 
@@ -32,9 +32,9 @@ def show(
     end_time: EndTime = None,
     version: Versions = None,
 ) -> OutcomeList:
-    """How your jobs ended with each version of a scorer: failures, what was kept, cost, savings, agreement.
+    """Compare the versions of a scorer: failures, tokens kept, cost, savings, agreement.
 
-    Counted are your own jobs that ended in the interval, and their shadow runs; an admin sees everybody's.
+    Covers your own jobs that ended in the interval, and their shadow runs; an admin sees all tenants.
     """
     with context.database.session() as session:
         end = end_time or reports.now(session)

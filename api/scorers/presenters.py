@@ -1,4 +1,4 @@
-"""Rows of the registry as the API shows them."""
+"""Rows of the registry in the API's form."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -13,7 +13,7 @@ from store.tables.scorers import Activation, ScorerVersion
 
 
 def activation_out(session: Session, row: Activation) -> ActivationOut:
-    """An activation with the version it is of."""
+    """An activation with its version."""
     version = registry.label(registry.by_id(session, row.version_id))
     return ActivationOut.model_validate(
         {field: getattr(row, field) for field in ActivationOut.model_fields if field != "scorer"}
@@ -22,7 +22,7 @@ def activation_out(session: Session, row: Activation) -> ActivationOut:
 
 
 def visible(rows: list[Activation], caller: Caller) -> list[Activation]:
-    """Admins see all; others what is for everybody or their own tenant. Others' schedules are hidden."""
+    """The activations a caller may see: for admins all, else those for all tenants or the caller's own."""
     mine = f"tenant:{caller.tenant_id}"
     return [
         row
@@ -32,10 +32,10 @@ def visible(rows: list[Activation], caller: Caller) -> list[Activation]:
 
 
 def version_out(session: Session, row: ScorerVersion, serving: list[Activation]) -> VersionOut:
-    """A version; `serving` are open activations, of which its own are taken."""
-    taken = {"activations", "provenance"}
+    """A version with those of the open activations `serving` that are its own."""
+    derived = {"activations", "provenance"}
     values: dict[str, Any] = {
-        name: getattr(row, name) for name in VersionOut.model_fields if name not in taken
+        name: getattr(row, name) for name in VersionOut.model_fields if name not in derived
     }
     values["provenance"] = None if row.manifest is None else row.manifest.get("provenance")
     values["activations"] = [activation_out(session, one) for one in serving if one.version_id == row.id]
@@ -43,12 +43,12 @@ def version_out(session: Session, row: ScorerVersion, serving: list[Activation])
 
 
 def briefs(rows: list[ScorerVersion]) -> list[VersionBrief]:
-    """Versions and where they stand."""
+    """Versions in their short form."""
     return [VersionBrief.model_validate(row) for row in rows]
 
 
 def by_name(rows: list[ScorerVersion]) -> list[VersionList]:
-    """Versions, which come sorted by name, under their names."""
+    """Versions, sorted by name, grouped by name."""
     grouped = groupby(rows, key=lambda row: row.name)
     return [VersionList(name=name, data=briefs(list(found))) for name, found in grouped]
 

@@ -1,4 +1,4 @@
-"""How far the scorer versions that are meant to serve have got."""
+"""The rollout of the active scorer versions."""
 
 from datetime import datetime
 from typing import Literal
@@ -8,45 +8,45 @@ from pydantic import Field
 
 from api.context import CallerDep, ContextDep
 from api.problems import documented
-from api.schemas import Answered
+from api.schemas import ResponseModel
 from store.scorers import rollout
 from store.scorers.rollout import Rollout
 
 router = APIRouter(prefix="/v1/rollout", tags=["scorers"])
 
 
-class WorkerRolloutOut(Answered):
-    """What a live worker has of a scorer."""
+class WorkerRolloutOut(ResponseModel):
+    """The version of a scorer that a live worker has loaded."""
 
     worker_id: str = Field(examples=["wrk_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     host: str = Field(examples=["gpu-7"])
     scorer: str | None = Field(
-        description="The wanted version if it is loaded, else the one used last; null while it has none of "
-        "the registry's and would run jobs with the bundled one.",
+        description="The desired version if it is loaded, else the last one used; null without any from "
+        "the registry, when jobs run with the bundled one.",
         examples=["namm-key@4"],
     )
     sha256: str | None
     loaded_at: datetime | None
     age_seconds: float | None = Field(description="Since it was loaded.")
-    error: str | None = Field(description="Why it could not load the wanted version.")
+    error: str | None = Field(description="Why loading the desired version failed.")
 
 
-class RolloutOut(Answered):
-    """A version that is meant to serve a scope, and the live workers of that scope."""
+class RolloutOut(ResponseModel):
+    """The version that should serve a scope, and the live workers of that scope."""
 
     name: str = Field(examples=["namm-key"])
     scope: str = Field(examples=["global"])
     alias: Literal["stable", "canary"]
     desired: str = Field(examples=["namm-key@4"])
     activated_at: datetime
-    ready: int = Field(description="Live workers that have the wanted version loaded.")
+    ready: int = Field(description="Live workers that have loaded the desired version.")
     live: int
     summary: str = Field(examples=["2 of 3"])
     workers: list[WorkerRolloutOut]
 
 
-class RolloutList(Answered):
-    """What serves now."""
+class RolloutList(ResponseModel):
+    """The rollout of every open activation."""
 
     data: list[RolloutOut]
 
@@ -68,10 +68,10 @@ def _out(found: Rollout) -> RolloutOut:
 
 @router.get("", responses=documented(401))
 def index(context: ContextDep, caller: CallerDep) -> RolloutList:
-    """Each scorer version that is meant to serve, and which live workers have it loaded.
+    """Show each active scorer version and which live workers have loaded it.
 
-    A worker loads a version when it begins to serve or when a job first needs it, so a worker that is not
-    ready still runs its next job with the wanted version. Scopes of other tenants are left out.
+    A worker loads a version when it starts to serve or when a job first needs it, so a worker that is not
+    ready still runs its next job with the desired version. Scopes of other tenants are left out.
     """
     with context.database.session() as session:
         found = rollout.rollout(session, context.settings.worker_live_seconds)
@@ -86,5 +86,5 @@ def index(context: ContextDep, caller: CallerDep) -> RolloutList:
     answer = RolloutList(data=[_out(one) for one in seen])
     for worker in (worker for one in answer.data for worker in one.workers):
         if worker.error is not None and not caller.admin:
-            worker.error = "It could not be loaded; an admin sees why."  # the reason may name folders
+            worker.error = "It could not be loaded; admins see the reason."  # which may name folders
     return answer

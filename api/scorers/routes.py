@@ -1,4 +1,4 @@
-"""Scorers: versions are uploaded, verified by a worker, looked at and compared. They never change."""
+"""Scorers: upload, read and compare versions, which never change."""
 
 import hashlib
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from api.context import AdminDep, Caller, CallerDep, Context, ContextDep
-from api.http.blob_writer import pieces
+from api.http.blob_writer import chunks
 from api.http.cursors import Cursor, Limit, Pager
 from api.http.idempotency import RawBody
 from api.problems import Problem, documented
@@ -30,7 +30,7 @@ _BINARY = {"type": "string", "format": "binary"}
 _UPLOAD = {
     "requestBody": {
         "required": True,
-        "description": "The parts `scorer` and `manifest`, or `checkpoint`.",
+        "description": "The parts `scorer` and `manifest`, or the part `checkpoint`.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -39,10 +39,10 @@ _UPLOAD = {
                         "scorer": _BINARY | {"description": "scorer.safetensors, at most 16 MiB."},
                         "manifest": _BINARY | {"description": "manifest.json, at most 1 MiB."},
                         "checkpoint": _BINARY
-                        | {"description": "Instead: a ckpt.pt of the reference's trainer, at most 1 GiB."},
+                        | {"description": "Instead: a ckpt.pt of the reference trainer, at most 1 GiB."},
                         "version": {
                             "type": "string",
-                            "description": "Left out: the manifest's, else the next whole number.",
+                            "description": "Default: the manifest's, else the next whole number.",
                         },
                     },
                     "additionalProperties": False,
@@ -60,7 +60,7 @@ _FILES: dict[int | str, dict[str, Any]] = {
         "description": "The file; its `ETag` is its sha256.",
         "content": {"application/octet-stream": {"schema": _BINARY}},
     },
-    304: {"description": "It is what `If-None-Match` has."},
+    304: {"description": "It matches `If-None-Match`."},
     **documented(401, 404, 409, 422),
 }
 
@@ -74,58 +74,58 @@ _FILES: dict[int | str, dict[str, Any]] = {
 async def upload(
     name: Name, request: Request, response: Response, context: ContextDep, caller: AdminDep
 ) -> VersionOut:
-    """Upload a version. A worker verifies it within seconds; until then it serves nobody."""
-    await run_in_threadpool(_refuse_blindly, context, name)
-    came = await receive_scorer(request, context.blobs, name)
-    shown, new = await run_in_threadpool(_record, context, caller, name, came)
+    """Upload a version. A worker verifies it within seconds; until then it cannot be used."""
+    await run_in_threadpool(_check_workers, context, name)
+    uploaded = await receive_scorer(request, context.blobs, name)
+    shown, new = await run_in_threadpool(_record, context, caller, name, uploaded)
     if not new:
         response.status_code = 200
-    place = request.url_for("show_scorer_version", name=name, version=shown.version)
-    response.headers["location"] = place.path
+    location = request.url_for("show_scorer_version", name=name, version=shown.version)
+    response.headers["location"] = location.path
     return shown
 
 
-def _refuse_blindly(context: Context, name: str) -> None:
-    """Before anything is stored. Raises NoWorker."""
+def _check_workers(context: Context, name: str) -> None:
+    """Checks, before anything is stored, that bundled versions are known. Raises NoWorker."""
     with context.database.session() as session:
         _bundled(context, session, name)
 
 
-def _record(context: Context, caller: Caller, name: str, came: ScorerUpload) -> tuple[VersionOut, bool]:
+def _record(context: Context, caller: Caller, name: str, uploaded: ScorerUpload) -> tuple[VersionOut, bool]:
     new = False
     try:
         with context.database.session() as session:
             bundled = _bundled(context, session, name)
-            version = came.version or registry.next_version(session, name, set(bundled), came.sha256)
-            if bundled.get(version, came.hashes.get("scorer")) != came.hashes.get("scorer"):
-                raise VersionExists(f"Workers have a {name}@{version} of their own: use another version.")
+            version = uploaded.version or registry.next_version(session, name, set(bundled), uploaded.sha256)
+            if bundled.get(version, uploaded.hashes.get("scorer")) != uploaded.hashes.get("scorer"):
+                raise VersionExists(f"{name}@{version} is bundled with workers; use another version.")
             row, new = registry.upload(
                 session,
                 name=name,
                 version=version,
-                kind=came.kind,
-                upload_key=came.prefix,
-                upload_sha256=came.sha256,
+                kind=uploaded.kind,
+                upload_key=uploaded.prefix,
+                upload_sha256=uploaded.sha256,
                 actor=caller.key_id,
             )
             shown = presenters.version_out(session, row, activations.current(session))
     finally:
-        # If the commit failed nobody knows whether it did: better blobs too many.
+        # Not if `new`: a commit that failed may have taken effect, so rather keep unused blobs.
         if not new:
-            came.discard()
+            uploaded.discard()
     return shown, new
 
 
 def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
-    """sha256 by version of the scorers of this name that workers brought along.
+    """sha256 by version of the scorers of this name that are bundled with workers.
 
-    Raises NoWorker while no worker has said which those are: a clash would go unseen.
+    Raises NoWorker until a worker has reported them, as a clash would go unnoticed.
     """
     cards = [model.card for model in workers.models(session, context.settings.worker_live_seconds)]
     loaded = [card.scorers for card in cards if card.scorers is not None]
     if not loaded:
         detail = (
-            "No worker has loaded its model yet, so nobody knows which versions workers have of their own. "
+            "No worker has loaded its model yet, so the versions bundled with workers are unknown. "
             "Try again in a moment, or start a worker."
         )
         raise NoWorker(detail)
@@ -135,7 +135,7 @@ def _bundled(context: Context, session: Session, name: str) -> dict[str, str]:
 
 @router.get("", responses=documented(401, 422))
 def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> ScorerPage:
-    """The scorers of the registry with their versions, newest first. Workers' own are in GET /v1/models."""
+    """List the registry's scorers and their versions, newest first. GET /v1/models has bundled ones."""
     rows, after = _page(context, None, cursor, limit)
     return ScorerPage(data=presenters.by_name(rows), has_more=after is not None, next_cursor=after)
 
@@ -144,7 +144,7 @@ def index(context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: 
 def versions(
     name: Name, context: ContextDep, caller: CallerDep, cursor: Cursor = None, limit: Limit = 50
 ) -> VersionPage:
-    """The versions of a scorer, newest first."""
+    """List the versions of a scorer, newest first."""
     rows, after = _page(context, name, cursor, limit)
     if not rows and cursor is None:
         raise NotFound(f"There is no scorer {name} in the registry.")
@@ -165,7 +165,7 @@ def _page(
 
 @router.get("/{name}/versions/{version}", name="show_scorer_version", responses=documented(401, 404, 422))
 def show(name: Name, version: Version, context: ContextDep, caller: CallerDep) -> VersionOut:
-    """A version: where it stands, its manifest, its evaluation and whom it serves."""
+    """Get a version: its state, manifest, evaluation and activations."""
     with context.database.session() as session:
         return _shown(session, registry.get(session, name, version), caller)
 
@@ -190,7 +190,7 @@ def download(
     context: ContextDep,
     caller: CallerDep,
 ) -> Response:
-    """A file of a verified version."""
+    """Download a file of a verified version."""
     with context.database.session() as session:
         row = _usable(session, name, version)
     key = f"{row.blob_key}/{file}"
@@ -204,14 +204,14 @@ def download(
         return Response(status_code=304, headers=headers)
     media_type = "application/json" if file == "manifest.json" else "application/octet-stream"
     if not context.blobs.exists(key):
-        raise NotFound(f"The blob {key} is gone.")
-    return StreamingResponse(pieces(context.blobs, key), media_type=media_type, headers=headers)
+        raise NotFound(f"The blob {key} no longer exists.")
+    return StreamingResponse(chunks(context.blobs, key), media_type=media_type, headers=headers)
 
 
 def _digest(context: Context, key: str) -> str:
     digest = hashlib.sha256()
-    for piece in pieces(context.blobs, key):
-        digest.update(piece)
+    for chunk in chunks(context.blobs, key):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -223,7 +223,7 @@ def diff(
     caller: CallerDep,
     other: Annotated[Version, Query(alias="with", description="The version to compare it with.")],
 ) -> DiffOut:
-    """The manifest's entries that differ: `from` is this version's, `to` that of `with`."""
+    """Compare the manifests of two versions: `from` is this version's entry, `to` that of `with`."""
     with context.database.session() as session:
         return presenters.diff(_usable(session, name, version), _usable(session, name, other))
 
@@ -232,7 +232,7 @@ def diff(
 def evaluate(
     name: Name, version: Version, body: EvaluationIn, raw: RawBody, context: ContextDep, caller: AdminDep
 ) -> VersionOut:
-    """Attach the report that `namm evaluate --json` wrote; a later one replaces it."""
+    """Attach the output of `namm evaluate --json`, replacing an earlier one."""
     if len(raw) > MAX_EVALUATION_BYTES:
         detail = f"The report is larger than {MAX_EVALUATION_BYTES:,} bytes."
         raise Problem(413, "evaluation_too_large", detail, field="body", max_bytes=MAX_EVALUATION_BYTES)

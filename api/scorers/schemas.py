@@ -1,4 +1,4 @@
-"""What requests and answers about scorers look like."""
+"""Scorers in requests and responses."""
 
 import json
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas import Answered, Asked, Page, Text
+from api.schemas import Page, RequestModel, ResponseModel, Text
 from store.scorers.guardrails import Bounds
 from store.scorers.registry import VersionState
 from store.scorers.serving import Alias
@@ -26,12 +26,12 @@ Reason = Annotated[Text, StringConstraints(min_length=1, max_length=500)]
 
 
 def storable(value: Any) -> str | None:
-    """Why Postgres could not keep a JSON value, or None: depth, numbers and text that JSON does not have."""
+    """Why Postgres cannot store a JSON value: its depth, numbers or text; None if it can."""
     waiting = [(value, 0)]
     while waiting:
         one, depth = waiting.pop()
         if depth > MAX_DEPTH:
-            return f"it is nested deeper than {MAX_DEPTH}"
+            return f"it is nested more than {MAX_DEPTH} levels deep"
         if isinstance(one, dict):
             waiting += [(part, depth + 1) for pair in one.items() for part in pair]
         elif isinstance(one, list):
@@ -39,9 +39,9 @@ def storable(value: Any) -> str | None:
         elif isinstance(one, str) and (
             "\0" in one or any("\ud800" <= character <= "\udfff" for character in one)
         ):
-            return "it has U+0000 or half a character in a text"
+            return "a text in it has U+0000 or an unpaired surrogate"
         elif isinstance(one, int) and one.bit_length() > 1024:
-            return "it has a number of too many digits"
+            return "it has a number with too many digits"
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -49,8 +49,8 @@ def storable(value: Any) -> str | None:
     return None
 
 
-class ActivationCreate(Asked):
-    """From now on a version serves a scope."""
+class ActivationCreate(RequestModel):
+    """Makes a version serve a scope from now on."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -74,14 +74,19 @@ class ActivationCreate(Asked):
         examples=["global"],
     )
     alias: Alias = Field(
-        Alias.STABLE, description="`stable` serves the scope; `canary` serves some of its jobs."
+        Alias.STABLE, description="`stable` serves the scope; `canary` serves a share of its jobs."
     )
-    percent: int | None = Field(None, ge=0, le=100, description="Of a canary: jobs that run with it.")
+    percent: int | None = Field(
+        None, ge=0, le=100, description="For a canary: share of jobs that run with it."
+    )
     shadow_percent: int = Field(
-        0, ge=0, le=100, description="Of a canary: jobs of the stable version that it reads beside it."
+        0,
+        ge=0,
+        le=100,
+        description="For a canary: share of the stable version's jobs that it also reads as shadow runs.",
     )
     bounds: Bounds | None = Field(
-        None, description="Crossed, a canary ends and a stable version is rolled back."
+        None, description="If one is crossed, a canary ends and a stable version is rolled back."
     )
     reason: Reason = "activated"
 
@@ -89,14 +94,14 @@ class ActivationCreate(Asked):
     def _of_a_canary(self) -> Self:
         if self.alias is Alias.STABLE:
             if self.percent not in (None, 100) or self.shadow_percent:
-                raise PydanticCustomError("canary_only", "Only a canary has percent and shadow_percent")
+                raise PydanticCustomError("canary_only", "Only a canary takes percent and shadow_percent")
         elif not self.percent and not self.shadow_percent:
-            raise PydanticCustomError("canary_share", "A canary needs percent or shadow_percent")
+            raise PydanticCustomError("canary_share", "A canary requires percent or shadow_percent")
         return self
 
 
-class RollbackCreate(Asked):
-    """Back to the version that served the scope before."""
+class RollbackCreate(RequestModel):
+    """Rolls a scope back to its previous version."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"scope": "global", "reason": "wrong answers"}]}
@@ -106,8 +111,8 @@ class RollbackCreate(Asked):
     reason: Reason
 
 
-class EvaluationIn(Asked):
-    """The report that `namm evaluate --json` writes."""
+class EvaluationIn(RequestModel):
+    """The output of `namm evaluate --json`."""
 
     format: Literal[1]
     model: dict[str, Any]
@@ -117,20 +122,20 @@ class EvaluationIn(Asked):
     rows: list[dict[str, Any]] = Field(min_length=1, max_length=10_000)
 
     @model_validator(mode="after")
-    def _is_a_report(self) -> Self:
+    def _valid_rows(self) -> Self:
         for number, row in enumerate(self.rows):
-            lacking = {"policy", "scorer", "budget", "score"} - row.keys()
-            if lacking:
-                words = ", ".join(sorted(lacking))
-                raise PydanticCustomError("row_incomplete", f"rows[{number}] lacks {words}")
+            missing = {"policy", "scorer", "budget", "score"} - row.keys()
+            if missing:
+                words = ", ".join(sorted(missing))
+                raise PydanticCustomError("row_incomplete", f"rows[{number}] is missing {words}")
         why = storable(self.model_dump())
         if why is not None:
             raise PydanticCustomError("not_storable", f"The report cannot be stored: {why}")
         return self
 
 
-class ActivationOut(Answered):
-    """A version that serves, or served, a scope."""
+class ActivationOut(ResponseModel):
+    """A period in which a version serves, or served, a scope."""
 
     id: str = Field(examples=["act_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     scorer: str = Field(examples=["namm-key@3"])
@@ -147,13 +152,13 @@ class ActivationOut(Answered):
 
 
 class ActivationPage(Page):
-    """What serves and what did, the newest first; `ended_at` is null for what serves."""
+    """A page of activations, newest first; `ended_at` is null for open ones."""
 
     data: list[ActivationOut]
 
 
-class VersionBrief(Answered):
-    """A version and where it stands."""
+class VersionBrief(ResponseModel):
+    """A version and its state."""
 
     version: str = Field(examples=["3"])
     state: VersionState
@@ -161,7 +166,7 @@ class VersionBrief(Answered):
     created_at: datetime
 
 
-class VersionList(Answered):
+class VersionList(ResponseModel):
     """The versions of a scorer, newest first."""
 
     name: str = Field(examples=["namm-key"])
@@ -173,48 +178,48 @@ class VersionPage(Page, VersionList):
 
 
 class ScorerPage(Page):
-    """Versions under the scorers' names; where a page ends amid a scorer, the next one goes on with it."""
+    """A page of versions grouped by scorer; a scorer may continue on the next page."""
 
     data: list[VersionList]
 
 
-class VersionOut(Answered):
-    """All there is to know about a version."""
+class VersionOut(ResponseModel):
+    """A version in full."""
 
     name: str = Field(examples=["namm-key"])
     version: str = Field(examples=["3"])
     state: VersionState
-    reason: str | None = Field(description="Why it was rejected, or why its verification was put off.")
+    reason: str | None = Field(description="Why it was rejected, or its verification postponed.")
     kind: Literal["safetensors", "reference"]
     sha256: str | None = Field(description="Of scorer.safetensors; null until it is verified.")
-    upload_sha256: str = Field(description="Of the names and hashes of what was uploaded.")
+    upload_sha256: str = Field(description="Of the names and hashes of the uploaded files.")
     manifest: dict[str, Any] | None
-    provenance: dict[str, Any] | None = Field(description="The manifest's, where it was made.")
-    evaluation: dict[str, Any] | None = Field(description="What `namm evaluate` wrote, if it was attached.")
-    activations: list[ActivationOut] = Field(description="What it serves now.")
+    provenance: dict[str, Any] | None = Field(description="The provenance entry of the manifest.")
+    evaluation: dict[str, Any] | None = Field(description="Output of `namm evaluate`, if attached.")
+    activations: list[ActivationOut] = Field(description="Its open activations.")
     created_by: str
     created_at: datetime
     checked_at: datetime | None
 
 
-class Difference(Answered):
-    """An entry of two manifests that is not the same; null where one has none."""
+class Difference(ResponseModel):
+    """An entry that differs between two manifests; null if one does not have it."""
 
     path: str = Field(examples=["config.gamma"])
     from_: Any = Field(alias="from")
     to: Any
 
 
-class DiffOut(Answered):
-    """How one version differs from another."""
+class DiffOut(ResponseModel):
+    """The differences between two versions."""
 
     from_: str = Field(alias="from", examples=["namm-key@2"])
     to: str = Field(examples=["namm-key@3"])
-    same_parameters: bool = Field(description="By the sha256 of scorer.safetensors.")
+    same_parameters: bool = Field(description="Whether scorer.safetensors has the same sha256.")
     manifest: list[Difference]
 
 
-class AuditOut(Answered):
+class AuditOut(ResponseModel):
     """A change: what, by whom, when."""
 
     id: int

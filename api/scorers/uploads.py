@@ -1,4 +1,4 @@
-"""Uploads of scorers: a form's files go to the blob store as they arrive, capped and hashed on the way."""
+"""Uploads of scorers: the files of a form are streamed to the blob store, limited and hashed on the way."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from api.http.blob_writer import storing
-from api.http.multipart import Form, Part, Take, is_multipart
+from api.http.multipart import Form, Part, Sink, is_multipart
 from api.http.uploads import batches
 from api.problems import Problem
 from api.scorers.schemas import VERSION_PATTERN, storable
@@ -19,8 +19,8 @@ from store.ids import new_id
 from store.scorers.registry import UPLOADS
 
 MIB = 1 << 20
-# Parts of the form: the blob's name and how many bytes it may have. The trainer's checkpoint has 200 MB of
-# matrices that verification leaves behind.
+# Parts of the form: blob name and size limit. The trainer's checkpoint has 200 MB of matrices that
+# verification drops.
 FILES = {
     "scorer": ("scorer.safetensors", 16 * MIB),
     "manifest": ("manifest.json", MIB),
@@ -30,7 +30,7 @@ KINDS = {frozenset({"scorer", "manifest"}): "safetensors", frozenset({"checkpoin
 
 
 class ScorerUpload:
-    """What came with a form. Its blobs lie under `prefix` until `discard`; all methods may block."""
+    """The files of a form. Their blobs are under `prefix` until `discard`; all methods may block."""
 
     def __init__(self, blobs: Blobs, name: str) -> None:
         self.prefix = f"{UPLOADS}/{new_id('upl')}"
@@ -46,12 +46,12 @@ class ScorerUpload:
 
     @property
     def sha256(self) -> str:
-        """Of the names and hashes of all parts, so that the same files have the same one."""
+        """Hash of the names and hashes of all parts, the same for the same files."""
         lines = "".join(f"{part} {self.hashes[part]}\n" for part in sorted(self.hashes))
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def begin(self, part: Part) -> Take | None:
-        """Where the bytes of a part go. Raises Problem: too_many_files, storage_full."""
+    def begin(self, part: Part) -> Sink | None:
+        """The sink for the bytes of a part. Raises Problem: too_many_files, storage_full."""
         self._close()
         if part.name != "version" and part.name not in FILES:
             return None
@@ -60,21 +60,21 @@ class ScorerUpload:
             raise Problem(422, "too_many_files", detail, field=part.name)
         if part.name == "version":
             self._versioned = True
-            return self._take_version
+            return self._read_version
         file_name, limit = FILES[part.name]
         self.hashes[part.name] = hashlib.sha256().hexdigest()
         with storing():
             file = self._stack.enter_context(self._blobs.create(f"{self.prefix}/{file_name}"))
-        return self._taker(part.name, limit, file)
+        return self._sink(part.name, limit, file)
 
-    def _taker(self, part: str, limit: int, file: IO[bytes]) -> Take:
+    def _sink(self, part: str, limit: int, file: IO[bytes]) -> Sink:
         digest = hashlib.sha256()
-        taken = 0
+        received = 0
 
-        def take(chunk: bytes) -> None:
-            nonlocal taken
-            taken += len(chunk)
-            if taken > limit:
+        def write(chunk: bytes) -> None:
+            nonlocal received
+            received += len(chunk)
+            if received > limit:
                 raise too_large(part, limit)
             if part == "manifest":
                 self._manifest.extend(chunk)
@@ -83,9 +83,9 @@ class ScorerUpload:
             with storing():
                 file.write(chunk)
 
-        return take
+        return write
 
-    def _take_version(self, chunk: bytes) -> None:
+    def _read_version(self, chunk: bytes) -> None:
         self._version += chunk
         if len(self._version) > 100:
             raise _bad_version()
@@ -95,13 +95,15 @@ class ScorerUpload:
             self._stack.close()
 
     def finish(self) -> None:
-        """Looks at what came. Raises Problem: scorer_files, invalid_manifest, scorer_name_differs,
-        invalid_version, storage_full."""
+        """Checks the complete form.
+
+        Raises Problem: scorer_files, invalid_manifest, scorer_name_differs, invalid_version, storage_full.
+        """
         self._close()
         kind = KINDS.get(frozenset(self.hashes))
         if kind is None:
             found = ", ".join(sorted(self.hashes)) or "none of them"
-            detail = f"The form has the parts 'scorer' and 'manifest', or 'checkpoint'; here it has: {found}."
+            detail = f"The form needs the parts 'scorer' and 'manifest', or 'checkpoint'; it has: {found}."
             raise Problem(422, "scorer_files", detail, field="scorer")
         self.kind = kind
         version: Any = self._version.decode("utf-8", "replace") or None
@@ -118,32 +120,32 @@ class ScorerUpload:
         except (ValueError, RecursionError) as error:
             raise _bad_manifest(f"it is not JSON: {error}") from None
         if not isinstance(manifest, dict):
-            raise _bad_manifest("it is no JSON object")
+            raise _bad_manifest("it is not a JSON object")
         why = storable(manifest)
         if why is not None:
             raise _bad_manifest(why)
         if manifest.get("name", self._name) != self._name:
-            detail = (
-                f"The manifest is of a scorer with another name than '{self._name}', where it was sent to."
-            )
+            detail = f"The manifest names another scorer than '{self._name}', which it was uploaded to."
             raise Problem(422, "scorer_name_differs", detail, field="manifest")
         return manifest
 
     def discard(self) -> None:
-        """Removes what was stored."""
+        """Deletes what was stored."""
         self._stack.pop_all().__exit__(Discarded, Discarded(), None)
         self._blobs.delete_folder(self.prefix)
 
 
 class Discarded(Exception):
-    """Tells a half-written blob that it is not wanted."""
+    """Raised into the writer of a partial blob, so that it is discarded."""
 
 
 async def receive_scorer(request: Request, blobs: Blobs, name: str) -> ScorerUpload:
-    """Stores the files of a form. Nothing is left behind when it raises Problem: multipart_required, too
-    large ones, and what `Form`, `ScorerUpload` and `batches` raise."""
+    """Stores the files of a form, or nothing if it raises.
+
+    Raises Problem: multipart_required, scorer_too_large, and those of `Form`, `ScorerUpload` and `batches`.
+    """
     if not is_multipart(request):
-        detail = "A scorer is uploaded as multipart/form-data."
+        detail = "A scorer must be uploaded as multipart/form-data."
         raise Problem(415, "multipart_required", detail, field="Content-Type")
     declared = request.headers.get("content-length", "")
     limit = FILES["checkpoint"][1] + 2 * MIB
@@ -163,16 +165,16 @@ async def receive_scorer(request: Request, blobs: Blobs, name: str) -> ScorerUpl
 
 
 def too_large(part: str, limit: int) -> Problem:
-    """The problem for more bytes than a part may have."""
+    """The problem for a part above its size limit."""
     detail = f"The part '{part}' is larger than {limit:,} bytes."
     headers = {"connection": "close"}
     return Problem(413, "scorer_too_large", detail, field=part, headers=headers, max_bytes=limit)
 
 
 def _bad_manifest(why: str) -> Problem:
-    return Problem(422, "invalid_manifest", f"The manifest cannot be used: {why}.", field="manifest")
+    return Problem(422, "invalid_manifest", f"The manifest is invalid: {why}.", field="manifest")
 
 
 def _bad_version() -> Problem:
-    detail = "A version has 1 to 99 letters, digits, '.', '_' and '-', and begins with a letter or digit."
+    detail = "A version is 1 to 99 letters, digits, '.', '_' or '-', and starts with a letter or digit."
     return Problem(422, "invalid_version", detail, field="version")

@@ -1,4 +1,4 @@
-"""Templates: versioned prompts that ask for summaries."""
+"""Templates: versioned prompts for summaries."""
 
 from typing import Annotated
 
@@ -14,9 +14,9 @@ router = APIRouter(prefix="/v1/templates", tags=["bulk"])
 
 @router.get("", responses=documented(401))
 def index(context: ContextDep, caller: CallerDep) -> TemplateList:
-    """Every version of every template, those that come with Palimpsest and yours."""
+    """List every version of every template, built-in ones and yours."""
     with context.database.session() as session:
-        found = prompt_templates.all_of(session, caller.tenant_id)
+        found = prompt_templates.list_templates(session, caller.tenant_id)
     return TemplateList(data=[TemplateOut.model_validate(one) for one in found])
 
 
@@ -24,7 +24,7 @@ def index(context: ContextDep, caller: CallerDep) -> TemplateList:
 def add(
     name: Annotated[NewTemplateName, Path()], body: TemplateCreate, context: ContextDep, caller: CallerDep
 ) -> TemplateOut:
-    """Add a version; earlier ones stay as they are, and jobs say which one they were asked with."""
+    """Add a version. Earlier versions never change, and jobs record which one they used."""
     with context.database.session() as session:
         made = prompt_templates.add(session, caller.tenant_id, name, body.prompt, each_point=body.each_point)
         return TemplateOut.model_validate(made)

@@ -1,40 +1,40 @@
-"""Prompt templates in requests and answers."""
+"""Prompt templates in requests and responses."""
 
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from api.schemas import TEMPLATE_NAME, Answered, Asked, Prompt
+from api.schemas import TEMPLATE_NAME, Prompt, RequestModel, ResponseModel
 
 NewTemplateName = Annotated[str, StringConstraints(pattern=rf"^{TEMPLATE_NAME}$")]
 
 
-class TemplateCreate(Asked):
-    """The next version of a prompt for summaries."""
+class TemplateCreate(RequestModel):
+    """The next version of a summary prompt."""
 
     prompt: Prompt = Field(
-        description="May hold {points}, {words} and {number}; a brace that is meant is doubled.",
+        description="May contain {points}, {words} and {number}; double a literal brace.",
         examples=[
             "Summarize the contract in {points} points for a lawyer. Quote each clause in double quotes."
         ],
     )
     each_point: bool = Field(
-        False, description="Ask it once for each point, with its {number}; for models that complete text."
+        False, description="Ask it once per point, with {number}; for models that only complete text."
     )
 
 
-class TemplateOut(Answered):
-    """A version of a prompt for summaries."""
+class TemplateOut(ResponseModel):
+    """A version of a summary prompt."""
 
     name: str = Field(examples=["summary"])
     version: int
     label: str = Field(examples=["summary@1"])
     prompt: str
     each_point: bool
-    builtin: bool = Field(description="Comes with Palimpsest.")
+    builtin: bool = Field(description="Part of Palimpsest.")
 
 
-class TemplateList(Answered):
+class TemplateList(ResponseModel):
     """Every version of every template, by name."""
 
     data: list[TemplateOut]

@@ -1,4 +1,4 @@
-"""Webhooks: addresses that are told of events, and the log of what was sent to them."""
+"""Webhooks: URLs that receive events, and the log of deliveries."""
 
 from typing import Annotated
 
@@ -50,7 +50,7 @@ def _delivery_out(row: Delivery) -> DeliveryOut:
 def create(
     body: WebhookCreate, request: Request, response: Response, context: ContextDep, caller: CallerDep
 ) -> WebhookWithSecret:
-    """Have an address told of events. The answer shows its secret; no other one does."""
+    """Create a webhook. Only this response shows its secret."""
     with context.database.session() as session:
         row = webhooks.create(
             session,
@@ -66,7 +66,7 @@ def create(
 
 @router.get("", responses=documented(401))
 def index(context: ContextDep, caller: CallerDep) -> WebhookList:
-    """Your webhooks, newest first."""
+    """List your webhooks, newest first."""
     with context.database.session() as session:
         rows = webhooks.list_webhooks(session, caller.tenant_id)
         return WebhookList(data=[WebhookOut.model_validate(row) for row in rows])
@@ -74,21 +74,21 @@ def index(context: ContextDep, caller: CallerDep) -> WebhookList:
 
 @router.get("/{webhook_id}", name="show_webhook", responses=documented(401, 404))
 def show(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookOut:
-    """A webhook, and why it is disabled if it is."""
+    """Get a webhook and, if it is disabled, the reason."""
     with context.database.session() as session:
         return WebhookOut.model_validate(webhooks.get(session, caller.tenant_id, webhook_id))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented(401, 404))
 def delete(webhook_id: str, context: ContextDep, caller: CallerDep) -> None:
-    """Delete a webhook with its log. What is still to be sent to it is not sent."""
+    """Delete a webhook with its log. Pending messages are dropped."""
     with context.database.session() as session:
         webhooks.remove(session, caller.tenant_id, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate", responses=documented(401, 404))
 def rotate(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookWithSecret:
-    """Get a new secret. For a day messages carry both signatures, so that receivers can change over."""
+    """Rotate the secret. For a day, messages carry both signatures, so that receivers can switch."""
     with context.database.session() as session:
         row = webhooks.rotate(session, caller.tenant_id, webhook_id)
         return _with_secret(row, context.settings.pepper)
@@ -96,14 +96,14 @@ def rotate(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookWi
 
 @router.post("/{webhook_id}/enable", responses=documented(401, 404))
 def enable(webhook_id: str, context: ContextDep, caller: CallerDep) -> WebhookOut:
-    """Send to a disabled webhook again, what has waited since first; else this changes nothing."""
+    """Enable a disabled webhook; messages that waited are sent first. Idempotent."""
     with context.database.session() as session:
         return WebhookOut.model_validate(webhooks.enable(session, caller.tenant_id, webhook_id))
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(401, 404, 409))
 def send_test(webhook_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
-    """Send the event `webhook.test`; look at the deliveries to see what came of it."""
+    """Send the event `webhook.test`; its deliveries show the outcome."""
     with context.database.session() as session:
         return _delivery_out(webhooks.send_test(session, caller.tenant_id, webhook_id))
 
@@ -113,13 +113,11 @@ def deliveries(
     webhook_id: str,
     context: ContextDep,
     caller: CallerDep,
-    state: Annotated[
-        list[DeliveryState] | None, Query(description="May be given more than once.", max_length=3)
-    ] = None,
+    state: Annotated[list[DeliveryState] | None, Query(description="May be repeated.", max_length=3)] = None,
     cursor: Cursor = None,
     limit: Limit = 20,
 ) -> DeliveryPage:
-    """What was and is to be sent to a webhook, newest first; it is kept for 30 days."""
+    """List the deliveries to a webhook, newest first. They are kept for 30 days."""
     states = sorted(set(state or ()))
     pager = Pager(context.settings.pepper, f"deliveries {caller.tenant_id} {webhook_id} {states}")
     with context.database.session() as session:
@@ -141,6 +139,6 @@ def deliveries(
     "/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(401, 404, 409)
 )
 def redeliver(webhook_id: str, delivery_id: str, context: ContextDep, caller: CallerDep) -> DeliveryOut:
-    """Send a message again now, under the same message id."""
+    """Send a message again now, with the same message id."""
     with context.database.session() as session:
         return _delivery_out(webhooks.redeliver(session, caller.tenant_id, webhook_id, delivery_id))

@@ -1,17 +1,17 @@
-"""What requests and answers about webhooks look like."""
+"""Webhooks in requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from api.schemas import Answered, Asked, Page, Text
+from api.schemas import Page, RequestModel, ResponseModel, Text
 
 DeliveryState = Literal["pending", "delivered", "failed"]
 
 
-class WebhookCreate(Asked):
-    """An address that is to be told of events."""
+class WebhookCreate(RequestModel):
+    """A URL that should receive events."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -20,22 +20,22 @@ class WebhookCreate(Asked):
     )
 
     url: Annotated[Text, StringConstraints(min_length=1, max_length=2000)] = Field(
-        description="https, and a host on the public internet."
+        description="https, with a host on the public internet."
     )
     events: list[Annotated[Text, StringConstraints(min_length=1, max_length=100)]] = Field(
         default_factory=list,
         max_length=50,
-        description="Types such as `job.succeeded` or families such as `job.*`; all when left out.",
+        description="Types such as `job.succeeded` or families such as `job.*`. Default: all.",
     )
     description: Annotated[Text, StringConstraints(max_length=500)] = ""
 
 
-class WebhookOut(Answered):
-    """A webhook. Its secret is shown when it is made and when it is rotated only."""
+class WebhookOut(ResponseModel):
+    """A webhook. Its secret is shown only when it is created or rotated."""
 
     id: str = Field(examples=["whk_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     url: str
-    events: list[str] = Field(description="Empty for all.")
+    events: list[str] = Field(description="Empty means all.")
     description: str
     created_at: datetime
     rotated_at: datetime | None
@@ -45,28 +45,28 @@ class WebhookOut(Answered):
 
 
 class WebhookWithSecret(WebhookOut):
-    """A webhook and, this once, the secret its messages are signed with."""
+    """A webhook with the secret that its messages are signed with."""
 
     secret: str = Field(examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"])
 
 
-class WebhookList(Answered):
-    """Your webhooks, the newest first."""
+class WebhookList(ResponseModel):
+    """Your webhooks, newest first."""
 
     data: list[WebhookOut]
 
 
-class AttemptOut(Answered):
+class AttemptOut(ResponseModel):
     """One attempt to deliver a message."""
 
     at: datetime
-    status: int | None = Field(description="The HTTP status; null when there was no answer.")
-    error: str | None = Field(description="Null when it was delivered.")
+    status: int | None = Field(description="The HTTP status; null without a response.")
+    error: str | None = Field(description="Null if it was delivered.")
     ms: int
 
 
-class DeliveryOut(Answered):
-    """A message to a webhook and what became of it."""
+class DeliveryOut(ResponseModel):
+    """A message to a webhook and its delivery."""
 
     id: str = Field(examples=["dlv_06f3k2v5r8c4x1m7d9a0b2e6g8"])
     webhook_id: str
@@ -80,10 +80,10 @@ class DeliveryOut(Answered):
     last_error: str | None
     created_at: datetime
     delivered_at: datetime | None
-    log: list[AttemptOut] = Field(description="The attempts, the latest last; at most 50 are kept.")
+    log: list[AttemptOut] = Field(description="The attempts, oldest first; the last 50 are kept.")
 
 
 class DeliveryPage(Page):
-    """A page of messages, the newest first."""
+    """A page of deliveries, newest first."""
 
     data: list[DeliveryOut]

@@ -89,7 +89,7 @@ def forget_workers(settings: Settings) -> None:
     Raises LocalError.
     """
     with transaction(settings) as session:
-        workers.forget_all(session)
+        workers.delete_all(session)
 
 
 def prepare(settings: Settings, data: Path) -> Access:

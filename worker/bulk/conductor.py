@@ -25,7 +25,7 @@ from store.errors import NoWorker, Refused
 from store.settings import Settings, settings
 from store.sources import folders
 from store.sources.folders import Sources
-from store.sources.listing import SourceAway
+from store.sources.listing import SourceUnavailable
 from store.tables.bulk import Bulk, BulkItem
 from store.tables.bulk_states import BulkState
 from store.tables.documents import Document
@@ -70,7 +70,7 @@ class Conductor:
 
         Raises a database error only if the database is unavailable, not for a statement that it rejects.
         """
-        with lifecycle.turn(self._database.engine, what) as mine:
+        with lifecycle.exclusive(self._database.engine, what) as mine:
             try:
                 return mine and act(what)
             except Exception as error:
@@ -95,7 +95,7 @@ class Conductor:
     # Listing --------------------------------------------------------------------------------------------
 
     def _refresh_collection(self, collection_id: str) -> bool:
-        with suppress(Refused, SourceAway):  # recorded in the collection
+        with suppress(Refused, SourceUnavailable):  # recorded in the collection
             self._refreshes.step(collection_id, collection_id)
         return True
 
@@ -109,8 +109,8 @@ class Conductor:
                 return True
             with self._database.session() as session:
                 lifecycle.list_items(session, bulk_id)
-        except (Refused, SourceAway) as away:
-            code = away.code if isinstance(away, SourceAway) else SourceAway.code
+        except (Refused, SourceUnavailable) as away:
+            code = away.code if isinstance(away, SourceUnavailable) else SourceUnavailable.code
             message = str(away)
         except Exception as error:
             if lost(error):
@@ -141,7 +141,7 @@ class Conductor:
         """Submits jobs for the next documents; with map-reduce, one document of many parts a transaction."""
         try:
             with self._database.session() as session:
-                spent = submission.stopping(session, bulk_id)
+                spent = submission.blocking_budget(session, bulk_id)
             with self._database.session() as session:
                 bulk = lifecycle.enter(session, bulk_id, BulkState.RUNNING)
                 if bulk is None:
@@ -180,7 +180,7 @@ class Conductor:
         """Submits the job that combines the answers of parts, for documents whose parts have all ended."""
         with self._database.session() as session:
             ready = lifecycle.mapped(session, bulk_id)
-            spent = submission.stopping(session, bulk_id) if ready else None
+            spent = submission.blocking_budget(session, bulk_id) if ready else None
         for found in ready:
             try:
                 self._reduce_one(bulk_id, found, spent)
@@ -225,7 +225,7 @@ class Conductor:
     def _digest(self, bulk_id: str) -> bool:
         try:
             with self._database.session() as session:
-                spent = submission.stopping(session, bulk_id)
+                spent = submission.blocking_budget(session, bulk_id)
             with self._database.session() as session:
                 bulk = lifecycle.enter(session, bulk_id, BulkState.DIGESTING)
                 if bulk is None:

@@ -14,7 +14,7 @@ from store.collections import files
 from store.database import Database, lost
 from store.errors import Refused
 from store.sources.folders import Folder, Sources
-from store.sources.listing import Entry, SourceAway
+from store.sources.listing import Entry, SourceUnavailable
 from store.tables.collections import Collection
 from worker.bulk.ingest import Ingest
 
@@ -52,7 +52,7 @@ class SourceRefreshes:
     def step(self, collection_id: str, name: str, attempt: Hashable = None) -> bool:
         """Continues the refresh `name`, or starts it if it belongs to another `attempt`; True when finished.
 
-        Raises Refused, SourceAway and any other error, after recording it in the collection.
+        Raises Refused, SourceUnavailable and any other error, after recording it in the collection.
         """
         with self._database.session() as session:
             collection = session.get(Collection, collection_id)
@@ -69,7 +69,7 @@ class SourceRefreshes:
             if lost(error):  # the next step may succeed
                 raise
             self._database.ping()
-            why = str(error) if isinstance(error, Refused | SourceAway) else _DEFECT
+            why = str(error) if isinstance(error, Refused | SourceUnavailable) else _DEFECT
             self._finish(collection_id, collection.refresh_requested_at, why)
             raise
         if refresh.unread:
@@ -85,7 +85,7 @@ class SourceRefreshes:
         if refresh is None or refresh.attempt != attempt:
             entries = folder.entries(collection.glob)
             with self._database.session() as session:
-                unread = deque(files.unread(session, collection, entries))
+                unread = deque(files.record_listing(session, collection, entries))
             refresh = _Refresh(attempt, collection.refresh_requested_at, unread)
             self._in_progress[name] = refresh
         return refresh
@@ -100,5 +100,5 @@ class SourceRefreshes:
 
     def _finish(self, collection_id: str, requested_at: datetime | None, error: str | None) -> None:
         with self._database.session() as session:
-            files.refreshed(session, collection_id, requested_at, error)
+            files.record_refresh(session, collection_id, requested_at, error)
         _log.info("collection_refreshed", collection=collection_id, error=error)

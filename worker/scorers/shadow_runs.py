@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from store import documents, log
 from store.scorers import registry, shadow_runs
-from store.scorers.shadow_runs import Outcome
+from store.scorers.shadow_runs import ShadowOutcome
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
 from worker.engine import Served
@@ -65,18 +65,18 @@ class ShadowRuns:
                 self._run = self._admit(served, self._task)
                 self._served = served
             except Exception as error:
-                self._end(Outcome.NOT_MADE, error)
+                self._end(ShadowOutcome.NOT_MADE, error)
 
     def stepped(self, finished: list[object]) -> None:
         """After a step of the engine: records the comparison if the run has finished."""
         run = self._run
         if run is not None and any(run is done for done in finished):
-            self._end(Outcome.ANSWERED if run.error is None else Outcome.BROKE, run.error)
+            self._end(ShadowOutcome.ANSWERED if run.error is None else ShadowOutcome.BROKE, run.error)
 
     def engine_failed(self, error: BaseException, *, at_fault: bool) -> None:
         """The engine raised while the run was in it. Counts as the version's failure only if `at_fault`."""
         if self._task is not None:
-            self._end(Outcome.BROKE if at_fault else Outcome.NOT_MADE, error)
+            self._end(ShadowOutcome.BROKE if at_fault else ShadowOutcome.NOT_MADE, error)
 
     def abandon(self) -> None:
         """Discards pending shadow runs."""
@@ -94,7 +94,7 @@ class ShadowRuns:
         run: RunLike = served.engine.admit(served.make_request(task.job, path, pin))
         return run
 
-    def _end(self, outcome: Outcome, error: BaseException | None) -> None:
+    def _end(self, outcome: ShadowOutcome, error: BaseException | None) -> None:
         task, run = self._task, self._run
         assert task is not None
         self._clear()

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-import store.blobs
+import store.atomic_files
 from api.http import uploads
 from tests.conftest import Api, problem
 
@@ -199,7 +199,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store.blobs, "_sync", full)
+    monkeypatch.setattr(store.atomic_files, "_sync", full)
     problem(refused.post("/v1/documents", content=b"text"), 507, "storage_full")
     job: dict[str, Any] = {"text": "text", "questions": ["Q"]}
     problem(refused.post("/v1/jobs", json=job), 507, "storage_full")

@@ -41,7 +41,7 @@ def test_each_live_worker_is_shown_with_what_it_has(api: Api) -> None:
     }
     assert states["wrk_a"]["age_seconds"] >= 0
     assert {worker["host"] for worker in states.values()} == {"here"}
-    assert "admin sees why" in states["wrk_b"]["error"]
+    assert "admins see the reason" in states["wrk_b"]["error"]
     assert (found["model:bundled"]["summary"], found["model:bundled"]["alias"]) == ("0 of 1", "canary")
     with api.client(api.new_key(admin=True)) as client:
         for_admins = {one["scope"]: one for one in client.get("/v1/rollout").json()["data"]}

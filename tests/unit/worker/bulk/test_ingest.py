@@ -8,7 +8,7 @@ import pytest
 
 from store import bulk, collections
 from store.sources.folders import Reading
-from store.sources.listing import Entry, SourceAway
+from store.sources.listing import Entry, SourceUnavailable
 from tests.support.conductor_bench import ASK, Bench
 from worker.bulk.ingest import Ingest
 
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_read_now_keeps_its_document(
     before = {path: row.document_id for path, row in bench.items().items()}
 
     def away(*_: Any) -> bytes:
-        raise SourceAway("It cannot be read: a hiccup")
+        raise SourceUnavailable("It cannot be read: a hiccup")
 
     for file in bench.folder.rglob("*.txt"):
         file.write_text(file.read_text())

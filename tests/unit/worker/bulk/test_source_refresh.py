@@ -51,7 +51,7 @@ def test_a_defect_while_listing_ends_the_bulk_job_and_can_be_retried(
     def defect(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(collection_files, "unread", defect)
+    monkeypatch.setattr(collection_files, "record_listing", defect)
     bulk_id = bench.begin()
     found = bench.run(bulk_id)
     assert (found.state, found.error_code) == ("failed", "internal_error")
@@ -101,8 +101,8 @@ def test_a_collection_may_hold_more_files_than_a_statement_has_parameters(bench:
         )
     with bench.db.session() as session:
         entries = [Entry(str(n), 1, "same") for n in range(1, 70001)]
-        assert collection_files.unread(session, found, entries) == []
-        assert collection_files.unread(session, found, []) == []
+        assert collection_files.record_listing(session, found, entries) == []
+        assert collection_files.record_listing(session, found, []) == []
         assert collections.counts(session, found).deleted == 70000
 
 
@@ -114,7 +114,7 @@ def test_a_refresh_that_fails_is_not_tried_for_ever(bench: Bench, monkeypatch: p
     with bench.db.session() as session:
         now = collections.get(session, found.tenant_id, found.id)
     assert (now.refresh_requested_at, "'**' must stand alone" in (now.refresh_error or "")) == (None, True)
-    monkeypatch.setattr(collection_files, "unread", None)
+    monkeypatch.setattr(collection_files, "record_listing", None)
     with bench.db.session() as session:
         session.execute(text("UPDATE collections SET glob = NULL WHERE id = :id"), {"id": found.id})
         collections.refresh(session, collections.get(session, found.tenant_id, found.id))

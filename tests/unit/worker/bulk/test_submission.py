@@ -51,7 +51,7 @@ def test_a_quiet_night_is_no_failure_for_what_could_not_be_read_before_either(be
 
 def test_without_a_worker_it_waits_and_says_so(bench: Bench) -> None:
     with bench.db.session() as session:
-        workers.stopped(session, "wrk_test")
+        workers.mark_stopped(session, "wrk_test")
     bulk_id = bench.begin(replace(ASK, model=None))
     for _ in range(4):
         bench.conductor.round()
