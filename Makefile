@@ -1,5 +1,6 @@
 # Two commands: `make demo` and `make test`. Each makes what it needs in .venv and is quick the second time.
 #   make test-fast         the inner loop: no servers, no herds of processes; under two minutes
+#   WORKERS=1              how many processes the tests run in; one more than there are cores if left out
 #   make test-long         what looks deeper the longer it runs: fuzzing, many rounds of kills
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
 #   TORCH=torch==2.12.0    another build of PyTorch; TORCH_INDEX_URL=… takes it from another index
@@ -17,8 +18,9 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(TORCH))
 demo: install
 	@$(BIN)/palimpsest demo $(if $(DOC),--doc "$(DOC)") $(if $(ASK),--ask "$(ASK)") $(if $(POLICY),--policy "$(POLICY)") $(if $(TOKENS),--tokens "$(TOKENS)")
 
-# One worker a core, each with a PostgreSQL and a Redis of its own.
-PYTEST := $(BIN)/python -m pytest -n logical --dist loadgroup
+# One worker more than cores, as some tests mostly wait; each has a PostgreSQL and a Redis of its own.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test: $(VENV)/.kernels
 	$(PYTEST) --durations=25 $(PYTEST_ARGS)

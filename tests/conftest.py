@@ -40,12 +40,16 @@ SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs servers or starts herds of processes; the latter run one after the other."""
+    """Marks what needs servers or starts herds of processes.
+
+    pytest-xdist gives a group to one worker: herds run one after the other, and the tests of a file together,
+    as they share what is costly to set up.
+    """
     for item in items:
         if "chaos" in item.path.parts:
             item.add_marker(pytest.mark.herd)
-        if item.get_closest_marker("herd"):
-            item.add_marker(pytest.mark.xdist_group("herd"))
+        herd = item.get_closest_marker("herd") is not None
+        item.add_marker(pytest.mark.xdist_group("herd" if herd else str(item.path)))
         if "servers" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.servers)
 

@@ -35,18 +35,20 @@ def test_a_killed_command_goes_on_as_it_would_have(tmp_path):
     config = tmp_path / "tiny.toml"
     config.write_text(TOML)
 
-    def command(out: str) -> list[str]:
-        return [sys.executable, "-m", "namm_runtime.cli", "evolve", str(config), "--out", str(tmp_path / out)]
+    def arguments(out: str) -> list[str]:
+        return ["evolve", str(config), "--out", str(tmp_path / out)]
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command("broken"), env=environment, stdout=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "namm_runtime.cli", *arguments("broken")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as here, see tests/conftest.py
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         log = tmp_path / "broken" / "run" / "log.jsonl"
         while process.poll() is None and (not log.exists() or not log.read_text()):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "it was to be killed on its way"
     for out in ("broken", "whole"):
-        subprocess.run(command(out), env=environment, check=True, capture_output=True)
+        result = CliRunner().invoke(app, arguments(out))
+        assert result.exit_code == 0, result.output
     broken, whole = (checkpoint.load(tmp_path / out) for out in ("broken", "whole"))
     assert torch.equal(broken.parameters, whole.parameters)
     logs = [(tmp_path / out / "evolution.jsonl").read_text().splitlines() for out in ("broken", "whole")]
