@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each makes what it needs in .venv and is quick the second time.
 #   make test-fast         the inner loop: no servers, no herds of processes; under two minutes
-#   WORKERS=1              how many processes the tests run in; one more than there are cores if left out
 #   make test-long         what looks deeper the longer it runs: fuzzing, many rounds of kills
+#   WORKERS=1              how many processes the tests run in; one more than there are cores if left out
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
 #   TORCH=torch==2.12.0    another build of PyTorch; TORCH_INDEX_URL=… takes it from another index
 PYTHON ?= python3
