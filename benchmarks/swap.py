@@ -166,7 +166,7 @@ def _publish(process: WorkerProcess, scorer: Scorer) -> ScorerVersion:
     names = {"name": scorer.name, "version": scorer.version, "kind": "safetensors", "actor": "key_bench"}
     with process.database.session() as session:
         row, _ = registry.upload(session, upload_key=key, upload_sha256=key, **names)
-        registry.verified(session, row, blob_key=key, sha256=sha256, manifest={})
+        registry.mark_verified(session, row, blob_key=key, sha256=sha256, manifest={})
     return row
 
 

@@ -52,7 +52,7 @@ BUILTIN = (
 )
 
 
-class BadTemplate(Invalid):
+class TemplateInvalid(Invalid):
     """A prompt that cannot be used as a template."""
 
     code = "template_invalid"
@@ -74,26 +74,30 @@ def prompts_of(template: Template, points: int, words: int | None) -> list[str]:
 
 
 def check(prompt: str, *, each_point: bool) -> None:
-    """Raises BadTemplate for a prompt with unknown or malformed placeholders."""
+    """Raises TemplateInvalid for a prompt with unknown or malformed placeholders."""
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(prompt)]
     except ValueError as error:
-        raise BadTemplate(f"The braces do not match ({error}); write '{{{{' for a literal brace.") from None
+        raise TemplateInvalid(
+            f"The braces do not match ({error}); write '{{{{' for a literal brace."
+        ) from None
     for name, spec, conversion in fields:
         if name is not None and (name not in PLACEHOLDERS or spec or conversion):
             known = ", ".join(f"{{{one}}}" for one in sorted(PLACEHOLDERS))
-            raise BadTemplate(
+            raise TemplateInvalid(
                 f"Unknown placeholder '{{{name}}}'. Known: {known}; write '{{{{' for a literal brace."
             )
     if each_point and "number" not in (name for name, _, _ in fields):
-        raise BadTemplate("A prompt for each point needs {number}; otherwise every point would be the same.")
+        raise TemplateInvalid(
+            "A prompt for each point needs {number}; otherwise every point would be the same."
+        )
 
 
 def add(session: Session, tenant_id: str, name: str, prompt: str, *, each_point: bool) -> Template:
-    """Adds the next version of a tenant's template. Raises BadTemplate, also for a built-in one's name."""
+    """Adds the next version of a tenant's template. Raises TemplateInvalid, also for a built-in name."""
     check(prompt, each_point=each_point)
     if name in (one.name for one in BUILTIN):
-        raise BadTemplate(f"'{name}' is a built-in template; choose another name.")
+        raise TemplateInvalid(f"'{name}' is a built-in template; choose another name.")
     # Concurrent additions get different versions: the second waits for the first.
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{tenant_id}/{name}", 0))))
     versions = scoped(PromptTemplate, tenant_id).where(PromptTemplate.name == name)
@@ -107,7 +111,7 @@ def add(session: Session, tenant_id: str, name: str, prompt: str, *, each_point:
     return made
 
 
-def all_of(session: Session, tenant_id: str) -> list[Template]:
+def list_templates(session: Session, tenant_id: str) -> list[Template]:
     """The built-in templates and the tenant's, by name and version."""
     rows = session.scalars(scoped(PromptTemplate, tenant_id))
     own = [Template(row.name, row.version, row.prompt, row.each_point) for row in rows]
@@ -117,12 +121,12 @@ def all_of(session: Session, tenant_id: str) -> list[Template]:
 def find(session: Session, tenant_id: str, asked: str) -> Template | None:
     """The template `name@version`, or the newest version of `name`."""
     name, _, version = asked.partition("@")
-    found = [one for one in all_of(session, tenant_id) if one.name == name]
+    found = [one for one in list_templates(session, tenant_id) if one.name == name]
     if version:
         found = [one for one in found if str(one.version) == version]
     return found[-1] if found else None
 
 
-def names(session: Session, tenant_id: str) -> list[str]:
+def labels(session: Session, tenant_id: str) -> list[str]:
     """The `name@version` of every template."""
-    return [one.label for one in all_of(session, tenant_id)]
+    return [one.label for one in list_templates(session, tenant_id)]

@@ -94,13 +94,13 @@ def is_stopping(session: Session, worker_id: str) -> bool:
     return bool(session.scalar(select(Worker.stopping_at.is_not(None)).where(Worker.id == worker_id)))
 
 
-def stopped(session: Session, worker_id: str) -> None:
+def mark_stopped(session: Session, worker_id: str) -> None:
     """Records a clean shutdown: the worker serves nothing any more."""
     session.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=func.now()))
     session.execute(delete(WorkerModel).where(WorkerModel.worker_id == worker_id))
 
 
-def forget_all(session: Session) -> None:
+def delete_all(session: Session) -> None:
     """Deletes every worker; one that is still alive registers again with its next heartbeat."""
     session.execute(delete(Worker))
 

@@ -74,7 +74,7 @@ class Presence:
             self._wake.clear()
         try:
             with database.session() as session:
-                workers.stopped(session, self.worker_id)
+                workers.mark_stopped(session, self.worker_id)
         except SQLAlchemyError as error:
             _log.warning("goodbye_failed", error=str(error))
         database.close()

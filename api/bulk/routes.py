@@ -22,7 +22,7 @@ from api.http.blob_writer import chunks
 from api.http.cursors import Cursor, LargeLimit, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody, fingerprint
 from api.jobs.schemas import AnswerOut
-from api.jobs.submission import stopping
+from api.jobs.submission import blocking_budget
 from api.problems import Problem, documented
 from api.schemas import ErrorOut
 from store import bulk, idempotency
@@ -120,7 +120,7 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> BulkOut:
     """Start a bulk job: a job per document, then a bundle with a line per document and a digest."""
-    spent = stopping(context, caller)
+    spent = blocking_budget(context, caller)
     with context.database.session() as session:
         answer = _replayed(context, session, caller.tenant_id, idempotency_key, raw)
         if answer is not None:
@@ -224,6 +224,6 @@ def cancel(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
 def retry(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
     """Retry only what did not succeed, and make the bundle again."""
     with context.database.session() as session:
-        spent = bulk_terms.stopping(session, bulk.get(session, caller.tenant_id, bulk_id).id)
+        spent = bulk_terms.blocking_budget(session, bulk.get(session, caller.tenant_id, bulk_id).id)
     with context.database.session() as session:
         return bulk_out(session, bulk.retry(session, caller.tenant_id, bulk_id, spent))

@@ -37,9 +37,11 @@ def check(context: Context, caller: Caller, session: Session, body: BulkWork) ->
 def begin(
     context: Context, caller: Caller, session: Session, body: BulkCreate, spent: BudgetState | None
 ) -> Bulk:
-    """Creates a bulk job; `spent` is as for `admission.heed`. Raises Problem, Refused, NotFound."""
+    """Creates a bulk job; `spent` is as for `admission.enforce_budget`. Raises Problem, Refused, NotFound."""
     check(context, caller, session, body)
-    admission.heed(spent)  # raises only if one rejects jobs; one that holds them applies to each job
+    admission.enforce_budget(
+        spent
+    )  # raises only if one rejects jobs; one that holds them applies to each job
     found, listed = None, list[tuple[str, str]]()
     if body.document_ids is not None:
         listed = _named(session, caller, body.document_ids)

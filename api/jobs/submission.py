@@ -27,13 +27,13 @@ def owner_of(caller: Caller) -> Owner:
     return Owner(caller.tenant_id, caller.key_id, caller.project)
 
 
-def stopping(context: Context, caller: Caller) -> BudgetState | None:
+def blocking_budget(context: Context, caller: Caller) -> BudgetState | None:
     """The crossed budget that blocks the caller's jobs, if any.
 
     In a transaction of its own: the event that a budget is crossed must survive a refusal because of it.
     """
     with context.database.session() as session:
-        return budgets.stopping(session, caller.tenant_id, caller.project, caller.key_id)
+        return budgets.blocking_budget(session, caller.tenant_id, caller.project, caller.key_id)
 
 
 def submit(
@@ -49,7 +49,7 @@ def submit(
     Raises Problem, Refused, NotFound for a document that is not the caller's, and IdempotencyMismatch.
     """
     owner, settings = owner_of(caller), context.settings
-    spent = stopping(context, caller)
+    spent = blocking_budget(context, caller)
     with ExitStack() as undo, context.database.session() as session:
         if key is not None:
             hours = settings.idempotency_hours
@@ -57,7 +57,7 @@ def submit(
             if before is not None:
                 return JobOut.model_validate(before.body), True
         admitted = admission.admit(session, settings, owner, body.ask(body.deadline))
-        held_by = admission.heed(spent)
+        held_by = admission.enforce_budget(spent)
         document = _document(context, caller, session, body, undo)
         new = admission.new_job(admitted, settings, owner, document.id, held_by)
         answer = shown(jobs.create(session, caller.tenant_id, new))

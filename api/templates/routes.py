@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/templates", tags=["bulk"])
 def index(context: ContextDep, caller: CallerDep) -> TemplateList:
     """List every version of every template, built-in ones and yours."""
     with context.database.session() as session:
-        found = prompt_templates.all_of(session, caller.tenant_id)
+        found = prompt_templates.list_templates(session, caller.tenant_id)
     return TemplateList(data=[TemplateOut.model_validate(one) for one in found])
 
 

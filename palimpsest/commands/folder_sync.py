@@ -14,7 +14,7 @@ from palimpsest_client import ApiError, Client
 from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused
 from store.sources.folders import Folder
-from store.sources.listing import SourceAway
+from store.sources.listing import SourceUnavailable
 
 _CHUNK = 1 << 20
 
@@ -40,7 +40,7 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
     source = Folder(LocalFileSystem(), root, root)  # listed and read as the service's own sources are
     try:
         listed = {entry.path: entry.unusable for entry in source.entries(glob)}
-    except SourceAway as error:
+    except SourceUnavailable as error:
         raise LocalError(f"{folder}: {error}") from None
     paths = list(listed)
     collection = _collection(client, name)
@@ -58,7 +58,7 @@ def sync(client: Client, folder: Path, name: str, glob: str | None, say: Callabl
             if unusable := listed[path]:
                 raise Refused("path_invalid", unusable, "source")
             _put(client, found, source, path, held, documents)
-        except (ApiError, Refused, SourceAway) as error:
+        except (ApiError, Refused, SourceUnavailable) as error:
             _leave_out(client, found, path, error.code, str(error))
         except OSError as error:
             _leave_out(client, found, path, "source_away", error.strerror or str(error))
@@ -101,7 +101,7 @@ def _leave_out(client: Client, found: Synced, path: str, code: str, message: str
 
 
 def _read(source: Folder, path: str) -> str:
-    """The file's sha256. Raises SourceAway, Refused for what is no document."""
+    """The file's sha256. Raises SourceUnavailable, Refused for what is no document."""
     kind_of(path)
     digest, guard = hashlib.sha256(), TextGuard()
     with source.open(path) as opened:

@@ -92,7 +92,7 @@ def forget_workers(settings: Settings) -> None:
     connection = database.connect(settings)
     try:
         with connection.session() as session:
-            workers.forget_all(session)
+            workers.delete_all(session)
     finally:
         connection.close()
 

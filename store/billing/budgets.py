@@ -204,7 +204,7 @@ def crossed(
     return found
 
 
-def stopping(
+def blocking_budget(
     session: Session, tenant_id: str, project: str | None, api_key_id: str | None
 ) -> BudgetState | None:
     """The crossed budget that stops such a job, if any; one that rejects before one that only queues.

@@ -26,7 +26,7 @@ _JOB_ENDED = Job.state.in_(TERMINAL)
 
 
 @contextmanager
-def turn(engine: Engine, what: str) -> Iterator[bool]:
+def exclusive(engine: Engine, what: str) -> Iterator[bool]:
     """True for one conductor at a time, until the block ends or its connection breaks.
 
     This only avoids duplicate work; correctness rests on the steps being idempotent.

@@ -20,7 +20,7 @@ from store import documents, outbox
 from store.billing.budgets import BudgetState
 from store.errors import Conflict
 from store.ids import new_id
-from store.jobs.admission import Ask, Owner, heed
+from store.jobs.admission import Ask, Owner, enforce_budget
 from store.tables.bulk import Bulk, BulkItem, BulkPart
 from store.tables.bulk_states import ENDED, BulkState
 from store.tables.job_states import State
@@ -178,7 +178,7 @@ def retry(session: Session, tenant_id: str, bulk_id: str, spent: BudgetState | N
     if row.listed_at is not None and not failed and not digest_missing and row.delivery_error is None:
         raise NotRetryable("The bulk job has nothing left to retry.")
     if row.listed_at is None or failed or digest_missing:
-        heed(spent)
+        enforce_budget(spent)
     for item in failed:
         item.state, item.job_id = "pending", None
         item.error_code = item.error_message = None

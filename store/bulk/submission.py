@@ -27,13 +27,13 @@ class Terms:
     held_by: str | None  # the crossed budget that holds them in the queue
 
 
-def stopping(session: Session, bulk_id: str) -> BudgetState | None:
+def blocking_budget(session: Session, bulk_id: str) -> BudgetState | None:
     """The crossed budget that blocks its jobs, if any.
 
-    Call it in a transaction of its own, see `store.jobs.admission.heed`.
+    Call it in a transaction of its own, see `store.jobs.admission.enforce_budget`.
     """
     owner = _owner_of(session.get_one(Bulk, bulk_id))
-    return budgets.stopping(session, owner.tenant_id, owner.project, owner.key_id)
+    return budgets.blocking_budget(session, owner.tenant_id, owner.project, owner.key_id)
 
 
 def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState | None) -> Terms:
@@ -51,7 +51,7 @@ def terms(session: Session, settings: Settings, bulk: Bulk, spent: BudgetState |
             raise NoWorker(f"No worker serves the model '{bulk.model}' any more.") from None
         raise
     bulk.model, bulk.template = admitted.card.name, admitted.template
-    return Terms(admitted, admission.heed(spent))
+    return Terms(admitted, admission.enforce_budget(spent))
 
 
 def submit(

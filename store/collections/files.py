@@ -22,7 +22,7 @@ def to_refresh(session: Session) -> Sequence[str]:
     return session.scalars(query.order_by(Collection.refresh_requested_at)).all()
 
 
-def unread(session: Session, collection: Collection, entries: Sequence[Entry]) -> list[Entry]:
+def record_listing(session: Session, collection: Collection, entries: Sequence[Entry]) -> list[Entry]:
     """Records which files exist, and returns those that must be read.
 
     Missing files are marked as deleted. A file whose fingerprint has not changed is not read again.
@@ -83,7 +83,9 @@ def put(
     _upsert(session, collection_id, tenant_id, path, row)
 
 
-def keep(session: Session, collection_id: str, tenant_id: str, path: str, fingerprint: str | None) -> None:
+def record_unchanged(
+    session: Session, collection_id: str, tenant_id: str, path: str, fingerprint: str | None
+) -> None:
     """Records that the file was read again and has not changed."""
     row = {"fingerprint": fingerprint, "error_code": None, "error_message": None}
     _upsert(session, collection_id, tenant_id, path, row)
@@ -131,12 +133,14 @@ def _put_error(
     _upsert(session, collection_id, tenant_id, path, row)
 
 
-def held(session: Session, collection_id: str, path: str) -> CollectionItem | None:
+def get_item(session: Session, collection_id: str, path: str) -> CollectionItem | None:
     """The item under a path, if there is one."""
     return session.get(CollectionItem, (collection_id, path))
 
 
-def refreshed(session: Session, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
+def record_refresh(
+    session: Session, collection_id: str, asked_at: datetime | None, error: str | None
+) -> None:
     """Records the end of the refresh requested at `asked_at`; `error` says why it failed."""
     row = session.get_one(Collection, collection_id, populate_existing=True)
     row.refresh_error = error

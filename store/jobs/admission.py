@@ -136,11 +136,11 @@ def new_job(
     )
 
 
-def heed(spent: BudgetState | None) -> str | None:
+def enforce_budget(spent: BudgetState | None) -> str | None:
     """The id of the crossed budget that holds a new job in the queue, if any. Raises BudgetExceeded.
 
-    `spent` comes from `store.billing.budgets.blocking` in an earlier transaction: the event that a budget is
-    crossed must survive even if the job is refused because of it.
+    `spent` comes from `store.billing.budgets.blocking_budget` in an earlier transaction: the event that a
+    budget is crossed must survive even if the job is refused because of it.
     """
     if spent is None:
         return None
@@ -173,7 +173,7 @@ def _template(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> Temp
     asked = ask.template or prompt_templates.default_for(card.name)
     found = prompt_templates.find(session, owner.tenant_id, asked)
     if found is None:
-        known = prompt_templates.names(session, owner.tenant_id)
+        known = prompt_templates.labels(session, owner.tenant_id)
         message = f"There is no template '{asked}'. Known: {', '.join(known)}."
         raise Refused("unknown_template", message, "template", known_templates=known)
     return found

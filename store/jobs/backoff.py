@@ -12,20 +12,20 @@ PAUSE_SECONDS = 5.0  # after the first refusal; four times as long after each fu
 OWN_SECONDS = 60.0  # the worker that refused it waits this much longer, to leave it to others
 
 # The columns of a job without refusals.
-NONE: dict[str, Any] = {"refusals": 0, "refused_by": None, "claimable_at": None}
+CLEARED: dict[str, Any] = {"refusals": 0, "refused_by": None, "claimable_at": None}
 
 
 def _seconds(number: Any) -> ColumnElement[Any]:
     return func.make_interval(0, 0, 0, 0, 0, 0, number)
 
 
-def rested(worker: str | None = None) -> ColumnElement[bool]:
+def may_be_claimed(worker: str | None = None) -> ColumnElement[bool]:
     """Whether a job may be claimed again: by this worker, or by any if none is given."""
     longer = 0.0 if worker is None else case((Job.refused_by == worker, OWN_SECONDS), else_=0.0)
     return or_(Job.claimable_at.is_(None), Job.claimable_at <= func.now() - _seconds(longer))
 
 
-def note(job: Job, worker: str | None) -> bool:
+def record_refusal(job: Job, worker: str | None) -> bool:
     """Records a refusal of a job, locked by the caller. Returns True at the refusal limit."""
     job.refusals += 1
     job.refused_by = worker

@@ -44,7 +44,7 @@ def _after(seconds: float) -> ColumnElement[datetime]:
 
 def _claimable(models: Sequence[str], worker: str) -> ColumnElement[bool]:
     in_time = or_(Job.deadline_at.is_(None), Job.deadline_at > func.now())
-    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), backoff.rested(worker))
+    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), backoff.may_be_claimed(worker))
     return and_(free, Job.model.in_(models), in_time)
 
 
@@ -135,7 +135,7 @@ def pin(
     `scorer_quality` is the share of the full cache's score that the scorer keeps in its evaluation.
     """
     pinned = {"model_revision": model_revision, "scorer": scorer, "scorer_sha256": scorer_sha256}
-    signal = _fenced(session, job_id, token, {**pinned, **backoff.NONE})
+    signal = _fenced(session, job_id, token, {**pinned, **backoff.CLEARED})
     values = {**pinned, "scorer_quality": scorer_quality}
     session.execute(update(Attempt).where(Attempt.token == token).values(**values))
     return signal
@@ -258,7 +258,7 @@ def release(
     job.attempts_lost += int(lost)
     cancelled, spent = job.state == State.CANCELLING, job.attempts_lost >= job.max_attempts
     if refused is not None:
-        spent = backoff.note(job, job.lease_owner) or spent
+        spent = backoff.record_refusal(job, job.lease_owner) or spent
     outcome = "lost" if lost else "released"
     # If the job fails here, nothing will resume from its snapshot.
     wasted = spent and not cancelled

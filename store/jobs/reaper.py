@@ -95,7 +95,7 @@ def _hint_again(session: Session, hint_seconds: float) -> int:
     pending = exists().where(OutboxRow.kind == "hint", OutboxRow.job_id == Job.id)
     due = or_(Job.queued_at < limit, Job.claimable_at <= func.now())
     unheard = or_(Job.hinted_at < limit, and_(Job.hinted_at.is_(None), due, ~pending))
-    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), backoff.rested())
+    free = and_(Job.state == State.QUEUED, Job.held_by_budget.is_(None), backoff.may_be_claimed())
     waiting = select(Job.id).where(free, unheard).with_for_update(skip_locked=True).cte()
     statement = update(Job).where(Job.id == waiting.c.id).values(hinted_at=func.now()).returning(Job.model)
     models = set(session.scalars(statement, execution_options={"synchronize_session": False}))

@@ -253,10 +253,10 @@ def _start_run(
             session, schedule, run, RunState.MISSED, "missed", "No scheduler was running when it was due."
         )
     # Outside the savepoint: the event that a budget is crossed must survive a refusal because of it.
-    spent = budgets.stopping(session, schedule.tenant_id, schedule.project, schedule.api_key_id)
+    spent = budgets.blocking_budget(session, schedule.tenant_id, schedule.project, schedule.api_key_id)
     try:
         with session.begin_nested():
-            held_by = admission.heed(spent)
+            held_by = admission.enforce_budget(spent)
             _submit(session, settings, schedule, run, held_by, now)
     except StoreError as error:
         if isinstance(error, NoWorker) and not late:

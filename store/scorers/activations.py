@@ -39,7 +39,7 @@ class NotUsable(Conflict):
     code = "scorer_not_verified"
 
 
-class NoWayBack(Conflict):
+class NoEarlierVersion(Conflict):
     """The scope has no earlier version to roll back to."""
 
     code = "no_earlier_version"
@@ -128,7 +128,7 @@ def open_of(session: Session, name: str, scopes: list[str]) -> tuple[Activation 
     return stable, canary
 
 
-def take_turns(session: Session) -> None:
+def lock_activations(session: Session) -> None:
     """Locks activations against concurrent changes until the transaction ends; reentrant."""
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
@@ -148,7 +148,7 @@ def activate(
     """Makes the version serve the scope under the alias from now on. Raises NotUsable."""
     if row.state not in USABLE:
         raise NotUsable(f"{registry.label(row)} is {row.state}; only verified versions can be activated.")
-    take_turns(session)
+    lock_activations(session)
     end(session, row.name, scope, alias, actor, reason=f"{reason}: {registry.label(row)}")
     made = Activation(
         id=new_id("act"),
@@ -182,7 +182,7 @@ def end(
     session: Session, name: str, scope: str, alias: Alias, actor: str, *, reason: str, bad: bool = False
 ) -> Activation | None:
     """Ends and returns the open activation of a scope and alias, if any. Rollback skips `bad` versions."""
-    take_turns(session)
+    lock_activations(session)
     statement = (
         update(Activation)
         .where(
@@ -205,8 +205,8 @@ def end(
 
 
 def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str) -> Activation:
-    """Reactivates the previous stable version of a scope and ends its canary. Raises NoWayBack."""
-    take_turns(session)
+    """Reactivates the previous stable version of a scope and ends its canary. Raises NoEarlierVersion."""
+    lock_activations(session)
     end(session, name, scope, Alias.CANARY, actor, reason=reason)
     past = stables(session, name, scope)
     serving = next((row for row in past if row.ended_at is None), None)
@@ -217,7 +217,7 @@ def rollback(session: Session, name: str, scope: str, actor: str, *, reason: str
         back = f"rolled back ({reason})"
         end(session, name, scope, Alias.STABLE, actor, reason=back, bad=True)
         return activate(session, version, scope, actor, bounds=row.bounds, reason=back)
-    raise NoWayBack(
+    raise NoEarlierVersion(
         f"The scope {scope} has no earlier version of {name}. End the activation instead: a wider scope's "
         "version then serves it, or the one bundled with the runtime."
     )

@@ -91,7 +91,7 @@ def sweep(session: Session) -> int:
         breach = breach_of(session, activation)
         if breach is None:
             continue
-        activations.take_turns(session)
+        activations.lock_activations(session)
         # While waiting for the lock it may have ended, or have been reported.
         again = _watched().where(Activation.id == activation.id)
         still = session.scalars(again, execution_options={"populate_existing": True}).one_or_none()
@@ -197,7 +197,7 @@ def _act(session: Session, activation: Activation, breach: Breach) -> None:
                 made = activations.rollback(session, name, scope, audit.SYSTEM, reason=breach.reason)
             back_to = registry.label(registry.by_id(session, made.version_id))
             action = "rolled_back"
-        except activations.NoWayBack:
+        except activations.NoEarlierVersion:
             action = "bound_crossed"
     figures = {"scope": scope, "alias": alias.value, "back_to": back_to, **asdict(breach)}
     audit.note(

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from store.errors import NotFound
 from store.scorers import registry
-from store.scorers.shadow_runs import Outcome as Shadow
+from store.scorers.shadow_runs import ShadowOutcome
 from store.tables.billing import Bill
 from store.tables.job_states import State
 from store.tables.jobs import Job
@@ -32,8 +32,8 @@ ENDED = Bill.jobs > 0
 _END = case((Bill.outcome.in_(("lost", "released")), Job.state), else_=Bill.outcome)
 # A shadow run that broke agrees with nothing and counts as at least one answer; one that was not made does
 # not count.
-MADE = ShadowRun.outcome != Shadow.NOT_MADE
-_ANSWERED = ShadowRun.outcome == Shadow.ANSWERED
+MADE = ShadowRun.outcome != ShadowOutcome.NOT_MADE
+_ANSWERED = ShadowRun.outcome == ShadowOutcome.ANSWERED
 ANSWERS = func.coalesce(
     func.sum(case((_ANSWERED, ShadowRun.answers), else_=func.greatest(ShadowRun.answers, 1))).filter(MADE), 0
 )
@@ -82,7 +82,7 @@ class Shadows:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VersionOutcome:
     """The outcome of a version in an interval.
 
     Attributes:
@@ -129,7 +129,7 @@ def ended_as(*states: State) -> ColumnElement[bool]:
 
 def of_scorer(
     session: Session, name: str, start: datetime, end: datetime, *, tenant_id: str | None
-) -> list[Outcome]:
+) -> list[VersionOutcome]:
     """Every version of a scorer: those of the registry, the newest first, then others.
 
     `tenant_id` is whose bills and shadow runs count; None for all tenants. Raises NotFound for a scorer that
@@ -152,7 +152,7 @@ def compare(
     end: datetime,
     *,
     tenant_id: str | None,
-) -> list[Outcome]:
+) -> list[VersionOutcome]:
     """Some versions of a scorer side by side, in the given order.
 
     Raises NotFound for a version that is neither in the registry nor used by a job in the interval.
@@ -176,7 +176,7 @@ def _gather(
     start: datetime,
     end: datetime,
     tenant_id: str | None,
-) -> dict[str, Outcome]:
+) -> dict[str, VersionOutcome]:
     """Version → outcome."""
     rows: dict[str, list[Row[Any]]] = {}
     for row in _bills(session, mine, start, end, tenant_id):
@@ -228,7 +228,7 @@ def _shadows(
         select(
             ScorerVersion.version,
             func.count().filter(MADE),
-            func.count().filter(ShadowRun.outcome == Shadow.BROKE),
+            func.count().filter(ShadowRun.outcome == ShadowOutcome.BROKE),
             func.count().filter(~MADE),
             ANSWERS,
             AGREED,
@@ -248,13 +248,13 @@ def _shadows(
 
 def _outcome(
     name: str, version: str, row: ScorerVersion | None, bills: Sequence[Row[Any]], shadow: Shadows
-) -> Outcome:
+) -> VersionOutcome:
     def total(column: str) -> Decimal:
         return sum((value for value in _column(bills, column)), Decimal(0))
 
     ends = Ends(**{state.value: int(total(state.value)) for state in _ENDS})
     seconds, scoring = total("device_seconds"), total("score_seconds")
-    return Outcome(
+    return VersionOutcome(
         scorer=f"{name}@{version}",
         version=version,
         state=row.state if row else None,

@@ -153,7 +153,7 @@ def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
             session.flush()
             return row
         reason = f"Its verification was started {row.attempts} times and never finished."
-        rejected(session, row, "verification_died", reason)
+        mark_rejected(session, row, "verification_died", reason)
     return None
 
 
@@ -203,7 +203,7 @@ def postpone(session: Session, row: ScorerVersion, reason: str, seconds: float) 
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
-def verified(
+def mark_verified(
     session: Session, row: ScorerVersion, *, blob_key: str, sha256: str, manifest: dict[str, Any]
 ) -> None:
     """Marks an uploaded version as verified: it can be activated, and named in jobs."""
@@ -212,7 +212,7 @@ def verified(
     audit.note(session, audit.SYSTEM, "scorer.verified", label(row), sha256=sha256)
 
 
-def rejected(session: Session, row: ScorerVersion, code: str, reason: str) -> None:
+def mark_rejected(session: Session, row: ScorerVersion, code: str, reason: str) -> None:
     """Marks an uploaded version as rejected: it can never serve."""
     _decide(session, row, VersionState.REJECTED, {"reason": f"{code}: {reason}"})
     audit.note(session, audit.SYSTEM, "scorer.rejected", label(row), code=code, reason=reason)

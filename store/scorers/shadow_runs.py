@@ -11,7 +11,7 @@ from store.tables.jobs import Job
 from store.tables.scorers import ShadowRun
 
 
-class Outcome(StrEnum):
+class ShadowOutcome(StrEnum):
     """How a shadow run ended. Agreement is counted over all but those that were not made."""
 
     ANSWERED = "answered"
@@ -23,7 +23,7 @@ def record(
     session: Session,
     job: Job,
     version_id: str,
-    outcome: Outcome,
+    outcome: ShadowOutcome,
     *,
     stable: str,
     answers: int,

@@ -29,7 +29,7 @@ from store.errors import Refused, StoreError
 from store.settings import Settings
 from store.sources import listing
 from store.sources.globs import GlobInvalid, matching
-from store.sources.listing import Entry, SourceAway, said
+from store.sources.listing import Entry, SourceUnavailable, said
 
 _CREDENTIALS = re.compile(r"^[a-z0-9+.-]+://[^/]*@|[?#]", re.IGNORECASE)
 
@@ -57,11 +57,11 @@ class Reading:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        """Raises SourceAway."""
+        """Raises SourceUnavailable."""
         try:
             data: bytes = self._file.read(size)
         except Exception as error:  # each driver has its own errors
-            raise SourceAway(f"The file cannot be read: {said(error)}") from error
+            raise SourceUnavailable(f"The file cannot be read: {said(error)}") from error
         return data
 
 
@@ -77,36 +77,36 @@ class Folder:
     def entries(self, glob: str | None) -> list[Entry]:
         """The files whose path below the folder matches, sorted; hidden files are left out.
 
-        Raises SourceAway, also for a missing folder, an unreadable subfolder, too many files, or an invalid
-        glob.
+        Raises SourceUnavailable, also for a missing folder, an unreadable subfolder, too many files, or an
+        invalid glob.
         """
         try:
             wanted = matching(glob)
         except GlobInvalid as invalid:
-            raise SourceAway(str(invalid)) from None
+            raise SourceUnavailable(str(invalid)) from None
         try:
             self.files.invalidate_cache()
             if not self.files.isdir(self.root):
-                raise SourceAway("The folder does not exist or cannot be read.")
+                raise SourceUnavailable("The folder does not exist or cannot be read.")
             return listing.entries(self.files, self.root, wanted, self.max_files)
-        except SourceAway:
+        except SourceUnavailable:
             raise
         except Exception as error:  # each driver has its own errors
-            raise SourceAway(f"The folder cannot be listed: {said(error)}") from error
+            raise SourceUnavailable(f"The folder cannot be listed: {said(error)}") from error
 
     @contextmanager
     def open(self, path: str) -> Iterator[Reading]:
-        """Opens a file to read. Raises SourceAway."""
+        """Opens a file to read. Raises SourceUnavailable."""
         try:
             full = self._inside(path)
             if self._is_local and not os.path.isfile(full):
                 # Opening a pipe would wait for a writer, possibly for ever.
-                raise SourceAway("The file no longer exists, or is not a regular file.")
+                raise SourceUnavailable("The file no longer exists, or is not a regular file.")
             file = self.files.open(full, "rb")
-        except SourceAway:
+        except SourceUnavailable:
             raise
         except Exception as error:
-            raise SourceAway(f"The file cannot be opened: {said(error)}") from error
+            raise SourceUnavailable(f"The file cannot be opened: {said(error)}") from error
         try:
             yield Reading(file)
         finally:
@@ -114,7 +114,7 @@ class Folder:
                 file.close()
 
     def put(self, name: str, local: Path) -> None:
-        """Copies a file into the folder, atomically if it is local. Raises SourceAway."""
+        """Copies a file into the folder, atomically if it is local. Raises SourceUnavailable."""
         try:
             target = self._inside(name)
             if not listing.has_buckets(self.files):  # there it would create a missing bucket
@@ -124,10 +124,10 @@ class Folder:
                     self.files.put_file(str(local), str(temporary))
             else:
                 self.files.put_file(str(local), target)
-        except SourceAway:
+        except SourceUnavailable:
             raise
         except Exception as error:
-            raise SourceAway(f"The file cannot be written: {said(error)}") from error
+            raise SourceUnavailable(f"The file cannot be written: {said(error)}") from error
 
     @property
     def _is_local(self) -> bool:
@@ -136,7 +136,7 @@ class Folder:
     def _inside(self, path: str) -> str:
         full = f"{self.root.rstrip('/')}/{path}"
         if self._is_local and not _below(os.path.realpath(full), self.limit):
-            raise SourceAway("The path is a link that leads out of the folder.")
+            raise SourceUnavailable("The path is a link that leads out of the folder.")
         return full
 
 

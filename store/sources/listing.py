@@ -19,13 +19,13 @@ _SETTLED_SECONDS = 2.0
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 
 
-class SourceAway(Unavailable):
+class SourceUnavailable(Unavailable):
     """A source or destination could not be read or written."""
 
     code = "source_away"
 
 
-class SourceTooLarge(SourceAway):
+class SourceTooLarge(SourceUnavailable):
     """A source has more files than the service allows."""
 
     code = "source_too_large"
@@ -44,8 +44,8 @@ class Entry:
 def entries(files: Any, root: str, wanted: Callable[[str], bool], most: int) -> list[Entry]:
     """The files below `root` whose paths are wanted, sorted.
 
-    Raises SourceAway if any folder cannot be read, as its files would seem deleted; SourceTooLarge; and the
-    errors of the driver.
+    Raises SourceUnavailable if any folder cannot be read, as its files would seem deleted; SourceTooLarge;
+    and the errors of the driver.
     """
     found = list[Entry]()
     for path, info in _below(files, root):
@@ -108,7 +108,7 @@ def _listed(files: Any, folder: str, root: str, start: str) -> list[dict[str, An
         if isinstance(error, FileNotFoundError):  # removed in the meantime
             return []
         path = _shown(folder.removeprefix(start))
-        raise SourceAway(f"The folder '{path}' cannot be read: {said(error)}") from error
+        raise SourceUnavailable(f"The folder '{path}' cannot be read: {said(error)}") from error
     return found
 
 

@@ -50,7 +50,7 @@ class Due:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptResult:
     """The result of an attempt; `error` is a sentence, None if it was delivered."""
 
     status: int | None
@@ -85,7 +85,7 @@ def fan_out(session: Session, limit: int = 100) -> int:
     return len(found)
 
 
-def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
+def lease_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
     """Leases messages to send now, the longest due first; at most AT_ONCE in flight to one webhook."""
     other = Delivery.__table__.alias()
     flying = select(func.count()).where(
@@ -106,12 +106,12 @@ def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
     # Checked again, as another notifier may have leased one since.
     query = query.where(Delivery.id.in_(fair), _DUE).with_for_update(of=Delivery, skip_locked=True)
     now: datetime = session.scalars(func.now().select()).one()
-    taken = []
+    leased = []
     for delivery, webhook in session.execute(query):
         delivery.lease_until = now + timedelta(seconds=lease_seconds)
         both = webhook.rotated_at is not None and webhook.rotated_at > now - OVERLAP
         generations = (webhook.generation, webhook.generation - 1) if both else (webhook.generation,)
-        taken.append(
+        leased.append(
             Due(
                 delivery.id,
                 webhook.id,
@@ -122,7 +122,7 @@ def take_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
                 delivery.lease_until,
             )
         )
-    return taken
+    return leased
 
 
 def seconds_until_due(session: Session, most: float) -> float:
@@ -132,7 +132,7 @@ def seconds_until_due(session: Session, most: float) -> float:
     return most if found is None else min(most, float(found))
 
 
-def record(session: Session, due: Due, outcome: Outcome) -> bool:
+def record(session: Session, due: Due, result: AttemptResult) -> bool:
     """Records an attempt and plans the next one. If the lease is lost, does nothing and returns False."""
     # The webhook is locked before its delivery, in the same order as by a deletion.
     query = select(Webhook).where(Webhook.id == due.webhook_id).with_for_update(key_share=True)
@@ -144,25 +144,25 @@ def record(session: Session, due: Due, outcome: Outcome) -> bool:
     now: datetime = session.scalars(func.now().select()).one()
     row.attempts += 1
     row.lease_until = None
-    row.last_status, row.last_error = outcome.status, outcome.error
+    row.last_status, row.last_error = result.status, result.error
     entry = {
         "at": now.isoformat(),
-        "status": outcome.status,
-        "error": outcome.error,
-        "ms": outcome.milliseconds,
+        "status": result.status,
+        "error": result.error,
+        "ms": result.milliseconds,
     }
     row.log = [*row.log, entry][-LOGGED:]
-    if outcome.error is None:
+    if result.error is None:
         row.state, row.delivered_at, webhook.failing_since = "delivered", now, None
     else:
-        _failed(webhook, row, outcome, now)
+        _failed(webhook, row, result, now)
     outbox.wake_notifiers(session)  # there is now room for the webhook's next message
     return True
 
 
-def _failed(webhook: Webhook, row: Delivery, outcome: Outcome, now: datetime) -> None:
+def _failed(webhook: Webhook, row: Delivery, result: AttemptResult, now: datetime) -> None:
     webhook.failing_since = webhook.failing_since or now
-    if outcome.status == 410:
+    if result.status == 410:
         row.state = "failed"
         _disable(webhook, "The receiver answered 410 Gone.", now)
     elif row.attempts > len(RETRY_SECONDS):
@@ -172,7 +172,7 @@ def _failed(webhook: Webhook, row: Delivery, outcome: Outcome, now: datetime) ->
                 webhook, f"Every delivery has failed since {webhook.failing_since:%Y-%m-%d %H:%M} UTC.", now
             )
     else:
-        row.next_at = now + timedelta(seconds=_delay(row.attempts, outcome.retry_after))
+        row.next_at = now + timedelta(seconds=_delay(row.attempts, result.retry_after))
 
 
 def _delay(failed: int, asked: float | None) -> float:

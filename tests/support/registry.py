@@ -18,7 +18,7 @@ def add(session: Session, name: str, version: str, sha256: str, key: str) -> Sco
     row, _ = registry.upload(
         session, name=name, version=version, kind="safetensors", upload_key="u", upload_sha256=key, actor="k"
     )
-    registry.verified(session, row, blob_key=key, sha256=sha256, manifest={})
+    registry.mark_verified(session, row, blob_key=key, sha256=sha256, manifest={})
     return row
 
 

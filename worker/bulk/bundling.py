@@ -15,7 +15,7 @@ from store.bulk.results import Line
 from store.database import Database
 from store.errors import Refused
 from store.sources.folders import Sources
-from store.sources.listing import SourceAway
+from store.sources.listing import SourceUnavailable
 from store.tables.bulk import Bulk
 from store.tables.documents import Document
 from worker.bulk import bundle
@@ -72,7 +72,7 @@ class Finisher:
             for name in bundle.FILES:
                 with self._blobs.local(f"{folder}/{name}") as path:
                     target.put(f"{bulk.id}/{name}", path)
-        except (Refused, SourceAway) as error:
+        except (Refused, SourceUnavailable) as error:
             return str(error)
         return None
 

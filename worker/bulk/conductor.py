@@ -25,7 +25,7 @@ from store.errors import NoWorker, Refused
 from store.settings import Settings, settings
 from store.sources import folders
 from store.sources.folders import Sources
-from store.sources.listing import SourceAway
+from store.sources.listing import SourceUnavailable
 from store.tables.bulk import Bulk, BulkItem
 from store.tables.bulk_states import BulkState
 from store.tables.documents import Document
@@ -70,7 +70,7 @@ class Conductor:
 
         Raises what the database does only if it is away: it also fails at a statement it cannot take.
         """
-        with lifecycle.turn(self._database.engine, what) as mine:
+        with lifecycle.exclusive(self._database.engine, what) as mine:
             try:
                 return mine and act(what)
             except Exception as error:
@@ -95,7 +95,7 @@ class Conductor:
     # Listing --------------------------------------------------------------------------------------------
 
     def _refresh_asked(self, collection_id: str) -> bool:
-        with suppress(Refused, SourceAway):  # the collection says it
+        with suppress(Refused, SourceUnavailable):  # the collection says it
             self._refreshes.step(collection_id, collection_id)
         return True
 
@@ -109,8 +109,8 @@ class Conductor:
                 return True
             with self._database.session() as session:
                 lifecycle.list_items(session, bulk_id)
-        except (Refused, SourceAway) as away:
-            code = away.code if isinstance(away, SourceAway) else SourceAway.code
+        except (Refused, SourceUnavailable) as away:
+            code = away.code if isinstance(away, SourceUnavailable) else SourceUnavailable.code
             message = str(away)
         except Exception as error:
             if lost(error):
@@ -138,7 +138,7 @@ class Conductor:
         """Jobs for the next documents; of those in parts one document a transaction, as it writes many."""
         try:
             with self._database.session() as session:
-                spent = submission.stopping(session, bulk_id)
+                spent = submission.blocking_budget(session, bulk_id)
             with self._database.session() as session:
                 bulk = lifecycle.enter(session, bulk_id, BulkState.RUNNING)
                 if bulk is None:
@@ -177,7 +177,7 @@ class Conductor:
         """For documents whose parts have been read: the job that makes one answer of theirs."""
         with self._database.session() as session:
             ready = lifecycle.mapped(session, bulk_id)
-            spent = submission.stopping(session, bulk_id) if ready else None
+            spent = submission.blocking_budget(session, bulk_id) if ready else None
         for found in ready:
             try:
                 self._reduce_one(bulk_id, found, spent)
@@ -222,7 +222,7 @@ class Conductor:
     def _digest(self, bulk_id: str) -> bool:
         try:
             with self._database.session() as session:
-                spent = submission.stopping(session, bulk_id)
+                spent = submission.blocking_budget(session, bulk_id)
             with self._database.session() as session:
                 bulk = lifecycle.enter(session, bulk_id, BulkState.DIGESTING)
                 if bulk is None:

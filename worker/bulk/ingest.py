@@ -17,7 +17,7 @@ from store.database import Database, lost
 from store.documents.text_guard import TextGuard, kind_of
 from store.errors import Refused
 from store.sources.folders import Folder, Reading
-from store.sources.listing import Entry, SourceAway
+from store.sources.listing import Entry, SourceUnavailable
 from store.tables.collections import Collection
 from store.tables.documents import Document
 
@@ -45,7 +45,7 @@ class Ingest:
             # What was read and is no document is not read again until it changes.
             with self._database.session() as session:
                 files.put_error(session, *key, entry.fingerprint, refused.code, str(refused))
-        except SourceAway as away:
+        except SourceUnavailable as away:
             with self._database.session() as session:
                 files.put_unread(session, *key, away.code, str(away))
         except (OSError, SQLAlchemyError):
@@ -76,9 +76,9 @@ class Ingest:
         """Says in the collection what was read; False if that is what it held already."""
         key = (collection.id, collection.tenant_id, entry.path)
         with self._database.session() as session:
-            held = files.held(session, collection.id, entry.path)
+            held = files.get_item(session, collection.id, entry.path)
             if held is not None and held.sha256 == sha256:
-                files.keep(session, *key, entry.fingerprint)
+                files.record_unchanged(session, *key, entry.fingerprint)
                 return False
             row = documents.create(
                 session,

@@ -14,7 +14,7 @@ from store.collections import files
 from store.database import Database, lost
 from store.errors import Refused
 from store.sources.folders import Folder, Sources
-from store.sources.listing import Entry, SourceAway
+from store.sources.listing import Entry, SourceUnavailable
 from store.tables.collections import Collection
 from worker.bulk.ingest import Ingest
 
@@ -51,7 +51,7 @@ class Refreshes:
     def step(self, collection_id: str, name: str, which: Hashable = None) -> bool:
         """Goes on with the look `name`, or begins it if it is not the same `which`; True once it is done.
 
-        Raises Refused, SourceAway, and whatever else: the collection then says why.
+        Raises Refused, SourceUnavailable, and whatever else: the collection then says why.
         """
         with self._database.session() as session:
             collection = session.get(Collection, collection_id)
@@ -66,7 +66,7 @@ class Refreshes:
             if lost(error):  # the next step may do better
                 raise
             self._database.ping()
-            why = str(error) if isinstance(error, Refused | SourceAway) else _DEFECT
+            why = str(error) if isinstance(error, Refused | SourceUnavailable) else _DEFECT
             self._end(collection_id, collection.refresh_requested_at, why)
             raise
         if look.left:
@@ -80,7 +80,7 @@ class Refreshes:
         if look is None or look.which != which:
             entries = folder.entries(collection.glob)
             with self._database.session() as session:
-                left = files.unread(session, collection, entries)
+                left = files.record_listing(session, collection, entries)
             look = self._looks[name] = _Look(which, collection.refresh_requested_at, deque(left))
         return look
 
@@ -94,5 +94,5 @@ class Refreshes:
 
     def _end(self, collection_id: str, asked_at: datetime | None, error: str | None) -> None:
         with self._database.session() as session:
-            files.refreshed(session, collection_id, asked_at, error)
+            files.record_refresh(session, collection_id, asked_at, error)
         _log.info("collection_refreshed", collection=collection_id, error=error)

@@ -217,7 +217,7 @@ class Execution:
     def _heed_budgets(self) -> None:
         job = self.job
         scope = (job.tenant_id, job.project, job.api_key_id)
-        spent = self._write(lambda session: budgets.stopping(session, *scope))
+        spent = self._write(lambda session: budgets.blocking_budget(session, *scope))
         if spent is None:
             return
         if spent.budget.action == budgets.Action.REJECT:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from store import documents, log
 from store.scorers import registry, shadow_runs
-from store.scorers.shadow_runs import Outcome
+from store.scorers.shadow_runs import ShadowOutcome
 from store.tables.jobs import Job
 from store.tables.scorers import ScorerVersion
 from worker.engine import Served
@@ -65,18 +65,18 @@ class Shadows:
                 self._run = self._admit(served, self._task)
                 self._served = served
             except Exception as error:
-                self._end(Outcome.NOT_MADE, error)
+                self._end(ShadowOutcome.NOT_MADE, error)
 
     def stepped(self, finished: list[object]) -> None:
         """After a step of the engine: compares and writes, if the run under way is among the finished."""
         run = self._run
         if run is not None and any(run is done for done in finished):
-            self._end(Outcome.ANSWERED if run.error is None else Outcome.BROKE, run.error)
+            self._end(ShadowOutcome.ANSWERED if run.error is None else ShadowOutcome.BROKE, run.error)
 
     def broke(self, error: BaseException, *, guilty: bool) -> None:
         """The engine raised while the run was in it; without proof that it did it, that says nothing."""
         if self._task is not None:
-            self._end(Outcome.BROKE if guilty else Outcome.NOT_MADE, error)
+            self._end(ShadowOutcome.BROKE if guilty else ShadowOutcome.NOT_MADE, error)
 
     def abandon(self) -> None:
         """Leaves everything as if it had never been drawn."""
@@ -94,7 +94,7 @@ class Shadows:
         run: RunLike = served.engine.admit(served.make_request(task.job, path, pin))
         return run
 
-    def _end(self, outcome: Outcome, error: BaseException | None) -> None:
+    def _end(self, outcome: ShadowOutcome, error: BaseException | None) -> None:
         task, run = self._task, self._run
         assert task is not None
         self._clear()

@@ -109,10 +109,10 @@ def _verify(process: WorkerProcess, row: ScorerVersion) -> bool:
     def decide(session: Session) -> None:
         mine = registry.by_id(session, row.id)
         if verdict.code is not None:
-            registry.rejected(session, mine, verdict.code, verdict.reason)
+            registry.mark_rejected(session, mine, verdict.code, verdict.reason)
         else:
             place = folder_of(row)
-            registry.verified(session, mine, blob_key=place, sha256=verdict.sha256, manifest=manifest)
+            registry.mark_verified(session, mine, blob_key=place, sha256=verdict.sha256, manifest=manifest)
 
     try:
         process.transaction(decide)

@@ -39,7 +39,7 @@ class Notifier:
         if not free:
             return 0
         with self._database.session() as session:
-            taken = deliveries.take_due(session, free, self._lease_seconds)
+            taken = deliveries.lease_due(session, free, self._lease_seconds)
         with self._changed:
             self._free -= len(taken)
         for due in taken:

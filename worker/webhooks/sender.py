@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from store.settings import Settings
 from store.webhooks import egress, secret
-from store.webhooks.deliveries import Due, Outcome
+from store.webhooks.deliveries import AttemptResult, Due
 from worker.webhooks.ssrf_guard import AddressRefused, Deadline, Guard, Resolve, system_resolver
 
 TIMEOUT_SECONDS = 15.0  # for everything, from looking up the host to the last byte of the answer
@@ -39,7 +39,7 @@ class Sender:
         self._timeout = timeout
         self._resolve = resolve
 
-    def send(self, due: Due) -> Outcome:
+    def send(self, due: Due) -> AttemptResult:
         """What came of it; nothing that a receiver does raises."""
         began = time.monotonic()
         status: int | None = None
@@ -54,7 +54,7 @@ class Sender:
             error = f"There was no whole answer within {self._timeout:g} s."
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as failed:
             error = f"The exchange failed: {str(failed) or type(failed).__name__}."
-        return Outcome(status, error, round((time.monotonic() - began) * 1000), retry_after)
+        return AttemptResult(status, error, round((time.monotonic() - began) * 1000), retry_after)
 
     def _post(self, due: Due) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         target = egress.vet_url(due.url, allow_loopback=self._allow_loopback)

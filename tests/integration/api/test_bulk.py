@@ -196,7 +196,7 @@ def test_without_a_worker_it_is_taken_and_says_what_it_waits_for(
     bench: BulkBench, collection: dict[str, Any]
 ) -> None:
     with bench.api.database.session() as session:
-        workers.stopped(session, "wrk_test")
+        workers.mark_stopped(session, "wrk_test")
     begun = bench.begin(collection="letters")
     for _ in range(3):
         bench.conductor.round()
@@ -211,7 +211,7 @@ def test_a_digest_waits_for_a_worker_too(bench: BulkBench, collection: dict[str,
     with bench.api.database.session() as session:
         served = workers.models(session, 60.0)
         for worker in ("wrk_test", bench.process.worker_id):
-            workers.stopped(session, worker)
+            workers.mark_stopped(session, worker)
     bench.conductor.round()
     waiting = bench.look(begun["id"])
     assert (waiting["state"], waiting["error"]["code"]) == ("digesting", "no_worker")

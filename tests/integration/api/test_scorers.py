@@ -63,7 +63,7 @@ def verify(api: Api, *versions: str, name: str = "mine", **changes: Any) -> None
                 upload_sha256=version,
                 actor="key_1",
             )
-            registry.verified(
+            registry.mark_verified(
                 session,
                 row,
                 blob_key=f"scorers/{name}/{version}",

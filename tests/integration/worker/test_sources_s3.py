@@ -10,7 +10,7 @@ import pytest
 from store.blobs import Blobs
 from store.errors import NotFound, Refused
 from store.sources.folders import Folder, Grant, Sources
-from store.sources.listing import SourceAway
+from store.sources.listing import SourceUnavailable
 from tests.support.bulk_bench import PROMPT, BulkBench, bulk_bench
 from tests.support.s3 import KEY, S3, SECRET, s3_server
 from tests.support.standin import right_answer
@@ -91,10 +91,10 @@ def test_an_object_that_changed_since_it_was_listed_is_not_read_in_part(s3: S3) 
     found = folder(s3)
     found.entries(None)
     s3.put("shelf", **{"in/a.md": "Longer than it was. " * 40})
-    with pytest.raises(SourceAway, match="cannot be read"), found.open("a.md") as file:
+    with pytest.raises(SourceUnavailable, match="cannot be read"), found.open("a.md") as file:
         file.read()
     s3.client.delete_object(Bucket="shelf", Key="in/b.txt")
-    with pytest.raises(SourceAway, match="cannot be"), found.open("b.txt") as file:
+    with pytest.raises(SourceUnavailable, match="cannot be"), found.open("b.txt") as file:
         file.read()
 
 
@@ -115,7 +115,7 @@ def test_a_grant_is_of_a_folder_and_not_of_a_beginning_of_names(s3: S3) -> None:
     "url", ["s3://nowhere", "s3://nowhere/in", "s3://shelf/nothing", "s3://shelf/in/a.md"]
 )
 def test_what_is_not_there_is_said(s3: S3, url: str) -> None:
-    with pytest.raises(SourceAway, match="does not exist"):
+    with pytest.raises(SourceUnavailable, match="does not exist"):
         folder(s3, url).entries(None)
 
 
@@ -128,7 +128,7 @@ def test_credentials_that_nobody_knows_are_said_without_them(s3: S3, tmp_path: P
             lambda: known.put("x.md", tmp_path / "x.md"),
             lambda: _read(known, "a.md"),
         ):
-            with pytest.raises(SourceAway, match=r"Access Key|Forbidden") as away:
+            with pytest.raises(SourceUnavailable, match=r"Access Key|Forbidden") as away:
                 what()
             assert SECRET not in str(away.value)
             assert KEY not in str(away.value)
@@ -141,7 +141,7 @@ def _read(found: Folder, path: str) -> bytes:
 
 def test_options_that_the_driver_does_not_know_are_said_without_secrets(s3: S3) -> None:
     allowed = Sources([Grant("s3://shelf/in", options={**s3.options, "sceret": SECRET})])
-    with pytest.raises((Refused, SourceAway)) as refused:
+    with pytest.raises((Refused, SourceUnavailable)) as refused:
         allowed.folder("ten_a", "s3://shelf/in").entries(None)
     assert SECRET not in str(refused.value)
 
@@ -157,7 +157,7 @@ def test_a_bundle_is_put(s3: S3, tmp_path: Path) -> None:
 
 def test_a_missing_bucket_is_not_made(s3: S3, tmp_path: Path) -> None:
     (tmp_path / "digest.md").write_text("x")
-    with pytest.raises(SourceAway, match="bucket does not exist"):
+    with pytest.raises(SourceUnavailable, match="bucket does not exist"):
         folder(s3, "s3://nowhere/out").put("bulk_1/digest.md", tmp_path / "digest.md")
     assert s3.buckets() == ["shelf"]
 

@@ -201,7 +201,7 @@ def test_models_of_workers(db: Database) -> None:
         workers.advertise(session, "wrk_a", light, loaded=False)  # comes late: what is loaded stands
         [served] = workers.models(session, 60)
         assert (served.card, served.loaded, served.workers_live, served.errors) == (full, True, 1, [])
-        workers.stopped(session, "wrk_a")
+        workers.mark_stopped(session, "wrk_a")
         assert workers.models(session, 60) == []
 
 
@@ -212,7 +212,7 @@ def test_killed_workers_model_stays_known_until_all_are_forgotten(db: Database) 
         session.execute(text("UPDATE workers SET heartbeat_at = now() - interval '61 s'"))
         [silent] = workers.models(session, 60)
         assert (silent.workers_live, silent.loaded) == (0, False)
-        workers.forget_all(session)
+        workers.delete_all(session)
         assert workers.models(session, 60) == []
         assert not workers.heartbeat(session, "wrk_killed")  # so a living one would register again
 

@@ -205,7 +205,7 @@ def test_only_budgets_over_a_job_stop_it_and_rejecting_goes_first(db: Database, 
         bill(session, tenant, "2", now, project="reports", api_key_id=key.id)
 
         def stopper(project: str, key_id: str | None) -> str | None:
-            found = budgets.stopping(session, tenant, project, key_id)
+            found = budgets.blocking_budget(session, tenant, project, key_id)
             return found.budget.id if found else None
 
         assert stopper("reports", key.id) == reject.id

@@ -26,7 +26,7 @@ def make(session: Session, version: str, *, verify: bool = True) -> ScorerVersio
     row, new = registry.upload(session, name="namm", version=version, **values)
     assert new
     if verify:
-        registry.verified(session, row, blob_key=f"b/{version}", sha256=f"sha-{version}", manifest={})
+        registry.mark_verified(session, row, blob_key=f"b/{version}", sha256=f"sha-{version}", manifest={})
     return row
 
 
@@ -74,7 +74,7 @@ def test_a_new_activation_retires_the_old_version_and_rollback_brings_it_back(db
         assert chosen(session) == "2"
         activations.rollback(session, "namm", "global", "key_2", reason="worse")
         assert chosen(session) == "1", "not back to the one that was rolled back"
-        with pytest.raises(activations.NoWayBack):
+        with pytest.raises(activations.NoEarlierVersion):
             activations.rollback(session, "namm", "global", "key_2", reason="still")
         assert chosen(session) == "1"
         activations.activate(session, three, "global", "key_1")
@@ -158,11 +158,11 @@ def test_only_verified_versions_serve(db: Database) -> None:
             activations.activate(session, raw, "global", "k")
         with pytest.raises(activations.NotUsable):
             chosen(session, "namm@1")
-        registry.rejected(session, raw, "scorer_not_finite", "it holds a NaN")
+        registry.mark_rejected(session, raw, "scorer_not_finite", "it holds a NaN")
         with pytest.raises(activations.NotUsable, match="rejected"):
             activations.activate(session, raw, "global", "k")
         with pytest.raises(Exception, match="only uploaded"):
-            registry.verified(session, raw, blob_key="b", sha256="s", manifest={})
+            registry.mark_verified(session, raw, blob_key="b", sha256="s", manifest={})
 
 
 def test_versions_never_change(db: Database) -> None:

@@ -12,7 +12,7 @@ from store import tenants
 from store.database import Database
 from store.errors import NotFound
 from store.scorers import outcomes, registry
-from store.scorers.outcomes import Ends, Money, Outcome, wilson
+from store.scorers.outcomes import Ends, Money, VersionOutcome, wilson
 from store.tables.billing import Bill
 from store.tables.scorers import ShadowRun
 from tests.support.bills import bill
@@ -28,7 +28,7 @@ def book(session: Session, *rows: dict[str, Any]) -> None:
     session.execute(insert(Bill), rows)
 
 
-def found(session: Session, tenant_id: str | None = None) -> dict[str, Outcome]:
+def found(session: Session, tenant_id: str | None = None) -> dict[str, VersionOutcome]:
     made = outcomes.of_scorer(session, "namm", START, END, tenant_id=tenant_id)
     return {one.version: one for one in made}
 

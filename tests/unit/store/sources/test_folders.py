@@ -11,7 +11,7 @@ from store.errors import Refused
 from store.settings import Settings
 from store.sources import folders
 from store.sources.folders import Grant, Sources, SourcesBroken
-from store.sources.listing import MAX_PATH_BYTES, SourceAway
+from store.sources.listing import MAX_PATH_BYTES, SourceUnavailable
 
 
 @pytest.fixture
@@ -101,11 +101,11 @@ def test_links_do_not_lead_out(root: Path) -> None:
     (root / "dir").symlink_to(root.parent / "outside")
     folder = allowed(root).folder("ten_a", str(root))
     for path in ("link.txt", "dir/secret.txt", "../outside/secret.txt"):
-        with pytest.raises(SourceAway), folder.open(path):
+        with pytest.raises(SourceUnavailable), folder.open(path):
             pass
     with pytest.raises(Refused):
         allowed(root).folder("ten_a", f"{root}/dir")
-    with pytest.raises(SourceAway):
+    with pytest.raises(SourceUnavailable):
         folder.put("dir/x.txt", root / "a.txt")
 
 
@@ -123,9 +123,9 @@ def test_grants_are_for_their_tenants_and_uses(root: Path) -> None:
 
 
 def test_a_folder_that_is_gone_is_away(root: Path) -> None:
-    with pytest.raises(SourceAway):
+    with pytest.raises(SourceUnavailable):
         allowed(root).folder("ten_a", f"{root}/nowhere").entries(None)
-    with pytest.raises(SourceAway), allowed(root).folder("ten_a", str(root)).open("nowhere.txt"):
+    with pytest.raises(SourceUnavailable), allowed(root).folder("ten_a", str(root)).open("nowhere.txt"):
         pass
 
 
@@ -233,7 +233,7 @@ def test_a_bare_path_and_a_file_url_are_the_same(root: Path) -> None:
 
 
 def test_a_stored_glob_that_is_none_is_said(root: Path) -> None:
-    with pytest.raises(SourceAway, match="stand alone"):
+    with pytest.raises(SourceUnavailable, match="stand alone"):
         allowed(root).folder("ten_a", str(root)).entries("**.txt")
 
 
@@ -248,7 +248,7 @@ def test_what_is_no_regular_file_is_left_out_or_said(root: Path) -> None:
     with folder.open("to-a.txt") as file:
         assert file.read() == b"a.txt"
     for path in ("pipe.txt", "to-pipe.txt"):
-        with pytest.raises(SourceAway), folder.open(path):
+        with pytest.raises(SourceUnavailable), folder.open(path):
             pass
 
 
@@ -290,9 +290,9 @@ class Failing:
 
 def test_whatever_a_driver_raises_is_the_sources_fault_and_nothing_else() -> None:
     folder = folders.Folder(Failing(), "x", "x")
-    with pytest.raises(SourceAway):
+    with pytest.raises(SourceUnavailable):
         folder.entries(None)
-    with pytest.raises(SourceAway), folder.open("a.txt") as file:
+    with pytest.raises(SourceUnavailable), folder.open("a.txt") as file:
         file.read()
     with pytest.raises(OSError, match="disk"), folder.open("a.txt"):
         raise OSError("the disk of whoever reads is full")

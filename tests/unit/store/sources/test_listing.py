@@ -10,7 +10,7 @@ import pytest
 from store.settings import Settings
 from store.sources import folders as sources
 from store.sources.folders import Folder, Grant, Sources
-from store.sources.listing import SourceAway, SourceTooLarge
+from store.sources.listing import SourceTooLarge, SourceUnavailable
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_read_is_said(
     root: Path, unreadable: Callable[[Path, type[OSError]], None], path: str, kind: type[OSError]
 ) -> None:
     unreadable(root / path, kind)
-    with pytest.raises(SourceAway, match=f"The folder '{path}' cannot be read: .*Not for you"):
+    with pytest.raises(SourceUnavailable, match=f"The folder '{path}' cannot be read: .*Not for you"):
         opened(root).entries("*.txt")
 
 
@@ -57,7 +57,7 @@ def test_the_source_itself_may_be_that_folder(
     root: Path, unreadable: Callable[[Path, type[OSError]], None]
 ) -> None:
     unreadable(root, PermissionError)
-    with pytest.raises(SourceAway, match=r"The folder cannot be listed: .*Not for you"):
+    with pytest.raises(SourceUnavailable, match=r"The folder cannot be listed: .*Not for you"):
         opened(root).entries(None)
 
 
@@ -109,7 +109,7 @@ def test_any_driver_is_walked_through() -> None:
 
 
 def test_any_error_of_any_driver_is_said_and_no_credentials() -> None:
-    with pytest.raises(SourceAway) as away:
+    with pytest.raises(SourceUnavailable) as away:
         Folder(Odd("x/sub/no"), "x", "x").entries("*.txt")
     assert str(away.value) == "The folder 'sub/no' cannot be read: (a URL) says no"
 

@@ -20,13 +20,13 @@ from store.tables.job_states import TERMINAL, State
 from store.tables.outbox import OutboxRow
 from store.tables.webhooks import Delivery, Webhook
 from store.webhooks import deliveries, event_types
-from store.webhooks.deliveries import AT_ONCE, RETRY_SECONDS, Due, Outcome
+from store.webhooks.deliveries import AT_ONCE, RETRY_SECONDS, AttemptResult, Due
 from store.webhooks.egress import UrlRefused
 from tests.unit.store.conftest import HOLDER
 
 URL = "https://example.com/hook"
-DELIVERED = Outcome(204, None, 12)
-FAILED = Outcome(500, "It answered 500.", 34)
+DELIVERED = AttemptResult(204, None, 12)
+FAILED = AttemptResult(500, "It answered 500.", 34)
 LEASE = 60.0
 
 
@@ -50,10 +50,10 @@ def fan_out(db: Database) -> list[Delivery]:
 
 def take(db: Database, limit: int = 100, lease: float = LEASE) -> list[Due]:
     with db.session() as session:
-        return deliveries.take_due(session, limit, lease)
+        return deliveries.lease_due(session, limit, lease)
 
 
-def record(db: Database, due: Due, outcome: Outcome) -> bool:
+def record(db: Database, due: Due, outcome: AttemptResult) -> bool:
     with db.session() as session:
         return deliveries.record(session, due, outcome)
 
@@ -190,7 +190,7 @@ def test_two_notifiers_at_once_take_different_messages(db: Database, tenant: str
     event(db, tenant)
     fan_out(db)
     with db.session() as one, db.session() as two:
-        first, second = deliveries.take_due(one, 3, LEASE), deliveries.take_due(two, 100, LEASE)
+        first, second = deliveries.lease_due(one, 3, LEASE), deliveries.lease_due(two, 100, LEASE)
     assert len(first) == 3
     assert not {due.id for due in first} & {due.id for due in second}
 
@@ -248,7 +248,7 @@ def test_a_receiver_may_put_the_next_attempt_off_but_not_for_ever(
         event(db, tenant)
         fan_out(db)
         [due] = take(db)
-        record(db, due, Outcome(503, "It answered 503.", 1, asked))
+        record(db, due, AttemptResult(503, "It answered 503.", 1, asked))
         with db.session() as session:
             found = session.get(Delivery, due.id)
             assert found is not None
@@ -261,7 +261,7 @@ def test_gone_disables_the_webhook(db: Database, tenant: str, webhook: Webhook) 
     event(db, tenant)
     fan_out(db)
     [due, _] = take(db)
-    record(db, due, Outcome(410, "It answered 410.", 1))
+    record(db, due, AttemptResult(410, "It answered 410.", 1))
     with db.session() as session:
         found = only(session, Webhook)
         assert found.disabled_at is not None

@@ -21,7 +21,7 @@ from store.database import Database
 from store.jobs.admission import Ask, Owner
 from store.settings import Settings
 from store.sources.folders import Grant, Reading, Sources
-from store.sources.listing import Entry, SourceAway
+from store.sources.listing import Entry, SourceUnavailable
 from store.tables.billing import Bill
 from store.tables.bulk import Bulk, BulkPart
 from store.tables.collections import CollectionItem
@@ -292,7 +292,7 @@ def test_cancelling_keeps_what_was_done(bench: Bench) -> None:
 
 def test_without_a_worker_it_waits_and_says_so(bench: Bench) -> None:
     with bench.db.session() as session:
-        workers.stopped(session, "wrk_test")
+        workers.mark_stopped(session, "wrk_test")
     bulk_id = bench.begin(replace(ASK, model=None))
     for _ in range(4):
         bench.conductor.round()
@@ -363,7 +363,7 @@ def test_a_defect_while_listing_ends_the_bulk_job_and_can_be_retried(
     def defect(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(collection_files, "unread", defect)
+    monkeypatch.setattr(collection_files, "record_listing", defect)
     bulk_id = bench.begin()
     found = bench.run(bulk_id)
     assert (found.state, found.error_code) == ("failed", "internal_error")
@@ -414,7 +414,7 @@ def test_a_file_that_cannot_be_read_now_keeps_its_document(
     before = {path: row.document_id for path, row in bench.items().items()}
 
     def away(*_: Any) -> bytes:
-        raise SourceAway("It cannot be read: a hiccup")
+        raise SourceUnavailable("It cannot be read: a hiccup")
 
     for file in bench.folder.rglob("*.txt"):
         file.write_text(file.read_text())
@@ -472,8 +472,8 @@ def test_a_collection_may_hold_more_files_than_a_statement_has_parameters(bench:
         )
     with bench.db.session() as session:
         entries = [Entry(str(n), 1, "same") for n in range(1, 70001)]
-        assert collection_files.unread(session, found, entries) == []
-        assert collection_files.unread(session, found, []) == []
+        assert collection_files.record_listing(session, found, entries) == []
+        assert collection_files.record_listing(session, found, []) == []
         assert collections.counts(session, found).deleted == 70000
 
 
@@ -507,7 +507,7 @@ def test_a_refresh_that_fails_is_not_tried_for_ever(bench: Bench, monkeypatch: p
     with bench.db.session() as session:
         now = collections.get(session, found.tenant_id, found.id)
     assert (now.refresh_requested_at, "'**' must stand alone" in (now.refresh_error or "")) == (None, True)
-    monkeypatch.setattr(collection_files, "unread", None)
+    monkeypatch.setattr(collection_files, "record_listing", None)
     with bench.db.session() as session:
         session.execute(text("UPDATE collections SET glob = NULL WHERE id = :id"), {"id": found.id})
         collections.refresh(session, collections.get(session, found.tenant_id, found.id))

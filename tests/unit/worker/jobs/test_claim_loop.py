@@ -483,7 +483,7 @@ def test_an_upload_is_looked_at_before_the_next_job(
     def looked_at(given: WorkerProcess) -> None:
         seen.append((look(db, first).state, look(db, second).state))
         with db.session() as session:
-            registry.rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
+            registry.mark_rejected(session, session.merge(row, load=True), "scorer_unreadable", "no")
 
     monkeypatch.setattr("worker.jobs.claim_loop.verify_uploads", looked_at)
     assert drain_jobs(process) == 2

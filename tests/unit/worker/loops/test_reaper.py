@@ -45,7 +45,7 @@ def test_old_uploads_that_no_row_waits_for_are_removed(db: Database, config: Set
             row, _ = registry.upload(
                 session, name="mine", version=name, upload_key=f"uploads/upl_{name}", **terms
             )
-        registry.verified(session, row, blob_key="b", sha256="s", manifest={})
+        registry.mark_verified(session, row, blob_key="b", sha256="s", manifest={})
     put("documents/ten_a/doc_old", 9)
     remove_leftovers(db, files)
     left = {key.partition("/")[0] for key in files.names("uploads")}

@@ -198,7 +198,7 @@ def test_the_verdict_of_a_slow_worker_changes_nothing_any_more(
 
     def slowly(*_: Any) -> verification.Verdict:
         with db.session() as session:
-            registry.rejected(
+            registry.mark_rejected(
                 session, registry.get(session, "mine", "1"), "other", "Another worker was faster."
             )
         return verification.Verdict("late", "Too late.")
@@ -247,7 +247,7 @@ def test_an_upload_hints_and_the_reaper_hints_again(
     assert reap_once(db, process.blobs, config).hinted == 1
     with db.session() as session:
         for row in session.scalars(select(ScorerVersion)).all():
-            registry.rejected(session, row, "code", "A reason.")
+            registry.mark_rejected(session, row, "code", "A reason.")
         session.execute(old)
     assert reap_once(db, process.blobs, config).hinted == 0
 

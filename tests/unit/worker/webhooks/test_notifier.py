@@ -79,7 +79,7 @@ def test_what_a_dead_notifier_sent_and_did_not_record_is_sent_again(
     with db.session() as session:
         deliveries.fan_out(session)
     with db.session() as session:
-        [due] = deliveries.take_due(session, 1, 60)
+        [due] = deliveries.lease_due(session, 1, 60)
     Sender(SETTINGS).send(due)
     assert notify_once(db, SETTINGS) == 0, "its lease is not over"
     make_due(db)

@@ -17,7 +17,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from store.settings import Settings
 from store.webhooks import secret
-from store.webhooks.deliveries import Due, Outcome
+from store.webhooks.deliveries import AttemptResult, Due
 from tests.support.receiver import Receiver, receiver
 from worker.webhooks import sender
 from worker.webhooks.sender import Sender
@@ -35,7 +35,7 @@ def due(url: str, generations: tuple[int, ...] = (1,)) -> Due:
     return Due("dlv_1", "whk_1", "msg_1", url, PAYLOAD, generations, datetime.now(UTC))
 
 
-def send(url: str, *, allow_loopback: bool = True, **options: Any) -> Outcome:
+def send(url: str, *, allow_loopback: bool = True, **options: Any) -> AttemptResult:
     return Sender(settings(webhook_allow_loopback=allow_loopback), **options).send(due(url))
 
 
