@@ -23,6 +23,8 @@ SUMMARIZE = {"task": "summarize", "points": 1}
 PROMPT = "Key point 1:"
 SECRET = "not-for-anybody-else"
 
+TEXTS = {"a.txt": "First. " * 20, "b.txt": "Second. " * 20, "c.md": "Third. " * 20}
+
 
 @dataclass
 class BulkBench:

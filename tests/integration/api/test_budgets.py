@@ -11,8 +11,8 @@ from api.budgets.schemas import BudgetCreate
 from store import blobs, workers
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem
+from tests.support.budgets import bill, events
 from tests.support.standin import right_answer
-from tests.unit.store.billing.test_budgets import bill, events
 from worker.engine.process import WorkerProcess
 from worker.jobs.claim_loop import run_jobs
 from worker.loops.reaper import reap_once

@@ -18,7 +18,7 @@ from store.tables.scorers import ShadowRun
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api, problem
 from tests.support.bills import bill, book
-from tests.unit.store.scorers.test_activations import make
+from tests.support.versions import make
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 INTERVAL = {"start_time": "2026-03-01T00:00:00Z", "end_time": "2026-03-02T00:00:00Z"}

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from palimpsest.cli import app
 from store.tenants import DEFAULT_TENANT
 from tests.conftest import Api
-from tests.unit.store.billing.test_budgets import bill
+from tests.support.budgets import bill
 
 
 @pytest.fixture

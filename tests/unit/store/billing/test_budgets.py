@@ -6,43 +6,22 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from store import outbox, tenants, timezones
 from store.billing import budgets
-from store.billing.budgets import Action, NewBudget, Period
+from store.billing.budgets import Action, Period
 from store.billing.time_buckets import Width, around
 from store.database import Database
 from store.errors import NotFound
 from store.jobs import leases
-from store.tables.billing import Bill, Budget
 from store.tables.job_states import State
 from store.tables.jobs import Job
 from store.tables.outbox import OutboxRow
 from store.tenants import api_keys
-from tests.unit.store.jobs.test_repository import Submit, take, token_of
-
-NOON = datetime(2027, 3, 17, 12, tzinfo=UTC)  # a Wednesday
-
-
-def bill(session: Session, tenant: str, cost: str | None, at: datetime = NOON, **columns: object) -> None:
-    """Books an attempt of a job that is known by its bill only."""
-    number = session.scalars(select(Bill.attempt).order_by(Bill.attempt.desc()).limit(1)).first() or 0
-    terms: dict[str, Any] = {"currency": "USD", "price_book_id": "prc_placeholder", "outcome": "succeeded"}
-    terms |= {"jobs": 1, "attempts": 1, "tenant_id": tenant, "booked_at": at, "cost": cost}
-    session.execute(insert(Bill).values(job_id="job_x", attempt=number + 1, **{**terms, **columns}))
-
-
-def new_budget(session: Session, tenant: str, amount: str = "10", **changes: Any) -> Budget:
-    asked = {"amount": Decimal(amount), "action": Action.NOTIFY, "period": Period.MONTH}
-    return budgets.create(session, tenant, NewBudget(**{**asked, **changes}))
-
-
-def events(db: Database) -> list[dict[str, Any]]:
-    with db.session() as session:
-        rows = session.scalars(select(OutboxRow).where(OutboxRow.kind == "event").order_by(OutboxRow.id))
-        return [row.payload for row in rows if row.payload["type"] == "budget.crossed"]
+from tests.support.budgets import NOON, bill, events, new_budget
+from tests.support.claimed_jobs import Submit, take, token_of
 
 
 def test_a_budget_counts_the_bills_of_its_scope_and_currency(db: Database, tenant: str) -> None:

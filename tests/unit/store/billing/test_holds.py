@@ -10,8 +10,8 @@ from store.database import Database
 from store.jobs import leases
 from store.tables.billing import Budget
 from store.tables.job_states import State
-from tests.unit.store.billing.test_budgets import bill, new_budget
-from tests.unit.store.jobs.test_repository import USAGE, Submit, hints, look, sweep, take, token_of
+from tests.support.budgets import bill, new_budget
+from tests.support.claimed_jobs import USAGE, Submit, hints, look, sweep, take, token_of
 
 
 @pytest.fixture

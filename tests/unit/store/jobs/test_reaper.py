@@ -9,8 +9,8 @@ from store.database import Database
 from store.jobs import leases, reaper
 from store.jobs.leases import Holder
 from store.tables.job_states import State
+from tests.support.claimed_jobs import USAGE, Submit, hints, look, sweep, take, token_of
 from tests.support.models import find_model
-from tests.unit.store.jobs.test_repository import USAGE, Submit, hints, look, sweep, take, token_of
 
 
 def test_lost_worker_counts_and_the_last_one_fails_the_job(db: Database, submit: Submit) -> None:

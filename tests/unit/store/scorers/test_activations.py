@@ -16,18 +16,9 @@ from store.scorers import activations, registry, rollout
 from store.scorers.registry import VersionState
 from store.scorers.serving import Alias, NotUsable, Plan, plan
 from store.tables.jobs import Job
-from store.tables.scorers import ScorerVersion
+from tests.support.versions import make
 
 Submit = Callable[..., Job]
-
-
-def make(session: Session, version: str, *, verify: bool = True) -> ScorerVersion:
-    values = {"kind": "safetensors", "upload_key": "k", "upload_sha256": version, "actor": "key_1"}
-    row, new = registry.upload(session, name="namm", version=version, **values)
-    assert new
-    if verify:
-        registry.mark_verified(session, row, blob_key=f"b/{version}", sha256=f"sha-{version}", manifest={})
-    return row
 
 
 @dataclass

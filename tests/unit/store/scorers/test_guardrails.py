@@ -3,33 +3,26 @@
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from itertools import count
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
 from store import audit, tenants
 from store.database import Database
 from store.scorers import activations, guardrails, registry
-from store.scorers.guardrails import Bounds
 from store.scorers.serving import Alias
 from store.tables.audit import AuditEntry
-from store.tables.billing import Bill
 from store.tables.jobs import Job
 from store.tables.outbox import OutboxRow
-from store.tables.scorers import Activation, ScorerVersion, ShadowRun
+from store.tables.scorers import ShadowRun
 from store.tenants import api_keys as keys
-from tests.support.bills import bill
-from tests.unit.store.jobs.test_repository import Submit, sweep, take
-from tests.unit.store.scorers.test_activations import make
+from tests.support.claimed_jobs import Submit, sweep, take
+from tests.support.guardrails import FAILURES, LATER, book, bound
+from tests.support.versions import make
 
-LATER = datetime.now(UTC) + timedelta(hours=1)
-NUMBERS = count()
-FAILURES = {"max_failure_rate": 0.2, "min_jobs": 10}
 AGREEMENT = {"min_agreement": 0.9, "min_jobs": 3}
 
 
@@ -40,27 +33,6 @@ def session(db: Database, tenant: str) -> Iterator[Session]:
         activations.activate(session, make(session, "1"), "global", "key_1")
     with Session(db.engine, expire_on_commit=False) as session:
         yield session
-
-
-def bound(
-    session: Session,
-    bounds: dict[str, Any],
-    *,
-    row: ScorerVersion | None = None,
-    scope: str = "global",
-    alias: Alias = Alias.CANARY,
-    actor: str = "key_1",
-) -> Activation:
-    """Activates namm@2, or another one, with bounds."""
-    row = row or make(session, "2")
-    return activations.activate(session, row, scope, actor, alias=alias, percent=10, bounds=bounds)
-
-
-def book(session: Session, failed: int, succeeded: int, **columns: Any) -> None:
-    """Books jobs that ended."""
-    values = {"scorer": "namm@2", "booked_at": LATER, **columns}
-    for outcome in ["failed"] * failed + ["succeeded"] * succeeded:
-        session.execute(insert(Bill), [bill(next(NUMBERS), **{"outcome": outcome, **values})])
 
 
 def shadow(session: Session, jobs: list[Any], agreed: int, **columns: Any) -> None:
@@ -334,27 +306,3 @@ def test_bounds_that_cannot_be_read_stop_nothing(session: Session) -> None:
     book(session, failed=10, succeeded=0, scorer="namm@3")
     assert guardrails.sweep(session) == 1
     assert serving(session) == {"global stable": "1", "model:small canary": "2"}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_failure_rate": 1.1},
-        {"max_failure_rate": -0.1},
-        {"max_failure_rate": float("nan")},
-        {"max_failure_rate": "0.1"},
-        {"min_agreement": 2},
-        {"min_agreement": True},
-        {"min_jobs": 0},
-        {"min_jobs": 1.5},
-        {"max_failures": 3},
-    ],
-)
-def test_wrong_bounds_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        Bounds.model_validate(wrong)
-
-
-def test_bounds_that_are_left_out() -> None:
-    made = Bounds.model_validate({"max_failure_rate": 0})
-    assert (made.max_failure_rate, made.min_agreement, made.min_jobs) == (0, None, 20)

@@ -16,8 +16,8 @@ from store.scorers.outcomes import Ends, Money, VersionOutcome, wilson
 from store.tables.billing import Bill
 from store.tables.scorers import ShadowRun
 from tests.support.bills import bill
-from tests.unit.store.jobs.test_repository import Submit, sweep, take
-from tests.unit.store.scorers.test_activations import make
+from tests.support.claimed_jobs import Submit, sweep, take
+from tests.support.versions import make
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=1)

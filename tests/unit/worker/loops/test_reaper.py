@@ -9,8 +9,8 @@ from store.database import Database
 from store.scorers import activations, registry
 from store.scorers.serving import Alias
 from store.settings import Settings
-from tests.unit.store.scorers.test_activations import make
-from tests.unit.store.scorers.test_guardrails import FAILURES, book, bound
+from tests.support.guardrails import FAILURES, book, bound
+from tests.support.versions import make
 from worker.loops.reaper import reap_once, remove_leftovers
 
 
