@@ -20,7 +20,7 @@ demo: install
 
 # One worker more than cores, as some tests mostly wait; each has a PostgreSQL and a Redis of its own.
 WORKERS ?= $(shell expr $$(nproc) + 1)
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 test: $(VENV)/.kernels
 	$(PYTEST) --durations=25 $(PYTEST_ARGS)

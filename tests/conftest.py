@@ -35,23 +35,36 @@ from store.tenants import DEFAULT_TENANT, api_keys
 from store.workers import ModelCard
 
 TEMPLATE = "palimpsest_template"
+HERD = "herd"  # the group, and the marker, of tests that start herds of processes
 SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs servers or starts herds of processes.
-
-    pytest-xdist gives a group to one worker: herds run one after the other, and the tests of a file together,
-    as they share what is costly to set up.
-    """
+    """Marks what needs servers or starts herds of processes, and puts first what takes long."""
     for item in items:
         if "chaos" in item.path.parts:
             item.add_marker(pytest.mark.herd)
-        herd = item.get_closest_marker("herd") is not None
-        item.add_marker(pytest.mark.xdist_group("herd" if herd else str(item.path)))
         if "servers" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.servers)
+    items.sort(key=lambda item: (_group(item.nodeid) != HERD, "unit/namm_runtime" not in item.nodeid))
+
+
+def _group(nodeid: str) -> str:
+    """Tests of one group run in one process: those of a file, and all that start herds of processes."""
+    path = nodeid.partition("::")[0]
+    return HERD if "/chaos/" in path or path.rpartition("/")[2].startswith("test_up") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How pytest-xdist spreads the tests, by `_group`: a file's tests share what is costly to set up."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,9 @@
 """A search on the service's workers finds what it finds in one process, also when a worker is killed."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 import torch
 
 from namm_runtime.evolve.batches import DocumentSample
@@ -17,7 +14,7 @@ from namm_runtime.model.loading import load_model
 from palimpsest.commands.evolve import WorkerFleet
 from store.outbox import queue_of
 from store.settings import Settings
-from tests.chaos.conftest import REPOSITORY, Service, child_of, wait_for
+from tests.chaos.conftest import Service, child_of, wait_for
 from worker.app_factory import make_app
 
 CONFIG = EvolutionConfig(
@@ -62,19 +59,3 @@ def test_candidates_are_examined_by_workers(service: Service, tmp_path: Path) ->
     torch.set_num_threads(threads)
     assert all(torch.equal(one.score, other.score) for one, other in zip(found, expected, strict=True))
     assert service.files.names("evolution") == []
-
-
-@pytest.mark.parametrize(("redis", "said"), [("", "REDIS_URL"), ("unix:///nowhere", "no_such")])
-def test_what_is_missing_is_said(tmp_path: Path, redis: str, said: str) -> None:
-    config = tmp_path / "c.toml"
-    config.write_text('name = "x"\nversion = "1"\n[[stages]]\nfamilies = ["no_such"]\ngenerations = 1\n')
-    run = subprocess.run(
-        [sys.executable, "-m", "palimpsest.cli", "evolve", str(config), "--out", str(tmp_path / "o")],
-        env={"PATH": "", "HOME": str(tmp_path), "PALIMPSEST_DATA_DIR": str(tmp_path)}
-        | ({"REDIS_URL": redis} if redis else {}),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 1
-    assert said in run.stderr
