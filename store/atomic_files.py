@@ -22,12 +22,15 @@ def temporary_path(directory: Path) -> Path:
 
 
 @contextmanager
-def atomic_file(target: Path, *, durable: bool = True) -> Iterator[Path]:
+def atomic_file(target: Path, *, temporary: Path | None = None, durable: bool = True) -> Iterator[Path]:
     """A path to write a file at; it replaces `target` when the block ends, and vanishes if that raises.
 
-    With `durable` the file and its name survive a power cut once the block has ended.
+    Args:
+        temporary: where it is written; a new name if left out. Where nobody removes leftovers it should be the
+            same each time, so that a retry replaces what a killed process left.
+        durable: the file and its name survive a power cut once the block has ended.
     """
-    temporary = temporary_path(target.parent)
+    temporary = temporary or temporary_path(target.parent)
     try:
         yield temporary
         if durable:

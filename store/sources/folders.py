@@ -120,7 +120,9 @@ class Folder:
             if not listing.has_buckets(self.files):  # there it would create a missing bucket
                 self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
             if self._is_local:
-                with atomic_file(Path(target), durable=False) as temporary:
+                with atomic_file(
+                    Path(target), temporary=Path(f"{target}.partial"), durable=False
+                ) as temporary:
                     self.files.put_file(str(local), str(temporary))
             else:
                 self.files.put_file(str(local), target)

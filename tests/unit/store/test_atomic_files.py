@@ -71,3 +71,13 @@ def test_text_is_private_from_the_first_byte(tmp_path: Path) -> None:
     write_text(target, "é", mode=0o600)
     assert target.read_bytes() == "é".encode()
     assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fixed_temporary_name_takes_the_place_of_a_leftover(tmp_path: Path) -> None:
+    target, temporary = tmp_path / "a.txt", tmp_path / "a.txt.partial"
+    temporary.write_text("what a killed writer left")
+    with atomic_file(target, temporary=temporary) as path:
+        assert path == temporary
+        path.write_text("whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert target.read_text() == "whole"
