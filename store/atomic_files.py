@@ -26,7 +26,7 @@ def atomic_file(target: Path, *, temporary: Path | None = None, durable: bool = 
     """A path to write a file at; it replaces `target` when the block ends, and vanishes if that raises.
 
     Args:
-        temporary: where it is written; a new name if left out. Where nobody removes leftovers it should be the
+        temporary: where it is written; default: a new name. Where nobody removes leftovers it should be the
             same each time, so that a retry replaces what a killed process left.
         durable: the file and its name survive a power cut once the block has ended.
     """

@@ -22,7 +22,7 @@ from store.settings import Settings
 from store.tables.jobs import Job
 from store.workers import ModelCard
 
-SCORED = "namm"  # prefix of the policies that score tokens with a checkpoint; others use no scorer
+SCORED = ("namm", "bam")  # prefixes of the policies that score tokens with a checkpoint; others use no scorer
 DEFAULT_OUTPUT_TOKENS = 64
 TOKENS_PER_WORD = 3  # generous for any language, so that no summary is cut off
 
@@ -221,7 +221,9 @@ def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> Model
         message = f"The model '{name}' has no policy '{policy}'. Known: {', '.join(card.policies)}."
         raise Refused("unknown_policy", message, "policy", known_policies=card.policies)
     if ask.scorer is not None and not policy.startswith(SCORED):
-        message = f"The policy '{policy}' uses no scorer; only policies whose names start with '{SCORED}' do."
+        message = (
+            f"The policy '{policy}' uses no scorer; those whose names start with {' or '.join(SCORED)} do."
+        )
         raise Refused("scorer_not_used", message, "scorer")
     if card.window is not None and (ask.max_output_tokens or 0) >= card.window:
         message = f"The model '{name}' was trained on {card.window} positions, and an answer must be shorter."

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from namm_runtime import policies
 from store.workers import ModelCard
 from tests.conftest import Api, problem
 from tests.support.job_requests import ASK
@@ -103,6 +104,14 @@ def test_a_cache_budget_may_go_by_its_former_name(client: httpx.Client) -> None:
 def test_a_scorer_needs_a_policy_that_takes_one(client: httpx.Client) -> None:
     body = {**ASK, "policy": "window", "scorer": "namm-key"}
     problem(client.post("/v1/jobs", json=body), 422, "scorer_not_used", "scorer")
+
+
+@pytest.mark.parametrize("policy", [name for name in policies.names() if policies.scorer_of(name)])
+def test_every_learned_policy_takes_a_scorer(api: Api, client: httpx.Client, policy: str) -> None:
+    with api.database.session() as session:
+        session.execute(text("UPDATE worker_models SET policies = NULL"))
+    made = client.post("/v1/jobs", json={**ASK, "policy": policy, "scorer": "namm-key"})
+    assert made.status_code == 201, made.text
 
 
 def test_without_any_worker_a_job_cannot_choose_its_model(api: Api, client: httpx.Client) -> None:
