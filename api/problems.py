@@ -136,8 +136,10 @@ def status_of(error: type[StoreError]) -> int | None:
 def of_store(error: StoreError) -> Problem:
     """An error of the store as a problem."""
     headers = {"retry-after": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else None
+    status = status_of(type(error))
+    assert status is not None, "only errors with a status are handled"
     return Problem(
-        status_of(type(error)) or 500,
+        status,
         error.code,
         str(error),
         field=error.field,

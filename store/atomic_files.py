@@ -62,8 +62,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str, *, mode: int = 0o666) -> None:
-    """Writes a UTF-8 file atomically. `mode` is what the umask is taken from, from the first byte on."""
-    with atomic_file(target) as temporary:
+    """Writes a UTF-8 file that has one writer, atomically.
+
+    `mode` is what the umask is taken from, from the first byte on.
+    """
+    temporary = target.with_name(f".{target.name}.partial")
+    temporary.unlink(missing_ok=True)  # what a killed process left; there is one writer
+    with atomic_file(target, temporary=temporary):
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

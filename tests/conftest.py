@@ -101,7 +101,7 @@ def template_database(servers: EmbeddedServers) -> str:
 def database_url(servers: EmbeddedServers, template_database: str) -> Iterator[str]:
     """SQLAlchemy URL of an empty, migrated database that only this test sees."""
     name = f"test_{secrets.token_hex(6)}"
-    _administer(servers, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    _administer(servers, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY file_copy')
     try:
         yield servers.url_of(name)
     finally:

@@ -21,7 +21,7 @@ from api.context import CallerDep, Context, ContextDep
 from api.http.blob_writer import chunks
 from api.http.cursors import Cursor, LargeLimit, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody, fingerprint
-from api.jobs.schemas import AnswerOut
+from api.jobs.schemas import AnswerOut, work_out
 from api.jobs.submission import blocking_budget
 from api.problems import Problem, documented
 from api.schemas import ErrorOut
@@ -47,7 +47,8 @@ FILES: dict[File, str] = {
 def bulk_out(session: Session, row: Bulk) -> BulkOut:
     """A row in the API's form."""
     states = bulk.count(session, row)
-    requested = {name: value for name, value in row.ask.items() if value not in (None, [], {})}
+    asked = work_out(bulk.ask_from_json(row.ask))
+    requested = {name: value for name, value in asked.items() if value not in ([], {})}
     return BulkOut(
         id=row.id,
         state=BulkState(row.state),

@@ -34,7 +34,7 @@ class Pager:
 
         Raises Problem 422 `invalid_cursor`.
         """
-        return None if cursor is None else unseal(self.secret, self.query, cursor, "cursor")
+        return unseal(self.secret, self.query, cursor, "cursor") if cursor else None
 
     def key(self, cursor: str | None) -> str | None:
         """Like `place`, where that is one value."""

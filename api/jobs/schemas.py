@@ -1,5 +1,6 @@
 """Jobs in requests and responses: the job, its result, its cost."""
 
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -187,6 +188,16 @@ class ProgressOut(ResponseModel):
     tokens_per_second: float | None = Field(examples=[3_120.5])
     eta_seconds: float | None = Field(examples=[236.5])
     updated_at: datetime | None
+
+
+def work_out(ask: Ask) -> dict[str, Any]:
+    """What is asked of each document, as bulk jobs and schedules show it: fields that are set."""
+    values = {
+        name: value for name, value in asdict(ask).items() if name != "deadline_at" and value is not None
+    }
+    if ask.cache_budget is not None:
+        values["budget"] = ask.cache_budget  # its former name, for one more version
+    return values
 
 
 class CacheBudgetOut(ResponseModel):

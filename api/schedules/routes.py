@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.bulk import submission as bulk_submission
 from api.context import Caller, CallerDep, Context, ContextDep
 from api.http.cursors import Cursor, Limit, Pager
+from api.jobs.schemas import work_out
 from api.jobs.submission import owner_of
 from api.problems import documented
 from api.schedules.schemas import (
@@ -34,7 +35,7 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 def schedule_out(row: Schedule) -> ScheduleOut:
     """A row in the API's form."""
     template = Template.from_json(row.template)
-    work = {name: value for name, value in row.template["ask"].items() if value is not None}
+    work = work_out(template.ask)
     if template.ask.task != "summarize":
         del work["points"]
     shared = {} if template.deadline_seconds is None else {"deadline_seconds": template.deadline_seconds}

@@ -1,7 +1,8 @@
 """Metrics that score an answer from 0 to 1.
 
 Our own families use exact, recall, f1, rouge_l, edit and classification. The others are those of the public
-benchmarks; their repositories are the source of each rule, and docs/how-to/evaluate.md names the differences.
+benchmarks; their repositories are the source of each rule, and docs/how-to/evaluate-policies.md names the
+differences.
 If an item has several answers, the best match counts, except for recall and contains_all.
 """
 

@@ -23,12 +23,12 @@ def override(body: Fields, *, timing: Fields, target: Fields, work: Fields, run:
     Raises typer.BadParameter if a required part is missing.
     """
     kind = _kind(body, target)
-    section = dict(body.get(kind) or {})
+    section = _object(body, kind)
     if target.keys() - {"glob"}:
         section = {name: value for name, value in section.items() if name not in _TARGETS}
     section |= target
     if kind == "bulk":
-        section["job"] = _work(dict(section.get("job") or {}), work)
+        section["job"] = _work(_object(section, "job"), work)
     else:
         section = _work(section, work)
     rest = {name: value for name, value in body.items() if name not in ("job", "bulk")}
@@ -49,10 +49,19 @@ def _kind(body: Fields, target: Fields) -> str:
     raise typer.BadParameter("give one of --file, --document, --collection, --source and --from")
 
 
+def _object(body: Fields, name: str) -> Fields:
+    found = body.get(name) or {}
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"'{name}' in the --from file must be an object")
+    return dict(found)
+
+
 def _work(before: Fields, work: Fields) -> Fields:
     if "task" not in work and not before.keys() & set(_TASK):
         raise typer.BadParameter("give either --prompt, or --ask and/or --summarize")
     if "task" in work:
         dropped = _TASK if work["task"] == "summarize" else (*_TASK, *_OF_SUMMARIES)
         before = {name: value for name, value in before.items() if name not in dropped}
+    if "cache_budget" in work:
+        before = {name: value for name, value in before.items() if name != "budget"}  # its former name
     return before | work

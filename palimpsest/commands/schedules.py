@@ -166,6 +166,10 @@ def create_schedule(
         raise typer.BadParameter("give either --prompt, or --ask and/or --summarize")
     if sum(one is not None for one in (file, document, collection, source)) > 1:
         raise typer.BadParameter("give one of --file, --document, --collection and --source")
+    of_bulk: dict[str, object] = {"--glob": glob, "--strategy": strategy, "--to": to}
+    of_bulk |= {"--no-digest": no_digest or None, "--only-changed": only_changed or None}
+    if (file or document) and (wrong := [option for option, value in of_bulk.items() if value is not None]):
+        raise typer.BadParameter(f"{', '.join(wrong)}: only for bulk jobs, so not with --file or --document")
     work: dict[str, Any] = {
         "task": "summarize" if summarize else "ask" if ask else "prompt" if prompt is not None else None,
         "questions": ask,

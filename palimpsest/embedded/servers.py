@@ -130,7 +130,8 @@ class EmbeddedServers:
             (self._postgres_home / "postmaster.pid").unlink(missing_ok=True)
             command = [str(binaries.postgres), "-D", str(self._postgres_home), "-k", str(self.sockets)]
             if not self._durable:
-                command += ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
+                off = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum", "jit")
+                command += [part for name in off for part in ("-c", f"{name}=off")]
             process = self._launch(command, self._postgres_home, "postgres")
         self._wait(process, "postgres", self._postgres_answers)
         self._create_database()

@@ -97,8 +97,10 @@ class FullCache(BaseModel):
 
     model: str
     device: str
-    # Slots per KV head of the pruned runs; older books call it `budget`.
-    cache_budget: int = Field(validation_alias=AliasChoices("cache_budget", "budget"))
+    # Slots per KV head of the pruned runs. Saved books never change, so there it keeps its first name.
+    cache_budget: int = Field(
+        validation_alias=AliasChoices("cache_budget", "budget"), serialization_alias="budget"
+    )
     constant: Decimal
     per_token: Decimal
     weights_bytes: int = Field(ge=0)
@@ -216,7 +218,7 @@ def add(session: Session, book: PriceBook) -> str:
         )
     book_id = new_id("prc")
     row = {"id": book_id, "effective_from": begins, **book.model_dump(include={"name", "currency", "note"})}
-    content = book.model_dump(mode="json", include={"price", "full_cache"})
+    content = book.model_dump(mode="json", by_alias=True, include={"price", "full_cache"})
     session.execute(insert(PriceBookRow).values(**row, content=content))
     return book_id
 

@@ -243,4 +243,7 @@ def ask_to_json(ask: Ask) -> dict[str, Any]:
 
 def ask_from_json(values: dict[str, Any], deadline_at: datetime | None = None) -> Ask:
     """The stored request, with a deadline."""
-    return Ask(**{**values, "questions": tuple(values["questions"]), "deadline_at": deadline_at})
+    fields = {**values, "questions": tuple(values["questions"]), "deadline_at": deadline_at}
+    if "budget" in fields:  # stored by a process of the version before, after the migration
+        fields["cache_budget"] = fields.pop("budget")
+    return Ask(**fields)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from store.errors import Conflict, NotFound
 from store.scorers import registry
@@ -143,6 +143,8 @@ def past_stables(session: Session, name: str, scope: str) -> Past:
     """All stable activations of a scope with their versions, the newest first."""
     here = (Activation.name == name, Activation.scope == scope, Activation.alias == Alias.STABLE)
     query = select(Activation, ScorerVersion).join(ScorerVersion, ScorerVersion.id == Activation.version_id)
+    # This runs at every claim, and these two may be megabytes.
+    query = query.options(defer(ScorerVersion.manifest), defer(ScorerVersion.evaluation))
     found = session.execute(query.where(*here).order_by(Activation.number.desc()))
     return [(row, version) for row, version in found]
 

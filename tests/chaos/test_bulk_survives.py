@@ -102,7 +102,7 @@ def test_killing_anybody_changes_nothing_in_the_bundle(service: Service, folder:
     running = {"worker": service.worker("worker0", **quick), "conductor": made.conductor("conductor0")}
     bulk_id = made.begin(strategy)
     chance = random.Random(strategy)
-    for number in range(1, deep(4, 40)):
+    for number in range(1, deep(7, 40)):
         time.sleep(chance.uniform(0.2, 1.5))
         victim = chance.choice(["worker", "conductor"])
         os.killpg(running[victim].pid, signal.SIGKILL)

@@ -161,7 +161,7 @@ class ScorerCache:
         if self._prepared:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(LEFTOVERS):
+        for leftover in (*self._folder.glob(LEFTOVERS), *self._folder.glob(".fetch-*")):  # former name
             with suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)

@@ -57,8 +57,9 @@ def resolve(process: WorkerProcess, served: Served, job: Job) -> Resolved:
             pin = load(process, served, version, job, insist=plan.exact)
         except ScorerUnreadable:
             continue
-        same = plan.shadow is not None and plan.shadow.id == version.id
-        return Resolved(pin, None if same else plan.shadow)
+        # A fallback may be the very version of the canary, which then has nothing to be compared with.
+        fell_back_to_it = plan.shadow is version and version is not plan.candidates[0]
+        return Resolved(pin, None if fell_back_to_it else plan.shadow)
     if job.scorer is not None:
         return Resolved(_begun_bundled(served, job, plan))
     if plan.bundled is None:

@@ -9,17 +9,17 @@ from sqlalchemy import create_engine, select, text
 
 import migrations
 from store import bulk
-from store.billing import ledger
+from store.billing import ledger, prices
 from store.database import Database
 from store.jobs import leases
 from store.schedules import Template
-from store.tables.billing import Bill
+from store.tables.billing import Bill, PriceBookRow
 from store.tables.bulk import Bulk
 from store.tables.job_states import State
 from store.tables.jobs import Job
 from store.tables.schedules import Schedule
 from tests.conftest import api_on
-from tests.unit.store.conftest import HOLDER
+from tests.unit.store.conftest import CENTS, HOLDER
 
 ROWS = Path(__file__).with_name("data") / "0009.sql"
 TENANT = "ten_default"
@@ -70,12 +70,28 @@ def test_a_price_book_of_before_still_prices_a_full_cache(db: Database) -> None:
     assert bill.full_cache_cost == round(Decimal("0.20") / 3600 * 2 * Decimal("1.72"), 10)
 
 
+def test_a_book_loaded_after_the_upgrade_has_the_name_that_the_version_before_reads(db: Database) -> None:
+    with db.session() as session:
+        book_id = prices.add(session, CENTS)
+        content = session.scalars(select(PriceBookRow.content).where(PriceBookRow.id == book_id)).one()
+        assert content["full_cache"][0]["budget"] == 64
+        assert "cache_budget" not in content["full_cache"][0]
+        assert prices.get(session, book_id).full_cache == CENTS.full_cache
+
+
 def test_bulk_jobs_and_schedules_ask_for_the_same_slots(db: Database) -> None:
     with db.session() as session:
         [work] = session.scalars(select(Bulk))
         assert bulk.ask_from_json(work.ask).cache_budget == 96
         asked = {row.name: Template.from_json(row.template).ask for row in session.scalars(select(Schedule))}
     assert {name: ask.cache_budget for name, ask in asked.items()} == {"nightly": 48, "weekly": 32}
+
+
+def test_a_request_stored_by_the_version_before_after_the_migration_is_understood(db: Database) -> None:
+    with db.session() as session:
+        [work] = session.scalars(select(Bulk))
+        stored = {name: value for name, value in work.ask.items() if name != "cache_budget"}
+    assert bulk.ask_from_json({**stored, "budget": 96}).cache_budget == 96
 
 
 def test_an_idempotency_key_of_before_gets_its_answer(old: str, redis_url: str, tmp_path: Path) -> None:

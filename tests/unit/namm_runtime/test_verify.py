@@ -100,7 +100,7 @@ def test_spoilt_checkpoints_are_rejected_and_run_nothing(judge, tmp_path):
 @pytest.mark.deep
 @given(place=st.integers(0, len(TENSORS) - 1), byte=st.integers(0, 255), lost=st.integers(0, 64))
 @settings(
-    deadline=None, max_examples=deep(100, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=deep(200, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_damage_is_found_by_the_hash(judge, tmp_path, place, byte, lost):
     content = TENSORS[:place] + bytes([byte]) + TENSORS[place + 1 + lost :]
@@ -111,7 +111,7 @@ def test_damage_is_found_by_the_hash(judge, tmp_path, place, byte, lost):
 @pytest.mark.deep
 @given(place=st.integers(0, 700), content=st.binary(min_size=1, max_size=12))
 @settings(
-    deadline=None, max_examples=deep(100, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=deep(200, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_what_is_verified_is_whole_whatever_its_author_did(judge, tmp_path, monkeypatch, place, content):
     """The hash is right here: only what the file says counts."""
@@ -140,7 +140,7 @@ ENTRIES = [("config", name) for name in MANIFEST["config"]] + [
 @pytest.mark.deep
 @given(entry=st.sampled_from([*ENTRIES, *((name, None) for name in MANIFEST)]), value=JSON)
 @settings(
-    deadline=None, max_examples=deep(150, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=deep(300, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_manifests_are_refused_or_mean_something(judge, tmp_path, monkeypatch, entry, value):
     monkeypatch.setattr("namm_runtime.verify.smoke_read", lambda scorer: None)

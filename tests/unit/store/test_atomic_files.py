@@ -81,3 +81,10 @@ def test_a_fixed_temporary_name_takes_the_place_of_a_leftover(tmp_path: Path) ->
         path.write_text("whole")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     assert target.read_text() == "whole"
+
+
+def test_text_takes_the_place_of_what_a_killed_writer_left(tmp_path: Path) -> None:
+    (tmp_path / ".key.partial").write_text("pal_half")
+    write_text(tmp_path / "key", "whole", mode=0o600)
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600

@@ -19,12 +19,13 @@ def test_a_cursor_leads_to_the_next_page() -> None:
     assert (first, PAGER.key(cursor)) == (["a", "b"], "b")
     assert page(["c", "d"]) == (["c", "d"], None)
     assert PAGER.place(None) is None
+    assert PAGER.place("") is None
 
 
 @pytest.mark.parametrize("other", [Pager(b"secret", "letters of ten_b"), Pager(b"other", PAGER.query)])
 def test_a_cursor_is_of_one_query(other: Pager) -> None:
     _, cursor = page(["a", "b", "c"])
-    for wrong in (cursor, "x", "ä", ""):
+    for wrong in (cursor, "x", "ä"):
         with pytest.raises(Problem) as refused:
             other.place(wrong)
         assert (refused.value.status_code, refused.value.code) == (422, "invalid_cursor")

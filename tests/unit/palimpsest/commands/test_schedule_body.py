@@ -79,3 +79,15 @@ def test_a_target_of_the_other_kind_replaces_the_section() -> None:
 def test_what_is_missing_is_named(body: dict[str, Any], says: str) -> None:
     with pytest.raises(typer.BadParameter, match=says):
         merged(body)
+
+
+@pytest.mark.parametrize("body", [{"job": "x"}, {"bulk": [1]}, {"bulk": {"source": "s3://a", "job": 3}}])
+def test_a_part_that_is_no_object_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(typer.BadParameter, match="must be an object"):
+        merged({"name": "n", "cron": "* * * * *", **body}, work={"task": "ask"})
+
+
+def test_an_option_overrides_the_former_name_of_its_field() -> None:
+    body = {**JOB, "job": {**JOB["job"], "budget": 64}}  # type: ignore[dict-item]
+    assert merged(body, work={"cache_budget": 96})["job"].items() >= {"cache_budget": 96}.items()
+    assert "budget" not in merged(body, work={"cache_budget": 96})["job"]

@@ -311,7 +311,7 @@ def test_every_order_of_events_keeps_the_invariants(db: Database) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Life(db),
         settings=settings(
-            max_examples=deep(15, 300),
+            max_examples=deep(30, 300),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -34,19 +34,22 @@ def test_half_precision_inputs_add_up_in_single(dtype, width, group):
     assert fold_error(kernel.fold, make_case(dtype=dtype, width=width, group=group)) < 1e-5
 
 
+LAYOUTS = [  # start, pending, queries
+    (0, 16, 16),  # the very first tokens
+    (0, 208, 208),  # tiles that begin at their own diagonal
+    (300, 32, 16),  # whole tiles that hold no token
+    (64, 128, 128),  # everything on the edge of a tile
+    (37, 99, 80),  # nothing on any edge
+]
+DTYPES = [torch.float32, torch.bfloat16]
+LARGE = [(torch.float32, 90, 60, 48), (torch.bfloat16, 600, 300, 288)]  # more than one tile of each kind
+
+
 @pytest.mark.parametrize(
-    ("start", "pending", "queries"),
-    [
-        (0, 16, 16),  # the very first tokens
-        (0, 208, 208),  # tiles that begin at their own diagonal
-        (300, 32, 16),  # whole tiles that hold no token
-        (64, 128, 128),  # everything on the edge of a tile
-        (37, 99, 80),  # nothing on any edge
-        (600, 300, 288),  # more than one tile of each kind
-    ],
+    ("dtype", "start", "pending", "queries"),
+    [*((dtype, *layout) for dtype in DTYPES for layout in LAYOUTS), *LARGE],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_layout_of_slots(start, pending, queries, dtype):
+def test_every_layout_of_slots(dtype, start, pending, queries):
     """Tiles are of 16 slots in fp32 and of 128 in half precision."""
     case = make_case(dtype=dtype, start=start, pending=pending, queries=queries)
     assert fold_error(kernel.fold, case) < 1e-5
