@@ -1,1 +1,1 @@
-"""The HTTP face: thin routes, schemas, authentication, problems. No torch, no SQL."""
+"""The HTTP layer: thin routes, schemas, authentication, problems. No torch, no SQL."""

@@ -36,7 +36,7 @@ class ProblemBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(examples=["urn:palimpsest:problem:unknown_model"])
-    title: str = Field(examples=["Unprocessable Content"])
+    title: str = Field(examples=["Unprocessable Entity"])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["No worker serves the model 'llama-9'."])
     instance: str = Field(examples=["/v1/jobs"])

@@ -109,7 +109,7 @@ class Blobs:
         return sorted(path[path.index(folder) + len(folder) + 1 :] for path in found)
 
     def folders_unwritten(self, prefix: str, for_seconds: float) -> list[str]:
-        """The keys of the folders directly in `prefix` without a write for so many seconds."""
+        """The keys of the folders directly in `prefix` without a write for `for_seconds`."""
         folder = self._path(prefix)
         if not self._files.exists(folder):
             return []
@@ -128,7 +128,8 @@ class Blobs:
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """Removes temporary local files that killed processes left behind; returns how many.
 
-        A file without a write for so many seconds is a leftover. A remote store never holds partial blobs.
+        A file without a write for `older_than_seconds` is a leftover. A remote store never holds partial
+        blobs.
         """
         places = [(self._scratch, LEFTOVERS), (self._scratch, "*.copy")]
         if self._local:

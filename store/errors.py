@@ -24,17 +24,17 @@ class StoreError(Exception):
 
 
 class NotFound(StoreError):
-    """No such row, or it belongs to another tenant: the two are not told apart."""
+    """No such row, or it belongs to another tenant: the two are deliberately indistinguishable."""
 
     code = "not_found"
 
 
 class Conflict(StoreError):
-    """The request is valid, but not in the present state of what it is about."""
+    """The request is valid, but conflicts with the resource's current state."""
 
 
 class Invalid(StoreError):
-    """Something in the request is wrong, whatever the state of the rest."""
+    """Something in the request is wrong, regardless of state."""
 
 
 class Unavailable(StoreError):

@@ -1,4 +1,8 @@
-"""All settings of the service, read from the environment once. Nothing else reads the environment."""
+"""All settings of the service, read from the environment once.
+
+Elsewhere only a few variables that are no settings of the service are read: the client's `PALIMPSEST_URL` and
+`PALIMPSEST_API_KEY`, a worker's id, and what is passed on to child processes.
+"""
 
 from __future__ import annotations
 
@@ -166,12 +170,16 @@ class Settings(BaseSettings):
         "longer renewed.",
     )
     stall_counting_seconds: PositiveFloat = Field(
-        default=300.0, description="The same while its tokens are counted."
+        default=300.0, description="Longest time without progress while a job's tokens are counted."
     )
-    stall_reading_seconds: PositiveFloat = Field(default=300.0, description="The same while it reads.")
-    stall_answering_seconds: PositiveFloat = Field(default=300.0, description="The same while it answers.")
+    stall_reading_seconds: PositiveFloat = Field(
+        default=300.0, description="Longest time without progress while a job reads its document."
+    )
+    stall_answering_seconds: PositiveFloat = Field(
+        default=300.0, description="Longest time without progress while a job answers its prompts."
+    )
     stall_finalizing_seconds: PositiveFloat = Field(
-        default=120.0, description="The same while it writes its result."
+        default=120.0, description="Longest time without progress while a job writes its result."
     )
 
     # Bulk jobs --------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def bundle(bulk_id: str, name: File, context: ContextDep, caller: CallerDep) -> 
 
 @router.post("/{bulk_id}/cancel", responses=documented(401, 404))
 def cancel(bulk_id: str, context: ContextDep, caller: CallerDep) -> BulkOut:
-    """Cancel what has not ended; what has is bundled. Idempotent."""
+    """Cancel the unfinished documents; finished ones go into the bundle. Idempotent."""
     with context.database.session() as session:
         return bulk_out(session, bulk.cancel(session, caller.tenant_id, bulk_id))
 

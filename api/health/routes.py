@@ -14,7 +14,10 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 def healthy() -> HealthOut:
-    """Liveness: the process responds. A database outage must not restart the API, so nothing else counts."""
+    """Liveness: the process responds.
+
+    A database outage must not restart the API, so nothing else is checked.
+    """
     return HealthOut()
 
 

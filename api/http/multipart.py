@@ -117,7 +117,7 @@ class Form:
     def _count(self, count: int) -> None:
         self._overhead += count
         if self._overhead > FRAMING:
-            raise Problem(413, "form_too_large", "The form has too much besides its file.", field="body")
+            raise Problem(413, "form_too_large", "The form's other fields are too large.", field="body")
 
 
 def _malformed(why: str) -> Problem:

@@ -76,7 +76,7 @@ class Work(RequestModel):
         None,
         ge=16,
         le=1_048_576,
-        description="Entries each KV head may keep. Default: the service's, if set, else what the scorer was "
+        description="Slots each KV head may keep. Default: the service's, if set, else what the scorer was "
         "validated with, else 512.",
     )
     budget: int | None = Field(

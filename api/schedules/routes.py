@@ -167,7 +167,7 @@ def pause(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleO
 
 @router.post("/{schedule_id}/resume", responses=documented(401, 404))
 def resume(schedule_id: str, context: ContextDep, caller: CallerDep) -> ScheduleOut:
-    """Resume a schedule with its next time from now. Runs missed while paused are not caught up."""
+    """Resume a schedule from its next due time. Runs missed while paused are not caught up."""
     with context.database.session() as session:
         return schedule_out(schedules.resume(session, caller.tenant_id, schedule_id))
 

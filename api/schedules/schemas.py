@@ -76,7 +76,7 @@ class ScheduleCreate(RequestModel):
         3600,
         ge=0,
         le=7 * 86_400,
-        description="How late a run may start after an outage; only the newest missed run is caught up. "
+        description="How late a run may start after an outage; only the latest missed run is started. "
         "Less than a minute counts as a minute.",
     )
     jitter_seconds: int = Field(

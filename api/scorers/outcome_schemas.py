@@ -40,7 +40,7 @@ class ShadowsOut(ResponseModel):
     """Shadow runs of the version."""
 
     runs: int = Field(description="Shadow runs that were made.", examples=[40])
-    failed: int = Field(description="Among these, runs that broke; they agree with nothing.")
+    failed: int = Field(description="Among these, failed runs, counted as disagreement.")
     not_made: int = Field(
         description="Runs not made because the version or the document was unavailable; they do not count."
     )

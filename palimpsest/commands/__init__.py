@@ -1,1 +1,1 @@
-"""The commands of `palimpsest`, one file for each noun."""
+"""The commands of `palimpsest`, one file for each noun, and the helpers they share."""

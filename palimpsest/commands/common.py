@@ -42,9 +42,7 @@ LocalData = Annotated[
 ]
 CacheBudget = Annotated[
     int | None,
-    typer.Option(
-        "--cache-budget", "--budget", help="Cache entries each KV head may keep; formerly --budget."
-    ),
+    typer.Option("--cache-budget", "--budget", help="Cache slots each KV head may keep; formerly --budget."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 

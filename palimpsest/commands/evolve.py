@@ -54,7 +54,10 @@ class WorkerFleet:
         self._config, self._model, self._patience = config, model, patience
 
     def evaluate(self, scorer: "Scorer", tasks: Sequence["Task"]) -> list["Scores"]:
-        """[P, D] each, in the order of the tasks. Raises Refusal `evolution_failed` as a worker says."""
+        """[P, D] each, in the order of the tasks.
+
+        Raises Refusal `evolution_failed` if a worker reports an error.
+        """
         from namm_runtime.evolve import task_files
 
         folder = f"{PASSING}/{uuid.uuid4().hex}"

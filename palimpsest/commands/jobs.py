@@ -237,7 +237,7 @@ def print_settings(setting: dict[str, Any] | None) -> None:
         return
     # A result's usage has the library's name for it, a bill the service's.
     budget, interval = setting.get("cache_budget", setting.get("budget")), setting.get("interval")
-    slots = "no limit of slots" if budget is None else f"{budget:,} slots a head"
+    slots = "no slot limit" if budget is None else f"{budget:,} slots per head"
     evictions = "no evictions" if interval is None else f"an eviction every {interval:,} tokens"
     out.print(
         f"Read in {setting.get('mode')} mode: {slots}, {evictions}, {setting['positions']} positions.",

@@ -122,7 +122,7 @@ def _print_book(saved: SavedBook, state: str) -> None:
         _line("The speed of a full cache is unknown, so there are no realised savings.")
     for one in book.full_cache:
         _line(
-            f"Full cache of {one.model} on {one.device}, against {one.cache_budget} slots a head: "
+            f"Full cache of {one.model} on {one.device}, against {one.cache_budget} slots per head: "
             f"reading takes ({one.constant:f} + {one.per_token:f} · tokens) times as long; "
             f"weights {one.weights_bytes:,} bytes. Source: {one.source}"
         )

@@ -240,7 +240,7 @@ def wait_for(session: Session, bulk_id: str, reason: Refused | None) -> None:
 
 
 def cancel_rest(session: Session, bulk_id: str) -> bool:
-    """Cancels what has not ended; True once nothing is left that could run."""
+    """Cancels the unfinished documents; True once nothing is left that could run."""
     bulk = lock(session, bulk_id)  # so that no conductor adds jobs in the meantime
     _each_pending(session, bulk_id, {"state": "cancelled"})
     query = select(Job.id).where(Job.bulk_id == bulk_id, ~_JOB_ENDED, Job.state != State.CANCELLING)

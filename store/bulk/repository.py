@@ -151,7 +151,7 @@ def state_of_item() -> ColumnElement[str]:
 
 
 def cancel(session: Session, tenant_id: str, bulk_id: str) -> Bulk:
-    """Cancels what has not ended; what has is bundled. Raises NotFound.
+    """Cancels the unfinished documents; finished ones go into the bundle. Raises NotFound.
 
     Idempotent, and without effect on a bulk job that has ended.
     """

@@ -1,4 +1,4 @@
-"""Moves jobs that no worker would: after lost workers, passed deadlines and lost hints."""
+"""Advances jobs that no worker will: after lost workers, passed deadlines and lost hints."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _late_in_queue(session: Session, limit: int) -> list[Job]:
 
 
 def _hint_again(session: Session, hint_seconds: float) -> int:
-    """One hint for each model with jobs that wait without a recent hint; any hint wakes for all of them."""
+    """One hint for each model with jobs that wait without a recent hint; one hint serves all of them."""
     limit = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, hint_seconds)
     pending = exists().where(OutboxRow.kind == "hint", OutboxRow.job_id == Job.id)
     due = or_(Job.queued_at < limit, Job.claimable_at <= func.now())

@@ -223,7 +223,7 @@ def pause(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
 
 
 def resume(session: Session, tenant_id: str, id_or_name: str) -> Schedule:
-    """Resumes with the next time from now, with a failure count of zero. Raises NotFound."""
+    """Resumes from the next due time, with a failure count of zero. Raises NotFound."""
     row = _locked(session, tenant_id, id_or_name)
     if row.paused_at is not None:
         row.paused_at = row.pause_reason = None

@@ -134,7 +134,7 @@ def versions(
 
 
 def next_to_verify(session: Session, seconds: float) -> ScorerVersion | None:
-    """The oldest uploaded version that nobody is verifying; reserved for the caller for so many seconds.
+    """The oldest uploaded version that nobody is verifying; reserved for the caller for `seconds`.
 
     Commit before verifying, so that the attempt counts even if it kills the process. Versions whose
     verification has died MOST_ATTEMPTS times are rejected here.

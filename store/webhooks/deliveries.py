@@ -24,10 +24,10 @@ from store.webhooks.repository import OVERLAP, message, new_delivery
 # Seconds until the next attempt, by how many have failed; the table of Standard Webhooks.
 RETRY_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.1
-MOST_RETRY_AFTER = 86_400.0  # seconds by which a receiver may postpone the next attempt
-PATIENCE = timedelta(days=5)  # without any success, after which the webhook is disabled
-AT_ONCE = 2  # messages in flight to one webhook, so that a slow one cannot occupy all senders
-LOGGED = 50  # attempts kept per delivery
+MAX_RETRY_AFTER = 86_400.0  # seconds by which a receiver may postpone the next attempt
+DISABLE_AFTER = timedelta(days=5)  # without any success, after which the webhook is disabled
+MAX_IN_FLIGHT = 2  # messages in flight to one webhook, so that a slow one cannot occupy all senders
+MAX_LOG_ENTRIES = 50  # attempts kept per delivery
 
 _DUE = and_(
     Delivery.state == "pending",
@@ -86,12 +86,12 @@ def fan_out(session: Session, limit: int = 100) -> int:
 
 
 def lease_due(session: Session, limit: int, lease_seconds: float) -> list[Due]:
-    """Leases messages to send now, the longest due first; at most AT_ONCE in flight to one webhook."""
+    """Leases messages to send now, the longest due first; at most MAX_IN_FLIGHT in flight to one webhook."""
     other = Delivery.__table__.alias()
     flying = select(func.count()).where(
         other.c.webhook_id == Webhook.id, other.c.state == "pending", other.c.lease_until > func.now()
     )
-    room = func.greatest(AT_ONCE - flying.correlate(Webhook).scalar_subquery(), 0)
+    room = func.greatest(MAX_IN_FLIGHT - flying.correlate(Webhook).scalar_subquery(), 0)
     next_ones = (
         select(Delivery.id, Delivery.next_at)
         .where(Delivery.webhook_id == Webhook.id, _DUE)
@@ -151,7 +151,7 @@ def record(session: Session, due: Due, result: AttemptResult) -> bool:
         "error": result.error,
         "ms": result.milliseconds,
     }
-    row.log = [*row.log, entry][-LOGGED:]
+    row.log = [*row.log, entry][-MAX_LOG_ENTRIES:]
     if result.error is None:
         row.state, row.delivered_at, webhook.failing_since = "delivered", now, None
     else:
@@ -167,7 +167,7 @@ def _failed(webhook: Webhook, row: Delivery, result: AttemptResult, now: datetim
         _disable(webhook, "The receiver answered 410 Gone.", now)
     elif row.attempts > len(RETRY_SECONDS):
         row.state = "failed"
-        if webhook.failing_since <= now - PATIENCE:
+        if webhook.failing_since <= now - DISABLE_AFTER:
             _disable(
                 webhook, f"Every delivery has failed since {webhook.failing_since:%Y-%m-%d %H:%M} UTC.", now
             )
@@ -177,7 +177,7 @@ def _failed(webhook: Webhook, row: Delivery, result: AttemptResult, now: datetim
 
 def _delay(failed: int, asked: float | None) -> float:
     planned = RETRY_SECONDS[failed - 1] * random.uniform(1 - JITTER, 1 + JITTER)
-    return max(planned, min(asked or 0.0, MOST_RETRY_AFTER))
+    return max(planned, min(asked or 0.0, MAX_RETRY_AFTER))
 
 
 def _disable(webhook: Webhook, reason: str, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Loads the engine: the only module that imports `namm_runtime`, and only inside functions."""
+"""Loads the engine. It and `model_files.py` import `namm_runtime`, and only inside functions."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_what_a_document_was_read_with_is_told(capsys: pytest.CaptureFixture[str
     setting = {"mode": "budget", "budget": 512, "interval": 512, "positions": "cache-relative"}
     print_settings(setting | {"regime": "The scorer was evolved with 16 slots a head; served with 512."})
     told = capsys.readouterr().out
-    assert "512 slots a head, an eviction every 512 tokens, cache-relative positions" in told
+    assert "512 slots per head, an eviction every 512 tokens, cache-relative positions" in told
     assert "evolved with 16 slots" in told
     print_settings({"mode": "budget", "budget": None, "interval": None, "positions": "absolute"})
-    assert "no limit of slots, no evictions, absolute positions" in capsys.readouterr().out
+    assert "no slot limit, no evictions, absolute positions" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from store.database import Database
 from store.jobs import reaper
 from store.tables.webhooks import Delivery, Webhook
 from store.webhooks import deliveries
-from store.webhooks.deliveries import AT_ONCE, RETRY_SECONDS, AttemptResult
+from store.webhooks.deliveries import MAX_IN_FLIGHT, RETRY_SECONDS, AttemptResult
 from tests.support.webhook_messages import (
     DELIVERED,
     FAILED,
@@ -75,7 +75,7 @@ def test_a_webhook_gets_few_messages_at_once_and_leaves_room_for_others(db: Data
     event(db, tenant, "budget.crossed")
     fan_out(db)
     taken = take(db)
-    assert len(taken) == AT_ONCE + 1
+    assert len(taken) == MAX_IN_FLIGHT + 1
     assert other.id in {due.webhook_id for due in taken}
     assert take(db) == []
     first = next(due for due in taken if due.webhook_id != other.id)
