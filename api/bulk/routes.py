@@ -47,7 +47,7 @@ FILES: dict[File, str] = {
 def bulk_out(session: Session, row: Bulk) -> BulkOut:
     """A row in the API's form."""
     states = bulk.count(session, row)
-    asked = work_out(bulk.ask_from_json(row.ask))
+    asked = work_out(row.ask)
     requested = {name: value for name, value in asked.items() if value not in ([], {})}
     return BulkOut(
         id=row.id,

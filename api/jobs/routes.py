@@ -8,9 +8,9 @@ from pydantic import AwareDatetime
 from api.context import CallerDep, ContextDep
 from api.http.cursors import Cursor, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody
+from api.jobs.cost_schemas import CostOut
 from api.jobs.schemas import (
     AnswerOut,
-    CostOut,
     JobCreate,
     JobOut,
     JobPage,

@@ -1,6 +1,5 @@
 """Jobs in requests and responses: the job, its result, its cost."""
 
-from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +21,6 @@ from api.schemas import (
     ErrorOut,
     Metadata,
     Name,
-    Number,
     Page,
     Prompt,
     RequestModel,
@@ -190,14 +188,13 @@ class ProgressOut(ResponseModel):
     updated_at: datetime | None
 
 
-def work_out(ask: Ask) -> dict[str, Any]:
-    """What is asked of each document, as bulk jobs and schedules show it: fields that are set."""
-    values = {
-        name: value for name, value in asdict(ask).items() if name != "deadline_at" and value is not None
-    }
-    if ask.cache_budget is not None:
-        values["budget"] = ask.cache_budget  # its former name, for one more version
-    return values
+def work_out(stored: dict[str, Any]) -> dict[str, Any]:
+    """What is asked of each document, as bulk jobs and schedules store it, in the API's form."""
+    values = {name: value for name, value in stored.items() if value is not None}
+    slots = values.get("cache_budget", values.get("budget"))
+    return (
+        values if slots is None else values | {"cache_budget": slots, "budget": slots}
+    )  # its former name too
 
 
 class CacheBudgetOut(ResponseModel):
@@ -293,63 +290,3 @@ class ResultOut(ResponseModel):
     usage: dict[str, Any] | None
     created_at: datetime
     updated_at: datetime
-
-
-class FigureOut(ResponseModel):
-    """A figure of a job's cost, with its provenance."""
-
-    name: str = Field(examples=["cost"])
-    quantity: Number = Field(examples=["0.0123"])
-    unit: str = Field(
-        description="second, token, byte, byte-second, device, share of full, or a currency.",
-        examples=["USD"],
-    )
-    measurement: Literal["measured", "derived", "estimated"]
-    method_version: str
-
-
-class UsageLineOut(ResponseModel):
-    """One line of the append-only ledger."""
-
-    attempt: int
-    meter: str = Field(examples=["device_seconds.read"])
-    quantity: Number
-    unit: str
-    measurement: Literal["measured", "derived", "estimated"]
-    method_version: str
-    waste: bool = Field(description="Work that led to no result, such as that of a lost worker.")
-    unit_price: Number | None = Field(description="Null for a meter without a price.")
-    priced_unit: str | None = Field(description="The unit of the price.", examples=["device-hour"])
-    amount: Number | None = Field(description="The cost of this line.", examples=["0.0000123457"])
-    currency: str
-
-
-class SettingOut(CacheBudgetOut):
-    """How a document was read."""
-
-    mode: str | None = Field(examples=["budget"])
-    cache_budget: int | None = Field(description="Slots per KV head; null = no limit.", examples=[512])
-    interval: int | None = Field(description="Tokens between evictions.", examples=[512])
-    positions: Positions | None
-    regime_matches: bool | None = Field(
-        description="False if the scorer is used differently from how it was evolved."
-    )
-    regime: str | None = Field(
-        description="The differences, in words.",
-        examples=[
-            "The scorer was evolved with 16 slots a head; served with 512 slots a head (by its manifest)."
-        ],
-    )
-
-
-class CostOut(ResponseModel):
-    """What a job cost and saved; `final` is false while more lines may follow."""
-
-    job_id: str
-    final: bool
-    currency: str | None
-    price_book: str | None = Field(description="The one in effect when the latest attempt was claimed.")
-    price_per_device_hour: Number | None
-    setting: SettingOut | None = Field(description="Null until a worker has started to read.")
-    summary: list[FigureOut]
-    lines: list[UsageLineOut]

@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 def schedule_out(row: Schedule) -> ScheduleOut:
     """A row in the API's form."""
     template = Template.from_json(row.template)
-    work = work_out(template.ask)
+    work = work_out(row.template["ask"])
     if template.ask.task != "summarize":
         del work["points"]
     shared = {} if template.deadline_seconds is None else {"deadline_seconds": template.deadline_seconds}

@@ -22,7 +22,13 @@ def test_it_reads_and_answers_without_loading_a_dependency_of_the_service(tmp_pa
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     names = {line.split(">")[0].split("[")[0] for extra in ("service", "embedded") for line in extras[extra]}
-    brought = {"pydantic", "fsspec", "psutil", "jinja2"}  # by typer, huggingface_hub, transformers and torch
+    brought = {
+        "pydantic",
+        "fsspec",
+        "psutil",
+        "jinja2",
+        "markupsafe",
+    }  # by typer, huggingface_hub, transformers and torch
     service = {name.replace("-", "_") for name in names} - brought
     assert {"celery", "sqlalchemy", "fastapi", "psycopg", "redis", "uvicorn"} <= service
     document = tmp_path / "document.txt"

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from api.jobs.schemas import FigureOut
+from api.jobs.cost_schemas import FigureOut
 
 
 @pytest.mark.parametrize(
