@@ -1,4 +1,4 @@
-"""A thousand jobs through twenty swaps of the scorer, some to broken files: each ran with what served."""
+"""Hundreds of jobs through twenty swaps of the scorer, some to broken files: each ran with what served."""
 
 import threading
 import time
@@ -15,12 +15,13 @@ from store.database import Database
 from store.settings import Settings
 from store.tables.job_states import TERMINAL
 from store.tables.jobs import Attempt, Job, Result
+from tests.support.depth import deep
 from tests.support.registry import DAMAGES, activate, add_standin
 from tests.support.standin import right_answer
 from worker.engine.process import WorkerProcess
 from worker.jobs.claim_loop import run_jobs
 
-JOBS, SWAPS = 1000, 20
+JOBS, SWAPS = deep(400, 2000), 20
 SLOTS = (1, 2, 3)  # of each worker
 TEXT = b"Once upon a time."
 BROKEN = {6: "gone", 12: "replaced", 17: "without manifest"}  # swaps to a version that nobody can load
@@ -79,6 +80,7 @@ def swap(database: Database, files: blobs.Blobs, number: int) -> tuple[datetime,
     return before, now(database)
 
 
+@pytest.mark.deep
 def test_every_job_ran_with_a_version_that_served(processes: list[WorkerProcess]) -> None:
     files = processes[0].blobs
     database = Database(processes[0].config.database)

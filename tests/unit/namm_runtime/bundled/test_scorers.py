@@ -9,7 +9,7 @@ import pytest
 from namm_runtime import policies
 from namm_runtime.evolve.batches import DocumentSample, make_document_batch
 from namm_runtime.evolve.config import EvolutionConfig
-from namm_runtime.evolve.fitness import Scores, evaluate_full_cache, evaluate_policy
+from namm_runtime.evolve.fitness import evaluate_full_cache, evaluate_policy
 from namm_runtime.model.loading import LoadedModel, load_model
 from namm_runtime.policies.namm import Namm
 from namm_runtime.scorer import checkpoint
@@ -42,15 +42,25 @@ def test_they_verify_and_say_where_they_come_from(bundled: LoadedModel, name: st
     assert provenance["validation"]["deployed"] == best
 
 
+OTHERS: dict[object, tuple[float, float]] = {}  # mean scores of the full cache and of a window
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name in policies.names()])
 def test_they_remember_what_a_window_forgets(bundled: LoadedModel, name: str) -> None:
     """Test split, in the regime of the search."""
     scorer = checkpoint.load(checkpoint.resolve(name).path)
     config = replace(EvolutionConfig.from_dict(scorer.provenance["evolution"]), model="bundled")
     batch = make_document_batch(bundled, config, DocumentSample("test", 8, FAMILIES))
-    scores: dict[str, Scores] = {"full": evaluate_full_cache(bundled, config, batch)}
-    scores["own"] = evaluate_policy(bundled, config, Namm(scorer), batch)
-    scores["streaming"] = evaluate_policy(bundled, config, policies.make("streaming", config.budget), batch)
-    score = {policy: float(found.score.mean()) for policy, found in scores.items()}
-    assert score["own"] > 0.8 * score["full"]
-    assert score["own"] > score["streaming"] + 0.4
+    # Scorers that were searched for on the same documents share what does not depend on them.
+    same = (batch.documents.numpy().tobytes(), config.budget, config.interval)
+    if same not in OTHERS:
+        streaming = policies.make("streaming", config.budget)
+        found = (
+            evaluate_full_cache(bundled, config, batch),
+            evaluate_policy(bundled, config, streaming, batch),
+        )
+        OTHERS[same] = (float(found[0].score.mean()), float(found[1].score.mean()))
+    full, window = OTHERS[same]
+    own = float(evaluate_policy(bundled, config, Namm(scorer), batch).score.mean())
+    assert own > 0.8 * full
+    assert own > window + 0.4
