@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Each makes what it needs in .venv and is quick the second time.
-#   make test-fast         the inner loop: no servers, no herds of processes; under two minutes
+#   make test-fast         the inner loop: no servers, no herds of processes, nothing slow; under two minutes
 #   make test-long         what looks deeper the longer it runs: fuzzing, many rounds of kills
 #   WORKERS=1              how many processes the tests run in; one more than there are cores if left out
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
@@ -26,7 +26,7 @@ test: $(VENV)/.kernels
 	$(PYTEST) --durations=25 $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.kernels
-	$(PYTEST) -q -m "not herd and not servers" $(PYTEST_ARGS)
+	$(PYTEST) -q -m "not herd and not servers and not slow" $(PYTEST_ARGS)
 
 test-long: $(VENV)/.kernels
 	PALIMPSEST_LONG_TESTS=1 $(PYTEST) -m deep -o timeout=3600 --durations=25 $(PYTEST_ARGS)

@@ -35,6 +35,20 @@ from store.tenants import DEFAULT_TENANT, api_keys
 from store.workers import ModelCard
 
 TEMPLATE = "palimpsest_template"
+# Where most of the time goes; `make test-fast` leaves it out.
+SLOW = (
+    "tests/benchmarks/",
+    "namm_runtime/attention/kernels/",
+    "namm_runtime/bundled/",
+    "namm_runtime/engine/test_engine.py",
+    "namm_runtime/engine/test_resume.py",
+    "namm_runtime/evaluate/",
+    "namm_runtime/evolve/",
+    "namm_runtime/model/test_large_models.py",
+    "namm_runtime/training/",
+    "namm_runtime/test_verify.py",
+    "palimpsest/test_evolve.py",
+)
 HERD = "herd"  # the group, and the marker, of tests that start herds of processes
 SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
 
@@ -44,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "chaos" in item.path.parts:
             item.add_marker(pytest.mark.herd)
+        if any(place in item.path.as_posix() for place in SLOW):
+            item.add_marker(pytest.mark.slow)
         if "servers" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.servers)
     items.sort(key=lambda item: (_group(item.nodeid) != HERD, "unit/namm_runtime" not in item.nodeid))
