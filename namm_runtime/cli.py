@@ -15,6 +15,7 @@ from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.command import evaluate
 from namm_runtime.evolve.command import evolve
 from namm_runtime.memory_map.command import map_
+from namm_runtime.model.command import app as model_app
 from namm_runtime.scorer import checkpoint, regime
 from namm_runtime.scorer.manifest import MANIFEST_FILE
 from namm_runtime.terminal import fail, progress_bar
@@ -29,6 +30,7 @@ console = Console()
 app.command()(evaluate)
 app.command()(evolve)
 app.command(name="map")(map_)
+app.add_typer(model_app, name="model")
 
 
 @app.command()
