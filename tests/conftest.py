@@ -44,6 +44,7 @@ SLOW = (
     "namm_runtime/engine/test_resume.py",
     "namm_runtime/evaluate/",
     "namm_runtime/evolve/",
+    "namm_runtime/model/test_fetching.py",
     "namm_runtime/model/test_large_models.py",
     "namm_runtime/training/",
     "namm_runtime/test_verify.py",

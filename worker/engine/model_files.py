@@ -25,7 +25,8 @@ def source_of(config: Settings) -> str:
     if known is None or known.is_bundled:
         return config.model
     if not is_fetched(known.name, config.models):
-        command = f"palimpsest model add {known.name}"
+        elsewhere = config.models_dir is None and config.data_dir != Settings.model_fields["data_dir"].default
+        command = f"palimpsest model add {known.name}" + f" --data {config.data_dir}" * elsewhere
         raise Refusal("model_not_found", f"'{known.name}' has not been fetched yet; run: {command}")
     return str(directory_of(known.name, config.models))
 

@@ -44,7 +44,7 @@ def test_a_known_model_is_looked_for_in_the_services_directory(
 ) -> None:
     monkeypatch.delenv("NAMM_MODELS", raising=False)
     config = Settings(data_dir=tmp_path, model="tiny")
-    with pytest.raises(Refusal, match="palimpsest model add tiny") as refusal:
+    with pytest.raises(Refusal, match=f"palimpsest model add tiny --data {tmp_path}$") as refusal:
         model_files.source_of(config)
     assert refusal.value.code == "model_not_found"
     assert model_files.describe(config).name == "tiny"
