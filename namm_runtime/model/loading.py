@@ -60,6 +60,11 @@ class LoadedModel:
         return self.model.config
 
     @property
+    def dtype(self) -> str:
+        """The dtype of weights and cache, as `load_model` takes it."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def layers(self) -> int:
         return int(self.config.num_hidden_layers)
 

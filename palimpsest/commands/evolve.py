@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,6 +128,7 @@ def evolve(
             wanted = EvolutionConfig.read(config)
             served = settings.model_copy(update={"model": wanted.model})
             model = load_model(source_of(served), device=settings.device, dtype=settings.dtype)
+            wanted = replace(wanted, dtype=model.dtype)
             # Queues are named after the served model.
             queue = queue_of(served.served_model)
             fleet = WorkerFleet(make_app(settings), blobs.connect(settings), queue, wanted, model)
