@@ -15,9 +15,10 @@ from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.command import evaluate
 from namm_runtime.evolve.command import evolve
 from namm_runtime.memory_map.command import map_
+from namm_runtime.model.command import app as model_app
 from namm_runtime.scorer import checkpoint, regime
 from namm_runtime.scorer.manifest import MANIFEST_FILE
-from namm_runtime.terminal import fail, progress_bar
+from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 if TYPE_CHECKING:
     from namm_runtime.engine.usage import Usage
@@ -29,13 +30,14 @@ console = Console()
 app.command()(evaluate)
 app.command()(evolve)
 app.command(name="map")(map_)
+app.add_typer(model_app, name="model")
 
 
 @app.command()
 def read(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
     ask: Annotated[list[str], typer.Option(help="A question about the document; repeatable.")],
-    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    model: Model = "bundled",
     policy: Annotated[str, typer.Option(help=", ".join(policies.names()))] = "namm-key",
     budget: Annotated[int | None, typer.Option(help="Slots each KV head keeps.")] = None,
     scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
@@ -47,7 +49,7 @@ def read(
     max_output_tokens: int = 64,
     temperature: float = 0.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto to use all devices.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Dtype = "auto",
     tensor_parallel: Annotated[
         bool, typer.Option("--tensor-parallel", help="Divide the heads among the processes of torchrun.")
     ] = False,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from namm_runtime.errors import Refusal
-from namm_runtime.terminal import fail, progress_bar
+from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 console = Console()
 POLICIES = "full,namm,namm-key,namm-zero,bam-key,h2o,snapkv,keydiff,l2,streaming"
@@ -29,12 +29,13 @@ def evaluate(
     budgets: Annotated[
         str, typer.Option(help="Comma-separated slots (512) or shares of each document (25%).")
     ] = "25%",
-    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    model: Model = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
     limit: Annotated[int | None, typer.Option(help="Documents per task and length.", min=1)] = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="Maximum length of an answer.", min=1)] = None,
     device: str = "cpu",
+    dtype: Dtype = "auto",
     processes: Annotated[int, typer.Option(help="Number of processes, one thread each.", min=1)] = 1,
     plot: Annotated[str, typer.Option(help="svg, png, or none.")] = "svg",
 ) -> None:
@@ -67,6 +68,7 @@ def evaluate(
             limit=limit,
             max_output_tokens=max_output_tokens,
             device=device,
+            dtype=dtype,
             processes=processes,
         )
         evaluation = Evaluation(settings, Journal(out.with_suffix(".jsonl")))

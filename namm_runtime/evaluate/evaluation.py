@@ -43,6 +43,7 @@ class Settings:
     limit: int | None = None
     max_output_tokens: int | None = None
     device: str = "cpu"
+    dtype: str = "auto"
     processes: int = 1
 
 
@@ -69,7 +70,7 @@ class Evaluation:
             raise Refusal("bad_request", f"policies and budgets must not be repeated: {', '.join(labels)}")
         if settings.processes > 1:
             torch.set_num_threads(1)
-        self.model = load_model(settings.model, device=settings.device)
+        self.model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
         self.documents = load(settings.tasks, self.model.tokenizer, settings.limit)
         self._directory = TemporaryDirectory(prefix="namm-evaluate-")
         self._files = [self._write(document) for document in self.documents]
@@ -100,7 +101,9 @@ class Evaluation:
                 yield unit
             return
         settings = self.settings
-        with ProcessPool(settings.processes, _load, settings.model, settings.device) as pool:
+        with ProcessPool(
+            settings.processes, _load, settings.model, settings.device, self.model.dtype
+        ) as pool:
             futures = {pool.submit(_work, unit): (key, unit) for key, unit in waiting.items()}
             for future in as_completed(futures):
                 key, unit = futures[future]
@@ -126,7 +129,7 @@ class Evaluation:
             "model": {
                 "name": self.model.name,
                 "revision": self.model.revision,
-                "dtype": str(self.model.model.dtype).removeprefix("torch."),
+                "dtype": self.model.dtype,
                 "window": self.model.window,
             },
             "settings": {
@@ -186,9 +189,9 @@ class Evaluation:
 _model: LoadedModel | None = None
 
 
-def _load(model: str, device: str) -> None:
+def _load(model: str, device: str, dtype: str) -> None:
     global _model
-    _model = load_model(model, device=device)
+    _model = load_model(model, device=device, dtype=dtype)
 
 
 def _work(unit: Unit) -> dict[str, Any]:
