@@ -41,6 +41,9 @@ class Usage:
     positions: str | None = None  # absolute | cache-relative
     regime_matches: bool = True  # whether they are those the scorer was evolved in; True without a scorer
     regime: str | None = None  # if they are not, a sentence that says what differs
+    reading: str = "open"  # open | guided
+    rereads: int = 0
+    warnings: list[dict[str, str]] = field(default_factory=list)  # code, message
 
     @property
     def kept_fraction(self) -> float:
