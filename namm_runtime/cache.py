@@ -9,7 +9,7 @@ The pending tokens start at the same slot in every head, so appending and the ca
 the used part of [0, start) is ragged. After an eviction `start` is the largest length.
 
 With a budget the capacity is allocated once. Without one (the full cache, and parity mode if the scorer has
-no cap) it grows by blocks with the document.
+no cap) it grows with the document.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from namm_runtime.probe import Probe
 
-GROWTH = 4096  # slots added at a time if there is no budget
+GROWTH = 64  # without a budget, slots are added in multiples of this
 
 
 class Placement(NamedTuple):
@@ -38,7 +38,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys, values and the policy's state of one decoder layer.
 
     Args:
-        budget: slots each head keeps at an eviction; None sets no limit and grows by blocks.
+        budget: slots each head keeps at an eviction; None sets no limit, and the capacity grows.
         interval: tokens between evictions; the capacity is budget + interval, allocated once.
         state: name → floats per slot that the policy stores with a token.
         placement: where the layer is in the model.
@@ -73,7 +73,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the shapes [B, Hkv, T, D] of the first tokens."""
         batch, heads, tokens, _ = key_states.shape
-        capacity = self.budget + self.interval if self.budget is not None else max(GROWTH, tokens)
+        capacity = self.budget + self.interval if self.budget is not None else _rounded(tokens)
         self.keys = key_states.new_zeros(batch, heads, capacity, key_states.shape[-1])
         self.values = value_states.new_zeros(batch, heads, capacity, value_states.shape[-1])
         self.positions = torch.zeros(batch, heads, capacity, dtype=torch.int64, device=key_states.device)
@@ -85,7 +85,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append [B, Hkv, T, D] in place, except guests. Returns views of all slots up to the newest token."""
+        """Append [B, Hkv, T, D] in place, but no guests. Returns views of all slots in use."""
         if self.guest_tokens:
             stored = key_states.shape[2] - self.guest_tokens
             self.guests = key_states[:, :, stored:], value_states[:, :, stored:]
@@ -246,7 +246,8 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
             raise RuntimeError("the newest token is missing")
 
     def _grow(self, needed: int) -> None:
-        extra = -(-(needed - self.capacity) // GROWTH) * GROWTH
+        # An eighth at least, so that copying costs no more than a few times the final size.
+        extra = _rounded(max(needed - self.capacity, self.capacity // 8))
         self.keys, self.values = _pad(self.keys, extra), _pad(self.values, extra)
         self.positions = _pad(self.positions, extra)
         self.state = {name: _pad(tensor, extra) for name, tensor in self.state.items()}
@@ -283,6 +284,10 @@ class BoundedCache(Cache):  # type: ignore[misc]
             if layer.is_initialized
             for tensor in (layer.keys, layer.values, layer.positions, layer.lengths, *layer.state.values())
         )
+
+
+def _rounded(slots: int) -> int:
+    return -(-slots // GROWTH) * GROWTH
 
 
 def _gather_to_front(tensor: Tensor, order: Tensor, block: int = 4096) -> None:

@@ -168,6 +168,8 @@ def _print_usage(usage: "Usage") -> None:
     table.add_row("kept", f"{usage.kept_fraction:.2%} of the tokens, {usage.positions} positions")
     if usage.regime:
         table.add_row("regime", usage.regime)
+    if usage.no_saving:
+        table.add_row("", usage.no_saving)
     table.add_row(
         "KV cache", f"{usage.resident_bytes / 2**20:.1f} MiB resident, {usage.peak_bytes / 2**20:.1f} peak"
     )

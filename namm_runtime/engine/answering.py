@@ -19,6 +19,9 @@ class Answer:
     text: str
     tokens: int
     finish_reason: str
+    evicted_attention: float | None = None
+    guided: bool = False
+    at_risk: bool = False
 
 
 class Answering:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -58,6 +59,8 @@ class Request:
     seed: int = 0
     positions: str | None = None
     max_document_tokens: int | None = None
+    reading: Literal["guided", "open"] | None = None
+    on_risk: Literal["report", "reread"] = "report"
 
 
 @dataclass
