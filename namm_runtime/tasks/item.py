@@ -11,10 +11,12 @@ class Forced:
 
     Attributes:
         gold: starts with the white space that separates it from the lead, if any.
+        by_token: score the share of tokens that were the likeliest, instead of whether all were.
     """
 
     lead: str
     gold: str
+    by_token: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from namm_runtime.tasks.item import Forced, Item
+from namm_runtime.tasks.public.question import Question
 from namm_runtime.tasks.real.values import Values
 from namm_runtime.tasks.real.wordings import NOUNS, Attribute, attributes
 from namm_runtime.tasks.words import Split
@@ -42,7 +43,9 @@ def plant(rng: random.Random, split: Split, facts: int, hard: tuple[str, ...], a
     found = [_fact(attribute, values, rng) for attribute in chosen]
     found += [Planted(_fact(attribute, values, rng).sentences) for attribute in chosen[: facts // 2]]
     found += [_HARD[kind](values, rng, split) for kind in hard]
-    found += [_absent(attribute, values) for attribute in rng.choices(chosen, k=absent)]
+    # An invented material could not be told from other words; see namm_runtime.evaluate.replies.
+    asked = [attribute for attribute in chosen if attribute.value != "material"] or chosen
+    found += [_absent(attribute, values) for attribute in rng.choices(asked, k=absent)]
     return found
 
 
@@ -80,7 +83,8 @@ def _order(values: Values, rng: random.Random, split: Split) -> Planted:
     a, b, c = rng.sample(names, 3)
     question = f"Which {noun} was opened first: {a}, {b} or {c}?"
     lead = f"The {noun} that was opened first is"
-    item = Item("order", "", question, (names[0],), "first_named", Forced(lead, f" {names[0]}"))
+    forced = Forced(lead, f" {names[0]}")
+    item = Question("order", "", question, (names[0],), "classification", forced, classes=tuple(names))
     return Planted(tuple(sentences), item)
 
 
@@ -90,7 +94,7 @@ def _count(values: Values, rng: random.Random, split: Split) -> Planted:
     sentences = [f"A fault at the {name} {noun} was reported on {values.draw('day')}." for _ in range(times)]
     question = f"How many faults at the {name} {noun} were reported?"
     lead = f"The number of faults reported at the {name} {noun} is"
-    item = Item("count", "", question, (str(times),), "count", Forced(lead, f" {times}"))
+    item = Item("count", "", question, (str(times),), "first_number", Forced(lead, f" {times}"))
     return Planted(tuple(sentences), item)
 
 

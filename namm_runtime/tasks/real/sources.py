@@ -26,8 +26,8 @@ _SHORTEST_DOCSTRING = 100  # characters
 _SHORTEST_FILE = 400
 _LONGEST_FILE = 1 << 20
 _FOLDER_SUFFIXES = {
-    ".txt": "prose", ".md": "prose", ".rst": "prose", ".py": "code", ".js": "code", ".ts": "code", ".c": "code",
-    ".h": "code", ".cpp": "code", ".java": "code", ".go": "code", ".rs": "code", ".sh": "code",
+    ".txt": "prose", ".md": "prose", ".rst": "prose", ".py": "code", ".js": "code", ".ts": "code",
+    ".c": "code", ".h": "code", ".cpp": "code", ".java": "code", ".go": "code", ".rs": "code", ".sh": "code",
 }  # fmt: skip
 
 

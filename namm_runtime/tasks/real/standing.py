@@ -69,7 +69,7 @@ def quotes(text: str, number: int, rng: random.Random, taken: list[tuple[int, in
         end = text.find(" ", begin + words.end() + _QUOTE_CHARACTERS)
         if end < 0 or end > begin + 600 or _overlaps((begin, end), taken) or text.count(words.group()) > 1:
             continue
-        forced = Forced(words.group(), text[begin + words.end() : end])
+        forced = Forced(words.group(), text[begin + words.end() : end], by_token=True)
         item = Item("quote", "", "Quote a passage of the document.", (), "exact", forced, False)
         found.append(Standing(item, (begin, end)))
         taken.append((begin, end))
