@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +40,7 @@ class Request:
         positions: `absolute` rotates by position in the text, `cache-relative` by slot; `auto` uses absolute
             positions if document and answers fit the model's window, else cache-relative ones.
         max_document_tokens: longer documents are refused before they are read.
+        reading: `guided` by the prompts or `open`; None leaves it to the engine.
 
     If `budget`, `interval`, `watch_last` or `positions` is None, the scorer decides: its manifest's serving
     setting, else the one it was evolved in. Without a scorer the defaults are 512, 512, all and `auto`.
@@ -59,8 +59,8 @@ class Request:
     seed: int = 0
     positions: str | None = None
     max_document_tokens: int | None = None
-    reading: Literal["guided", "open"] | None = None
-    on_risk: Literal["report", "reread"] = "report"
+    reading: str | None = None
+    on_risk: str = "report"
 
 
 @dataclass

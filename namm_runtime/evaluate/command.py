@@ -21,7 +21,7 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str],
-        typer.Option(help="A suite (bundled, long, million, or a TOML file) or JSONL; repeatable."),
+        typer.Option(help="A suite (bundled, real, …, or a TOML file), real=FOLDER, or JSONL; repeatable."),
     ] = ["bundled"],  # noqa: B006  typer copies it
     policies: Annotated[
         str, typer.Option(help="Comma-separated; NAME=DIR adds a scorer of your own.")
@@ -34,6 +34,15 @@ def evaluate(
     positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
     limit: Annotated[int | None, typer.Option(help="Documents per task and length.", min=1)] = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="Maximum length of an answer.", min=1)] = None,
+    reading: Annotated[
+        str, typer.Option(help="guided by the questions, open, or both, separated by a comma.")
+    ] = "open",
+    guide: Annotated[
+        str, typer.Option(help="Guide by all questions together, or read once for each one.")
+    ] = "all",
+    answers: Annotated[
+        bool, typer.Option(help="Generate answers to questions that also have a forced one.")
+    ] = True,
     device: str = "cpu",
     dtype: Dtype = "auto",
     processes: Annotated[int, typer.Option(help="Number of processes, one thread each.", min=1)] = 1,
@@ -70,6 +79,9 @@ def evaluate(
             device=device,
             dtype=dtype,
             processes=processes,
+            readings=tuple(name.strip() for name in reading.split(",")),
+            guide=guide,
+            generate=answers,
         )
         evaluation = Evaluation(settings, Journal(out.with_suffix(".jsonl")))
         with progress_bar() as progress:
