@@ -26,11 +26,12 @@ class Probe:
 
     def saved(self) -> dict[str, Tensor]:
         """What a snapshot needs, between an eviction and the next pass of the prompts."""
-        return {"queries": self.queries, "keys": self.keys, "spared": self.spared}
+        parts = {"queries": self.queries, "keys": self.keys, "spared": self.spared}
+        return {f"probe.{name}": tensor.contiguous() for name, tensor in parts.items()}
 
     @classmethod
     def of_saved(cls, tensors: Mapping[str, Tensor]) -> "Probe | None":
-        """The inverse of `saved`, from names that begin with `probe.`; None if there are none."""
+        """The inverse of `saved`, None if there is nothing of it."""
         if "probe.spared" not in tensors:
             return None
         return cls(*(tensors[f"probe.{name}"] for name in ("queries", "keys", "spared")))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from namm_runtime.attention.context import Context
-from namm_runtime.attention.guide import attend_prompts
+from namm_runtime.attention.prompts import attend_prompts
 from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.attention.two_pass import two_pass_attention
 from namm_runtime.attention.workspace import take

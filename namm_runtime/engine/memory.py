@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from namm_runtime.atomic_file import replacing
 from namm_runtime.attention.backends import Backend, select_backend
 from namm_runtime.attention.context import Context
 from namm_runtime.attention.guide import Guide
 from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.cache import BoundedCache
+from namm_runtime.engine import memory_file
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.base import Policy
 from namm_runtime.probe import Probe
 
 CHUNK = 512  # tokens of one forward pass
-FORMAT = 3
 TURN_SHARE = (
     8  # a guided reading passes at most 1/8 as many prompt tokens as document tokens, after the first time
 )
@@ -218,7 +215,7 @@ class Memory:
         """Hash of what must match for a saved memory to be restored: model, policy, scorer and settings."""
         scorer = getattr(self.policy, "scorer", None)
         parts = {
-            "format": FORMAT,
+            "format": memory_file.FORMAT,
             "model": [self.model.name, self.model.revision, str(self.model.model.dtype)],
             "tokenizer": self.model.tokenizer_sha256,
             "shard": self.model.shard,
@@ -228,6 +225,10 @@ class Memory:
             "prompts": self.prompts,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The cache's contents: `LAYER.NAME` → tensor of the slots in use."""
+        return memory_file.contents(self.cache)
 
     def save(
         self,
@@ -250,93 +251,16 @@ class Memory:
             raise Refusal(
                 "snapshot_unsupported", "a memory whose normaliser still gathers statistics cannot be saved"
             )
-        tensors: dict[str, Tensor] = {}
-        clocks = {}
-        for name, memory in {"": self, **(forks or {})}.items():
-            tensors |= {f"{name}/{key}": tensor for key, tensor in memory.tensors().items()}
-            clocks[name] = [[layer.start, layer.pending, layer.clock] for layer in memory.cache.layers]
-        metadata = {
-            "fingerprint": self.fingerprint(),
-            "clocks": json.dumps(clocks),
-            "extra": json.dumps(extra or {}),
-            "digest": _digest(tensors),
-        }
-        with replacing(path) as partial:
-            try:
-                save_file(tensors, partial, metadata)
-            except SafetensorError as error:  # safetensors raises it for a full disk or a read-only directory
-                raise OSError(f"cannot write {partial}: {error}") from error
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The cache's contents: `LAYER.NAME` → tensor of the slots in use."""
-        tensors: dict[str, Tensor] = {}
-        for index, layer in enumerate(self.cache.layers):
-            if not layer.is_initialized:
-                continue
-            parts = {"keys": layer.keys, "values": layer.values, "positions": layer.positions}
-            parts |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
-            for name, tensor in parts.items():
-                tensors[f"{index}.{name}"] = tensor[:, :, : layer.used].contiguous()
-            tensors[f"{index}.lengths"] = layer.lengths.clone()
-            if layer.queries is not None:
-                tensors[f"{index}.queries"] = layer.queries.contiguous()
-            if layer.probe is not None:
-                tensors |= {f"{index}.probe.{name}": tensor for name, tensor in layer.probe.saved().items()}
-        return tensors
+        caches = {"": self.cache} | {name: fork.cache for name, fork in (forks or {}).items()}
+        memory_file.save(path, self.fingerprint(), caches, extra or {})
 
     def restore(self, path: Path, fork: str = "") -> dict[str, Any]:
-        """Load a saved memory, or a fork saved with it; returns `extra`.
+        """Load a saved memory; returns `extra`. A fork saved with it is loaded into a fork of that memory.
 
         Raises:
             Refusal: `snapshot_unreadable`, or `snapshot_mismatch` if it was saved with another model, scorer
                 or setting.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("fingerprint") != self.fingerprint():
-                    raise Refusal(
-                        "snapshot_mismatch", f"{path.name} was saved with another model, scorer or setting"
-                    )
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if _digest(saved) != metadata["digest"]:
-                    raise ValueError("its checksum does not match its contents")
-                clocks = json.loads(metadata["clocks"])[fork]
-                for index, layer in enumerate(self.cache.layers):
-                    start, device = f"{fork}/{index}.", self.model.layer_device(index)
-                    tensors = {
-                        name.removeprefix(start): tensor.to(device)
-                        for name, tensor in saved.items()
-                        if name.startswith(start)
-                    }
-                    _restore_layer(layer, tensors, *clocks[index])
-                extra: dict[str, Any] = json.loads(metadata["extra"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise Refusal("snapshot_unreadable", f"{path.name} is not a readable snapshot: {error}") from None
-        return extra
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _restore_layer(layer: Any, tensors: dict[str, Tensor], start: int, pending: int, clock: int) -> None:
-    if not tensors:  # saved before the first token
-        layer.is_initialized, layer.queries = False, None
-        layer.start = layer.pending = layer.clock = 0
-        return
-    layer.lazy_initialization(tensors["keys"], tensors["values"])
-    used = start + pending
-    for name in ("keys", "values", "positions"):
-        getattr(layer, name)[:, :, :used] = tensors[name]
-    for name in layer.state:
-        layer.state[name][:, :, :used] = tensors[f"state.{name}"]
-    layer.lengths = tensors["lengths"]
-    layer.queries = tensors.get("queries")
-    layer.probe = Probe.of_saved(tensors)
-    layer.start, layer.pending, layer.clock = start, pending, clock
-    layer.check_integrity()
+        devices = [self.model.layer_device(index) for index in range(self.model.layers)]
+        # A fork may be guided by other prompts than the memory whose fingerprint the file has.
+        return memory_file.restore(path, None if fork else self.fingerprint(), self.cache, devices, fork)
