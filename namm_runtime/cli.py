@@ -94,6 +94,8 @@ def read(
         return
     for answer in run.answers:
         console.print(f"[bold]{escape(answer.prompt)}[/] {escape(answer.text)}", highlight=False)
+        if answer.finish_reason == "repetition":
+            console.print("(stopped: the answer repeated itself)", highlight=False)
     _print_usage(run.usage)
 
 

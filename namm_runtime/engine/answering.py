@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from namm_runtime.engine.memory import Memory
+from namm_runtime.engine.repetition import loop_start
 from namm_runtime.engine.sampling import Sampler
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
@@ -19,7 +20,9 @@ class Answer:
     """One prompt's answer.
 
     Attributes:
-        finish_reason: `stop` or `length`.
+        tokens: how many were decoded, those of a loop included.
+        finish_reason: `stop`, `length`, or `repetition` for one that went into a loop; its text ends with
+            the first copy of what it repeated.
         evicted_attention: share of the prompt's attention to the document that fell on slots evicted since;
             None if the reading was open or nothing was evicted.
         guided: whether the memory was read for this prompt.
@@ -49,6 +52,7 @@ class Answering:
     Attributes:
         produced: tokens of the answer so far. The newest one has not been fed yet.
         reason: why decoding stopped; None until it has.
+        kept: with the reason `repetition`, how many of the tokens are the answer's text.
     """
 
     def __init__(self, memory: Memory, prompt: Sequence[int], limit: int, sampler: Sampler) -> None:
@@ -57,6 +61,7 @@ class Answering:
         self.memory, self.prompt, self.limit, self.sampler = memory, list(prompt), limit, sampler
         self.produced: list[int] = []
         self.reason: str | None = None
+        self.kept: int | None = None
 
     def advance(self, tokens: int) -> None:
         """Decode up to `tokens` more tokens."""
@@ -68,6 +73,10 @@ class Answering:
                 self.reason = "stop"
                 return
             self.produced.append(token)
+            self.kept = loop_start(self.produced)
+            if self.kept is not None:
+                self.reason = "repetition"
+                return
             if len(self.produced) == self.limit:
                 self.reason = "length"
                 return
@@ -92,7 +101,8 @@ class Answering:
     @property
     def text(self) -> str:
         """The answer so far."""
-        decoded: str = self.memory.model.tokenizer.decode(self.produced, skip_special_tokens=True)
+        ids = self.produced[: self.kept]
+        decoded: str = self.memory.model.tokenizer.decode(ids, skip_special_tokens=True)
         return decoded.strip()
 
     @property
