@@ -46,6 +46,12 @@ def read(
     positions: Annotated[
         str | None, typer.Option(help="auto, absolute or cache-relative. Default: the scorer's own.")
     ] = None,
+    reading: Annotated[
+        str | None, typer.Option(help="guided by the questions (the default), or open.")
+    ] = None,
+    on_risk: Annotated[
+        str, typer.Option(help="For answers at risk: report, or reread with twice the budget.")
+    ] = "report",
     max_output_tokens: int = 64,
     temperature: float = 0.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto to use all devices.")] = "cpu",
@@ -68,6 +74,8 @@ def read(
         mode=mode,
         interval=interval,
         positions=positions,
+        reading=reading,
+        on_risk=on_risk,
         max_output_tokens=max_output_tokens,
         temperature=temperature,
     )
@@ -94,8 +102,14 @@ def read(
         return
     for answer in run.answers:
         console.print(f"[bold]{escape(answer.prompt)}[/] {escape(answer.text)}", highlight=False)
-        if answer.finish_reason == "repetition":
-            console.print("(stopped: the answer repeated itself)", highlight=False)
+        if answer.at_risk:
+            console.print(
+                f"  [yellow]at risk[/]: {answer.evicted_attention:.0%} of what this question attended to was "
+                "evicted; a larger --budget or --on-risk reread may change the answer",
+                highlight=False,
+            )
+    for warning in run.usage.warnings:
+        console.print(f"[yellow]{warning['code']}[/]: {escape(warning['message'])}", highlight=False)
     _print_usage(run.usage)
 
 
@@ -168,6 +182,7 @@ def _print_usage(usage: "Usage") -> None:
     table = Table(show_header=False, box=None)
     table.add_row("tokens read", f"{usage.tokens_document:,}")
     table.add_row("kept", f"{usage.kept_fraction:.2%} of the tokens, {usage.positions} positions")
+    table.add_row("reading", usage.reading + (", twice" if usage.rereads else ""))
     if usage.regime:
         table.add_row("regime", usage.regime)
     if usage.no_saving:

@@ -4,8 +4,9 @@ A loop is a tail of the answer that repeats a block of tokens exactly: a token (
 sentences. Lists and tables are not loops, since their numbers or words change from one entry to the next.
 
 The thresholds were chosen by trying. Of 4,628 files of documentation, licences and source code (16 million
-tokens), 8 reach them with the tokenizer of Qwen2.5 and 11 with that of SmolLM2, nearly all of them with tables
-of equal numbers or glyphs. An answer of 64 tokens, the default limit, is long enough for a loop to be noticed.
+tokens), 8 reach them with the tokenizer of Qwen2.5 and 11 with that of SmolLM2, nearly all of them with
+tables of equal numbers or glyphs. An answer of 64 tokens, the default limit, is long enough for a loop to be
+noticed.
 """
 
 from collections.abc import Sequence
