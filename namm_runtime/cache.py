@@ -9,7 +9,7 @@ The pending tokens start at the same slot in every head, so appending and the ca
 the used part of [0, start) is ragged. After an eviction `start` is the largest length.
 
 With a budget the capacity is allocated once. Without one (the full cache, and parity mode if the scorer has
-no cap) it grows by blocks with the document.
+no cap) it grows with the document.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-GROWTH = 4096  # slots added at a time if there is no budget
+from namm_runtime.probe import Probe
+
+GROWTH = 64  # without a budget, slots are added in multiples of this
 
 
 class Placement(NamedTuple):
@@ -36,7 +38,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys, values and the policy's state of one decoder layer.
 
     Args:
-        budget: slots each head keeps at an eviction; None sets no limit and grows by blocks.
+        budget: slots each head keeps at an eviction; None sets no limit, and the capacity grows.
         interval: tokens between evictions; the capacity is budget + interval, allocated once.
         state: name → floats per slot that the policy stores with a token.
         placement: where the layer is in the model.
@@ -46,6 +48,10 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         positions: [B, Hkv, C] int64, position of each token in the text.
         state: name → [B, Hkv, C, floats] fp32.
         queries: [B, Hq, <16, D] rotated queries that the policy has not observed yet.
+        guest_tokens: how many of the next pass's newest tokens are prompts of a guided reading, which are
+            not stored.
+        guests: their keys and values [B, Hkv, guest_tokens, D], not rotated.
+        probe: what those prompts have seen; None before the first such pass.
     """
 
     def __init__(
@@ -58,13 +64,16 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self._ragged: bool | None = None
         self.state: dict[str, Tensor] = {}
         self.queries: Tensor | None = None
+        self.guest_tokens = 0
+        self.guests: tuple[Tensor, Tensor]
+        self.probe: Probe | None = None
 
     # -- what transformers calls ---------------------------------------------------------------------------
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the shapes [B, Hkv, T, D] of the first tokens."""
         batch, heads, tokens, _ = key_states.shape
-        capacity = self.budget + self.interval if self.budget is not None else max(GROWTH, tokens)
+        capacity = self.budget + self.interval if self.budget is not None else _rounded(tokens)
         self.keys = key_states.new_zeros(batch, heads, capacity, key_states.shape[-1])
         self.values = value_states.new_zeros(batch, heads, capacity, value_states.shape[-1])
         self.positions = torch.zeros(batch, heads, capacity, dtype=torch.int64, device=key_states.device)
@@ -76,7 +85,11 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append [B, Hkv, T, D] in place. Returns views of all slots up to the newest token."""
+        """Append [B, Hkv, T, D] in place, but no guests. Returns views of all slots in use."""
+        if self.guest_tokens:
+            stored = key_states.shape[2] - self.guest_tokens
+            self.guests = key_states[:, :, stored:], value_states[:, :, stored:]
+            key_states, value_states = key_states[:, :, :stored], value_states[:, :, :stored]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         tokens = key_states.shape[-2]
@@ -167,6 +180,12 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         slots = torch.arange(self.used, device=self.lengths.device)
         return (slots >= self.lengths.unsqueeze(-1)) & (slots < self.start)
 
+    def ranks(self) -> Tensor:
+        """[B, Hkv, used] int64: index of each slot's token among its head's tokens."""
+        ranks = torch.arange(self.used, device=self.lengths.device).expand(*self.lengths.shape, self.used)
+        gap = (self.start - self.lengths).unsqueeze(-1)
+        return torch.where(ranks >= self.start, ranks - gap, ranks)
+
     def compact(self, scores: Tensor, threshold: float | None = None, rectangular: bool = False) -> None:
         """Keep each head's best tokens, in text order; among equal scores the newest wins.
 
@@ -208,7 +227,8 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _move(self, order: Tensor) -> None:
         """Move slots `order` [B, Hkv, K] (ascending) to the front; afterwards no token is pending."""
-        for tensor in (self.keys, self.values, self.positions, *self.state.values()):
+        attention = [] if self.probe is None or self.probe.attention is None else [self.probe.attention]
+        for tensor in (self.keys, self.values, self.positions, *self.state.values(), *attention):
             _gather_to_front(tensor, order)
         self.pending = 0
 
@@ -226,7 +246,8 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
             raise RuntimeError("the newest token is missing")
 
     def _grow(self, needed: int) -> None:
-        extra = -(-(needed - self.capacity) // GROWTH) * GROWTH
+        # An eighth at least, so that copying costs no more than a few times the final size.
+        extra = _rounded(max(needed - self.capacity, self.capacity // 8))
         self.keys, self.values = _pad(self.keys, extra), _pad(self.values, extra)
         self.positions = _pad(self.positions, extra)
         self.state = {name: _pad(tensor, extra) for name, tensor in self.state.items()}
@@ -263,6 +284,10 @@ class BoundedCache(Cache):  # type: ignore[misc]
             if layer.is_initialized
             for tensor in (layer.keys, layer.values, layer.positions, layer.lengths, *layer.state.values())
         )
+
+
+def _rounded(slots: int) -> int:
+    return -(-slots // GROWTH) * GROWTH
 
 
 def _gather_to_front(tensor: Tensor, order: Tensor, block: int = 4096) -> None:

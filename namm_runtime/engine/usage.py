@@ -4,6 +4,10 @@ kept      bytes of K and V in the cache, pending tokens included, at the largest
 resident  bytes allocated for K, V, positions and the policy's state
 peak      resident plus the largest temporaries of attention and scorer, from their shapes
 dense     bytes of K and V that a full cache would hold for the tokens read so far
+
+While nothing has been evicted, the cache holds what a full one would: nothing is saved, and `no_saving` says
+so. Tokens of the chat template before the document count neither as kept nor as evicted: the share of all
+tokens that is kept is taken for the document's.
 """
 
 import time
@@ -14,6 +18,8 @@ from typing import Any
 
 from namm_runtime.engine.memory import Memory
 
+FITS = "No saving: the document fits in the cache."
+NO_BUDGET = "No saving: the cache keeps the whole document."
 PHASES = ("count", "read", "score", "answer", "snapshot")
 
 
@@ -26,7 +32,8 @@ class Usage:
     tokens_read: int = 0
     tokens_prompt: int = 0
     tokens_generated: int = 0
-    tokens_kept: float = 0.0
+    tokens_kept: float = 0.0  # of the document, at the largest head of each layer, mean over layers
+    tokens_evicted: float = 0.0
     kept_bytes: int = 0
     resident_bytes: int = 0
     peak_bytes: int = 0
@@ -41,11 +48,21 @@ class Usage:
     positions: str | None = None  # absolute | cache-relative
     regime_matches: bool = True  # whether they are those the scorer was evolved in; True without a scorer
     regime: str | None = None  # if they are not, a sentence that says what differs
+    reading: str = "open"  # open | guided
+    rereads: int = 0
+    warnings: list[dict[str, str]] = field(default_factory=list)  # code, message
 
     @property
     def kept_fraction(self) -> float:
         """Share of the document's tokens in the cache: largest head of each layer, mean over layers."""
         return self.tokens_kept / self.tokens_document if self.tokens_document else 0.0
+
+    @property
+    def no_saving(self) -> str | None:
+        """Why nothing was saved, as long as nothing was evicted."""
+        if self.tokens_evicted or not self.tokens_kept:
+            return None
+        return NO_BUDGET if self.budget is None else FITS
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -61,7 +78,7 @@ class Usage:
         cache, dense = memory.cache, memory.clock * memory.model.dense_bytes_per_token
         resident = cache.resident_bytes()
         if beside is None:
-            self.tokens_kept = sum(layer.used for layer in cache.layers) / len(cache.layers)
+            self._count_kept(memory)
             self.kept_bytes = sum(layer.bytes_per_slot * layer.used for layer in cache.layers)
             self.resident_bytes = resident
             self.dense_bytes = dense
@@ -71,6 +88,12 @@ class Usage:
         self.kv_byte_seconds += resident * elapsed
         self.dense_byte_seconds += dense * elapsed
 
+    def _count_kept(self, memory: Memory) -> None:
+        layers, clock = memory.cache.layers, memory.clock
+        share = sum(layer.used for layer in layers) / len(layers) / clock
+        read = max(0, clock - len(memory.model.frame.prefix))
+        self.tokens_kept = share * read
+        self.tokens_evicted = read - self.tokens_kept
+
     def to_dict(self) -> dict[str, Any]:
-        evicted = max(0.0, self.tokens_read - self.tokens_kept)
-        return asdict(self) | {"kept_fraction": self.kept_fraction, "tokens_evicted": evicted}
+        return asdict(self) | {"kept_fraction": self.kept_fraction, "no_saving": self.no_saving}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from namm_runtime.errors import Refusal
-from namm_runtime.terminal import fail, progress_bar
+from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 console = Console()
 POLICIES = "full,namm,namm-key,namm-zero,bam-key,h2o,snapkv,keydiff,l2,streaming"
@@ -29,7 +29,7 @@ def evaluate(
     budgets: Annotated[
         str, typer.Option(help="Comma-separated slots (512) or shares of each document (25%).")
     ] = "25%",
-    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    model: Model = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
     limit: Annotated[int | None, typer.Option(help="Documents per task and length.", min=1)] = None,
@@ -44,7 +44,7 @@ def evaluate(
         bool, typer.Option(help="Generate answers to questions that also have a forced one.")
     ] = True,
     device: str = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Dtype = "auto",
     processes: Annotated[int, typer.Option(help="Number of processes, one thread each.", min=1)] = 1,
     plot: Annotated[str, typer.Option(help="svg, png, or none.")] = "svg",
 ) -> None:
@@ -77,8 +77,8 @@ def evaluate(
             limit=limit,
             max_output_tokens=max_output_tokens,
             device=device,
-            processes=processes,
             dtype=dtype,
+            processes=processes,
             readings=tuple(name.strip() for name in reading.split(",")),
             guide=guide,
             generate=answers,

@@ -48,8 +48,8 @@ class Settings:
     limit: int | None = None
     max_output_tokens: int | None = None
     device: str = "cpu"
-    processes: int = 1
     dtype: str = "auto"
+    processes: int = 1
     readings: tuple[str, ...] = ("open",)
     guide: str = "all"
     generate: bool = True
@@ -120,7 +120,9 @@ class Evaluation:
                 yield unit
             return
         settings = self.settings
-        with ProcessPool(settings.processes, _load, settings.model, settings.device, settings.dtype) as pool:
+        with ProcessPool(
+            settings.processes, _load, settings.model, settings.device, self.model.dtype
+        ) as pool:
             futures = {pool.submit(_work, unit): (key, unit) for key, unit in waiting.items()}
             for future in as_completed(futures):
                 key, unit = futures[future]
@@ -149,7 +151,7 @@ class Evaluation:
             "model": {
                 "name": self.model.name,
                 "revision": self.model.revision,
-                "dtype": str(self.model.model.dtype).removeprefix("torch."),
+                "dtype": self.model.dtype,
                 "window": self.model.window,
             },
             "settings": {

@@ -79,7 +79,7 @@ def submit(
         out.print(job["id"], markup=False)
         if wait:
             follow(client, job["id"])
-            _show_result(client.result(job["id"]))
+            show_result(client.result(job["id"]))
 
 
 def _deadline(text: str | None) -> str | float | None:
@@ -129,7 +129,7 @@ def result(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
     """Print a job's answers."""
     with connected(data) as client:
         found = client.result(job_id)
-        print_json(found) if as_json else _show_result(found)
+        print_json(found) if as_json else show_result(found)
 
 
 def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
@@ -223,11 +223,14 @@ def _ending(job: dict[str, Any]) -> str:
     return f"{job['id']} {job['state']}" + (f" ({error['code']}): {error['message']}" if error else "")
 
 
-def _show_result(found: dict[str, Any]) -> None:
+def show_result(found: dict[str, Any]) -> None:
+    """Print the answers of a job and how its document was read."""
     if not found["complete"]:
         out.print(f"Partial: the job is {found['state']}.", markup=False)
     for answer in found["answers"]:
         out.print(f"{answer['prompt']}\n  {answer['text'].strip()}", markup=False)
+        if answer["finish_reason"] == "repetition":
+            out.print("  (stopped: the answer repeated itself)")
     print_settings(found["usage"])
 
 

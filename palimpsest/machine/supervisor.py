@@ -18,6 +18,7 @@ from palimpsest.embedded.servers import EmbeddedServers
 from palimpsest.machine import access
 from palimpsest.machine.child_processes import Child, Children, Say, end_leftovers
 from palimpsest.machine.data_directory import DirectoryLock, LocalError, Running, data_directory
+from palimpsest.machine.model_watch import ModelWatch
 from palimpsest.machine.server_watchdog import ServerWatchdog
 from palimpsest_client import Client
 from store.settings import Settings
@@ -71,6 +72,7 @@ class Supervisor:
         self._embedded: EmbeddedServers | None = None
         self._children: Children | None = None
         self._watchdog: ServerWatchdog | None = None
+        self._model_watch: ModelWatch | None = None
 
     def start(self) -> Service:
         """Start everything. Raises LocalError, EmbeddedError, after stopping what was started."""
@@ -108,6 +110,8 @@ class Supervisor:
         self._wait_for_api(url, logs)
         keys = access.prepare(settings, self._data)
         self._wait_for_worker(url, keys.cli_key, logs)
+        self._model_watch = ModelWatch(url, keys.cli_key, self._say)
+        self._model_watch.start()
         own_redis = self._embedded is not None and self._environment["REDIS_URL"] == self._embedded.redis_url
         self._lock.announce(
             Running(
@@ -173,6 +177,8 @@ class Supervisor:
         """Stop the worker, API, loops, Redis and PostgreSQL, as far as they run."""
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._model_watch is not None:
+            self._model_watch.stop()
         if self._children is not None:
             self._children.stop(STOP_ORDER)
         if self._embedded is not None:

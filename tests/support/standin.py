@@ -5,7 +5,7 @@ answers each prompt with a digest of the whole document and the prompt, so that 
 a part of the document is found out; and with what is in the file of the registry's scorer, if it runs with
 one. Words in the prompt make it misbehave:
 
-    refuse-now, refuse-later, break-now, break-later, hang, nul
+    refuse-now, refuse-later, break-now, break-later, hang, nul, repeat
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Run:
         scorer = self.request.scorer
         if scorer is not None and scorer.loaded is not None:
             text += f" {scorer.loaded}"  # what its file says, not what it is called
-        self.answers.append(Answer(prompt, text))
+        reason = "repetition" if "repeat" in prompt else "stop"
+        self.answers.append(Answer(prompt, text, finish_reason=reason))
         if len(self.answers) == len(self.request.prompts):
             self.phase = "done"
 

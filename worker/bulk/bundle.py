@@ -91,6 +91,7 @@ def _entry(inputs: BundleInputs, line: Line) -> dict[str, Any]:
         "summary": [answer["text"] for answer in first],
         "points": [point for answer in first for point in answer.get("points") or ()],
         "answers": [{"prompt": answer["prompt"], "text": answer["text"]} for answer in rest],
+        "repeated": [answer["prompt"] for answer in line.answers if _repeated(answer)],
         "complete": line.complete,
         "model_revision": line.model_revision,
         "scorer": line.scorer,
@@ -163,8 +164,16 @@ def _answered(answers: Sequence[dict[str, Any]], summary_prompts: int, *, places
             yield f"{_plain(answer['text'])}\n"
         for point in points or ():
             yield f"- {_plain(point['text'])}{_place(point) if places else ''}\n"
+        if _repeated(answer):
+            yield "\n*(stopped: the answer repeated itself)*\n"
     for answer in answers[summary_prompts:]:
-        yield f"\n**{_plain(answer['prompt'])}** {_plain(answer['text'])}\n"
+        mark = " *(stopped: the answer repeated itself)*" if _repeated(answer) else ""
+        yield f"\n**{_plain(answer['prompt'])}** {_plain(answer['text'])}{mark}\n"
+
+
+def _repeated(answer: dict[str, Any]) -> bool:
+    """Whether the answer was ended because it went into a loop."""
+    return answer.get("finish_reason") == "repetition"
 
 
 def _place(point: dict[str, Any]) -> str:

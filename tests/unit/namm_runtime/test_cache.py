@@ -106,6 +106,24 @@ def test_without_budget_it_grows_and_never_evicts():
         layer.compact(torch.zeros(1, 2, layer.used))
 
 
+@pytest.mark.parametrize("tokens", [40, 900, 20_000])
+def test_a_full_cache_is_hardly_larger_than_its_tokens(tokens):
+    layer = BoundedLayer(None, 512, {"mass": 1})
+    for begin in range(0, tokens, 512):
+        append(layer, min(512, tokens - begin))
+    assert tokens <= layer.capacity < tokens * 9 / 8 + 64
+    layer.check_integrity()
+
+
+def test_a_growing_cache_is_copied_only_a_few_times_over():
+    layer, copied, capacity = BoundedLayer(None, 512, {"mass": 1}), 0, 0
+    while layer.clock < 50_000:
+        append(layer, 16)
+        copied += capacity if layer.capacity != capacity else 0
+        capacity = layer.capacity
+    assert copied < 10 * layer.clock
+
+
 @pytest.mark.parametrize("damage", ["positions", "lengths", "pending", "clock"])
 def test_integrity_check_notices(damage):
     layer = filled(40, 32)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest.commands.jobs import follow, print_settings
+from palimpsest.commands.jobs import follow, print_settings, show_result
 from palimpsest.machine.data_directory import LocalError
 
 QUEUED = {"id": "job_1", "state": "queued", "model": "mine", "progress": None}
@@ -51,3 +51,22 @@ def test_what_a_document_was_read_with_is_told(capsys: pytest.CaptureFixture[str
     assert "evolved with 16 slots" in told
     print_settings({"mode": "budget", "budget": None, "interval": None, "positions": "absolute"})
     assert "no slot limit, no evictions, absolute positions" in capsys.readouterr().out
+
+
+def test_an_answer_that_repeated_itself_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [
+        {"prompt": "Total?", "text": "994", "finish_reason": "repetition"},
+        {"prompt": "When?", "text": "In May.", "finish_reason": "stop"},
+        {"prompt": "Who?", "text": "Ann", "finish_reason": None},
+    ]
+    show_result({"complete": True, "answers": answers, "usage": None})
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "Total?",
+        "  994",
+        "  (stopped: the answer repeated itself)",
+        "When?",
+        "  In May.",
+        "Who?",
+        "  Ann",
+    ]
