@@ -39,7 +39,8 @@ def predict_answer(memory: Memory, prompt: str, lead: str, gold: str) -> Predict
     """
     model = memory.model
     asked = prompt_ids(model, prompt, memory.interval)
-    context, target = _tokens(model, lead, gold)
+    # Without a chat template nothing separates the prompt from the answer.
+    context, target = _tokens(model, lead if model.frame.templated else f"\n{lead}", gold)
     return _predict(memory, [*asked, *context], target)
 
 

@@ -1,6 +1,7 @@
 """Documents of real text and exact length, with questions about planted facts and about the text itself."""
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ CONTINUATION = 257  # tokens; the first is given, and the loss is measured on th
 _MIXTURE = ("prose", "code", "prose", "mixed", "prose")
 _EARLIEST, _LATEST = 0.02, 0.96  # share of the document between which facts are planted
 _MIXED_RUN = (6, 20)  # blocks of one kind in a mixed document
+_LONG_PARAGRAPH = 400  # characters
+_SENTENCE_END = re.compile(r"(?<=[a-z)][.!?])(\s+)(?=[A-Z])")
 _TRIES = 20
 
 
@@ -61,8 +64,23 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Block:
+    """A paragraph, a part of one that ends with a sentence, or a block of code.
+
+    Attributes:
+        before: white space between it and the block before.
+    """
+
     text: str
     kind: Kind
+    before: str = "\n\n"
+
+    def parts(self) -> "list[_Block]":
+        """A long paragraph's sentences, so that facts can stand between them; else the block itself."""
+        if self.kind == "code" or len(self.text) < _LONG_PARAGRAPH:
+            return [self]
+        pieces = _SENTENCE_END.split(self.text)  # sentence, white space, sentence, …
+        ahead = [self.before, *pieces[1::2]]
+        return [_Block(text, self.kind, before) for before, text in zip(ahead, pieces[::2], strict=True)]
 
 
 def real_documents(
@@ -78,7 +96,7 @@ def real_documents(
 
     With `tokens` a multiple of the eviction interval, nothing waits for an eviction once a document is read.
     The same arguments give the same documents on the same Python installation. Splits share no source file,
-    no wording of a fact, no name and no number.
+    no wording of a fact and no name.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
@@ -116,7 +134,8 @@ def _blocks(shelves: list[Shelf], room: int, tokenizer: Any, rng: random.Random)
     while have < room + 2 * CONTINUATION:
         shelf = shelves[turn % len(shelves)]
         turn += 1
-        run = [_Block(shelf.take(), shelf.kind) for _ in range(rng.randint(*_MIXED_RUN))]
+        whole = [_Block(shelf.take(), shelf.kind) for _ in range(rng.randint(*_MIXED_RUN))]
+        run = [part for block in whole for part in block.parts()]
         blocks += run
         have += sum(len(encode(tokenizer, block.text)["input_ids"]) for block in run)
     return blocks
@@ -126,7 +145,7 @@ def _document(
     blocks: list[_Block], planted: list[Planted], room: int, tokenizer: Any, asked: Asked, rng: random.Random
 ) -> RealDocument | None:
     """Plant the sentences, cut the text and choose questions about it; None if it does not work out."""
-    text = "\n\n".join(_with_sentences(blocks, planted, room, tokenizer, rng))
+    text = _with_sentences(blocks, planted, room, tokenizer, rng)
     sentences = [sentence for fact in planted for sentence in fact.sentences]
     first = min((text.index(sentence) for sentence in sentences), default=len(text))
     found = cut(text, room, CONTINUATION, tokenizer, min(first, len(blocks[0].text)))
@@ -145,9 +164,9 @@ def _document(
 
 def _with_sentences(
     blocks: list[_Block], planted: list[Planted], room: int, tokenizer: Any, rng: random.Random
-) -> list[str]:
-    """The blocks with every sentence at the end of one of them, at random depths and each fact's in order."""
-    sizes = [len(encode(tokenizer, f"{block.text}\n\n")["input_ids"]) for block in blocks]
+) -> str:
+    """The blocks as text, with each sentence at the end of one, at random depths and each fact's in order."""
+    sizes = [len(encode(tokenizer, block.before + block.text)["input_ids"]) for block in blocks]
     ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
     extra = sum(
         len(encode(tokenizer, sentence)["input_ids"]) + 2 for fact in planted for sentence in fact.sentences
@@ -158,7 +177,8 @@ def _with_sentences(
         for depth, sentence in zip(depths, fact.sentences, strict=True):
             place = next(number for number, end in enumerate(ends) if end >= depth)
             added.setdefault(place, []).append(sentence)
-    return [_extended(block, added.get(number, [])) for number, block in enumerate(blocks)]
+    parts = [block.before + _extended(block, added.get(number, [])) for number, block in enumerate(blocks)]
+    return "".join(parts).lstrip("\n")
 
 
 def _extended(block: _Block, sentences: list[str]) -> str:

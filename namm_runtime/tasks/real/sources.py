@@ -24,6 +24,7 @@ TOPICS = "pydoc_data/topics.py"
 _BLOCK = re.compile(r"\n[ \t]*\n\s*?(?=\S|[ \t]+\S)")
 _SHORTEST_DOCSTRING = 100  # characters
 _SHORTEST_FILE = 400
+_TABLES = "encodings/"  # most of these files are one long table
 _LONGEST_FILE = 1 << 20
 _FOLDER_SUFFIXES = {
     ".txt": "prose", ".md": "prose", ".rst": "prose", ".py": "code", ".js": "code", ".ts": "code",
@@ -63,7 +64,7 @@ def library_sources(split: Split) -> tuple[Source, ...]:
         name = path.relative_to(root).as_posix()
         if path.suffix == ".txt" or name == TOPICS:
             found.append(Source(name, path, "prose"))
-        elif path.stat().st_size >= _SHORTEST_FILE:
+        elif path.stat().st_size >= _SHORTEST_FILE and not name.startswith(_TABLES):
             found += [Source(name, path, "prose"), Source(name, path, "code")]
     return (*found, *_numpy_sources(split))
 

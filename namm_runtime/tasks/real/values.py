@@ -8,7 +8,7 @@ from namm_runtime.tasks.words import NAMES, Split, sample_number
 
 _FIRST_NAMES = (
     "Maria", "Peter", "Helen", "Omar", "Julia", "Victor", "Nadia", "Thomas", "Grace", "Henrik", "Lucia",
-    "Samuel", "Irene", "Martin", "Clara", "Felix", "Olga", "Daniel", "Rosa", "Philip", "Anna", "Karim",
+    "Samuel", "Irene", "Walter", "Clara", "Felix", "Olga", "Daniel", "Rosa", "Philip", "Anna", "Karim",
     "Ruth", "Simon",
 )  # fmt: skip
 _MONTHS = (
