@@ -14,22 +14,26 @@ TOKENS = 256  # of the measured products; reading computes hundreds of tokens at
 FASTER = 1.1  # so much faster bf16 has to be, or the more precise fp32 is taken
 
 
-def choose_dtype(asked: str, config: Any, on_cpu: bool) -> str:
+def choose_dtype(asked: str, config: Any, on_cpu: bool, packed: bool = False) -> str:
     """The dtype to load a model in: `asked`, or for `auto` what suits the device.
 
-    On an accelerator that is the checkpoint's own. On a CPU, checkpoints in fp32, the bundled models among
-    them, stay in fp32; others are computed in bf16 where that is faster on this machine, otherwise in fp32.
+    On an accelerator that is the checkpoint's own, and bf16 for one that is unpacked. On a CPU, checkpoints
+    in fp32, the bundled models among them, stay in fp32; others are computed in bf16 where that is faster on
+    this machine, otherwise in fp32.
 
     Args:
         config: the model's configuration.
+        packed: whether the weights are unpacked from few bits, and have no dtype of their own.
 
     Raises:
         Refusal: `bad_request` for an unknown dtype.
     """
     if asked not in DTYPES:
         raise Refusal("bad_request", f"unknown dtype '{asked}'; known: {', '.join(DTYPES)}")
-    if asked != "auto" or not on_cpu:
+    if asked != "auto":
         return asked
+    if not on_cpu:
+        return "bfloat16" if packed else "auto"
     stored = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     if stored == "float32":
         return "float32"

@@ -1,5 +1,6 @@
 """Fetch known models into the directory of models, and remove them."""
 
+import errno
 import fcntl
 import json
 import shutil
@@ -59,8 +60,8 @@ def add(name: str, models: Path | None = None, report: Report = lambda step, don
             _fetch(model, work, target, report)
             shutil.rmtree(work)
     except OSError as error:
-        code = "disk_full" if error.errno == 28 else "not_writable"
-        raise Refusal(code, f"the model cannot be written to {root}: {error.strerror}") from None
+        code = "disk_full" if error.errno == errno.ENOSPC else "not_writable"
+        raise Refusal(code, f"the model cannot be written to {root}: {error.strerror or error}") from None
     return target
 
 

@@ -165,9 +165,8 @@ def load_model(
             tokenizer = _whole(AutoTokenizer.from_pretrained(source.place, **source.options))
             check_tokenizer(tokenizer)
             frame_for(tokenizer)  # an unusable chat template is refused now, not in the first job
-            dtype = choose_dtype(
-                dtype, config, placement.computes_on_cpu(device, device_map, tensor_parallel)
-            )
+            on_cpu = placement.computes_on_cpu(device, device_map, tensor_parallel)
+            dtype = choose_dtype(dtype, config, on_cpu, packed=source.gguf is not None)
             model = _model(source, config, {"dtype": dtype, "attn_implementation": "bounded", **placed})
             if not placed:
                 model = model.to(device)

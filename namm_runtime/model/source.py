@@ -45,7 +45,7 @@ def locate(path_or_id: str | Path) -> ModelSource:
     """Find out what is meant. A known name goes before a directory of that name.
 
     Raises:
-        Refusal: `model_not_found` for a known model that has not been fetched, and for a file that does not
+        Refusal: `model_not_found` for a known model that has not been fetched, and for a path that does not
             exist.
     """
     asked = str(path_or_id)
@@ -60,6 +60,8 @@ def locate(path_or_id: str | Path) -> ModelSource:
         if not path.is_file():
             raise Refusal("model_not_found", f"there is no file {asked}")
         return ModelSource(asked, name_of(asked), str(path.absolute().parent), path.absolute())
+    if not path.exists() and (asked.startswith((".", "/", "~")) or asked.count("/") > 1):
+        raise Refusal("model_not_found", f"there is no directory {asked}")
     if path.is_file():
         raise Refusal("model_not_found", f"{asked} is a file, but neither a directory nor a GGUF file")
     return ModelSource(asked, name_of(asked), asked)

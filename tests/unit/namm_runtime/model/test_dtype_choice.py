@@ -40,6 +40,7 @@ def test_full_precision_stays_so(monkeypatch: pytest.MonkeyPatch, dtype: object)
 def test_a_choice_is_taken_and_an_accelerator_takes_the_checkpoints() -> None:
     assert choose_dtype("float16", config(torch.float32), on_cpu=True) == "float16"
     assert choose_dtype("auto", config(torch.bfloat16), on_cpu=False) == "auto"
+    assert choose_dtype("auto", config(None), on_cpu=False, packed=True) == "bfloat16"
     with pytest.raises(Refusal, match="unknown dtype 'fp8'"):
         choose_dtype("fp8", config(None), on_cpu=True)
 
