@@ -98,7 +98,12 @@ class RealSuite:
         asked = Asked(self.facts, self.hard, self.absent, self.text, self.quotes)
         return [
             Document(
-                made.text, self._named(made.items, language), length, self.max_output_tokens, made.following
+                text=made.text,
+                items=self._named(made.items, language),
+                length=length,
+                max_output_tokens=self.max_output_tokens,
+                following=made.following,
+                group=f"{self.name}:{language}",
             )
             for language in self.languages
             for length in self.lengths

@@ -38,7 +38,7 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
     The score of real text is that of the planted facts alone; otherwise it is the mean over all tasks.
     """
     tasks = sorted({item.task for document in documents for item in document.items})
-    strata: list[Hashable] = [(document.tasks, document.length) for document in documents]
+    strata: list[Hashable] = [document.stratum for document in documents]
     real = is_real(documents)
     headline = [number for number, task in enumerate(tasks) if kind(task) == HEADLINE]
     by_task = [_score_table(cell, documents, tasks) for cell in cells]
