@@ -38,7 +38,9 @@ def read(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
     ask: Annotated[list[str], typer.Option(help="A question about the document; repeatable.")],
     model: Model = "bundled",
-    policy: Annotated[str, typer.Option(help=", ".join(policies.names()))] = "namm-key",
+    policy: Annotated[
+        str | None, typer.Option(help=f"{', '.join(policies.names())}. Default: by the model.")
+    ] = None,
     budget: Annotated[int | None, typer.Option(help="Slots each KV head keeps.")] = None,
     scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
     mode: Annotated[str, typer.Option(help="auto, budget or parity (the reference's keep rule).")] = "auto",
@@ -182,6 +184,7 @@ def _print_usage(usage: "Usage") -> None:
     table = Table(show_header=False, box=None)
     table.add_row("tokens read", f"{usage.tokens_document:,}")
     table.add_row("kept", f"{usage.kept_fraction:.2%} of the tokens, {usage.positions} positions")
+    table.add_row("policy", usage.policy)
     table.add_row("reading", usage.reading + (", twice" if usage.rereads else ""))
     if usage.regime:
         table.add_row("regime", usage.regime)

@@ -24,7 +24,7 @@ from palimpsest.commands import (
     webhooks,
 )
 from palimpsest.commands.common import LocalData, console, out
-from palimpsest.commands.demo import demo
+from palimpsest.commands.demo.command import demo
 from palimpsest.commands.evolve import evolve
 from palimpsest.commands.groups import ADMINISTRATION, BULK, JOBS, MONEY, RUN, SCORERS, PanelGroup
 from palimpsest.commands.report import report

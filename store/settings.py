@@ -136,8 +136,15 @@ class Settings(BaseSettings):
     max_document_tokens: PositiveInt = Field(
         default=8_000_000, description="A job whose document has more tokens fails before it is read."
     )
-    default_policy: str = Field(
-        default="namm-key", description="Eviction policy of jobs that do not name one."
+    default_policy: str | None = Field(
+        default=None,
+        description="Eviction policy of jobs that do not name one. Unset: the default of their model, which "
+        "`GET /v1/models` shows with its reason.",
+    )
+    default_reading: Literal["guided", "open"] = Field(
+        default="guided",
+        description="How documents of jobs that do not say are read: `guided` by the prompts, or `open`, as "
+        "if these were not known yet.",
     )
     default_cache_budget: PositiveInt | None = Field(
         default=None,

@@ -25,6 +25,8 @@ class ModelCard:
     tokenizer_sha256: str | None = None
     policies: list[str] | None = None
     scorers: list[dict[str, str]] | None = None  # name, version, sha256
+    default_policy: str | None = None
+    default_policy_reason: str | None = None  # a sentence
 
 
 @dataclass(frozen=True)

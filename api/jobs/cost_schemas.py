@@ -58,6 +58,10 @@ class SettingOut(CacheBudgetOut):
             "The scorer was evolved with 16 slots a head; served with 512 slots a head (by its manifest)."
         ],
     )
+    reading: Literal["guided", "open"] | None = Field(
+        description="`guided`: what was kept depended on the prompts."
+    )
+    rereads: int | None = Field(description="How often it was read again with a larger cache.")
 
 
 class CostOut(ResponseModel):
@@ -69,5 +73,9 @@ class CostOut(ResponseModel):
     price_book: str | None = Field(description="The one in effect when the latest attempt was claimed.")
     price_per_device_hour: Number | None
     setting: SettingOut | None = Field(description="Null until a worker has started to read.")
+    no_saving: str | None = Field(
+        description="Why nothing was saved: then no saving is claimed or lost.",
+        examples=["No saving: the document fits in the cache."],
+    )
     summary: list[FigureOut]
     lines: list[UsageLineOut]

@@ -34,6 +34,10 @@ class ModelOut(ResponseModel):
     tokenizer_sha256: str | None
     policies: list[str] | None = Field(description="Null until a worker has loaded the model.")
     scorers: list[ScorerOut] | None
+    default_policy: str = Field(description="Of jobs for this model that name none.", examples=["namm-key"])
+    default_policy_reason: str = Field(
+        description="Why. Until a worker has loaded the model, a worker may still choose another one."
+    )
     workers_live: int = Field(description="With 0, jobs for this model wait for a worker.")
     loaded: bool = Field(description="Whether at least one live worker has loaded it.")
     errors: list[str] = Field(description="Errors of live workers that could not load it.")
@@ -46,6 +50,6 @@ class ModelList(ResponseModel):
     """All models, and the service's limits."""
 
     data: list[ModelOut]
-    default_policy: str
+    default_policy: str = Field(description="For models that no worker has loaded yet.")
     max_document_bytes: int
     max_output_tokens: int

@@ -79,7 +79,7 @@ def _tags(charge: Charge) -> str:
 
 def _saved(charge: Charge) -> Decimal:
     with localcontext(prec=60):
-        return charge.bill.dense_byte_seconds - charge.bill.kv_byte_seconds
+        return charge.bill.memory_saved
 
 
 def _unpriced(charge: Charge) -> Decimal:

@@ -31,6 +31,7 @@ COSTS = ("jobs", "device_seconds", "cost", "cost_waste", reports.UNPRICED)
 SAVINGS = (
     "jobs",
     reports.MEMORY_SAVED,
+    reports.FITTING,
     "saving_allocated",
     "full_cache_cost",
     "full_cache_devices_max",

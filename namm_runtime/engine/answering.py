@@ -12,7 +12,7 @@ from namm_runtime.engine.sampling import Sampler
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
 
-RISK = 0.5  # share of evicted attention above which an answer is at risk
+RISK = 0.75  # share of evicted attention above which an answer is at risk
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Plan:
     """The settings of one reading.
 
     Attributes:
+        policy: its name.
         usual: mode, interval and positions, of which the request may have named some.
         budget: slots per head; None for no limit.
         prompts: token ids of all prompts of the request.
@@ -29,6 +30,7 @@ class Plan:
 
     request: Request
     model: LoadedModel
+    policy: str
     scorer: Scorer | None
     usual: Regime
     budget: int | None
@@ -45,7 +47,8 @@ class Plan:
         """
         request.check()
         scorer = None
-        bundled = policies.scorer_of(request.policy)
+        name = request.policy or policies.default_for(model)[0]
+        bundled = policies.scorer_of(name)
         if bundled is not None:
             scorer = checkpoint.given(request.scorer or checkpoint.resolve(bundled).path)
         usual = Regime(budget=DEFAULT_BUDGET, interval=CHUNK, positions="auto")
@@ -64,11 +67,13 @@ class Plan:
             positions=request.positions or usual.positions,
         )
         prompts = tuple(tuple(prompt_ids(model, prompt, usual.interval)) for prompt in request.prompts)
-        policy = policies.make(request.policy, budget, scorer, usual.mode)
+        policy = policies.make(name, budget, scorer, usual.mode)
         may_guide = bool(prompts) and policy.evicts and usual.mode == "budget"
         if request.reading == "guided" and usual.mode != "budget":
             raise Refusal("regime_mismatch", "parity mode does not support guided reading; use open reading")
-        return cls(request, model, scorer, usual, budget, prompts, may_guide and request.reading != "open")
+        return cls(
+            request, model, name, scorer, usual, budget, prompts, may_guide and request.reading != "open"
+        )
 
     def for_document(self, tokens: int) -> "Plan":
         """Choose the positions for a document of that many tokens.
@@ -91,7 +96,7 @@ class Plan:
                 f"the model was trained for {window:,}. Request absolute positions to exceed that, "
                 "or budget mode with cache-relative positions",
             )
-        if request.policy == "full" and by_slot:
+        if self.policy == "full" and by_slot:
             raise Refusal(
                 "document_too_long",
                 f"a full cache needs {total:,} positions of the model's {window:,}; choose another policy",
@@ -113,7 +118,7 @@ class Plan:
 
     def memory(self, prompts: Sequence[int]) -> Memory:
         """An empty memory for the document, guided by the prompts of these indices if the reading is."""
-        policy = policies.make(self.request.policy, self.budget, self.scorer, self.usual.mode)
+        policy = policies.make(self.policy, self.budget, self.scorer, self.usual.mode)
         return Memory(
             self.model,
             policy,
@@ -128,7 +133,7 @@ class Plan:
         """Write the settings of a memory that this plan made into the usage."""
         request, usual, scorer = self.request, self.usual, self.scorer
         usage.positions = "cache-relative" if self.by_slot else "absolute"
-        usage.mode, usage.budget = usual.mode, memory.budget
+        usage.policy, usage.mode, usage.budget = self.policy, usual.mode, memory.budget
         usage.interval = usual.interval if memory.evicting else None
         usage.reading = "guided" if self.guided else "open"
         if scorer is None:

@@ -19,7 +19,7 @@ class Request:
     Attributes:
         document: a UTF-8 file.
         prompts: each is answered from its own fork of the document's memory.
-        policy: a name from `policies.names()`.
+        policy: a name from `policies.names()`; None is the default of the model, `policies.default_for`.
         scorer: a scorer, or the directory of its checkpoint; None uses the bundled scorer of the policy.
         budget: slots each KV head keeps.
         interval: tokens between evictions, a multiple of 16.
@@ -39,7 +39,7 @@ class Request:
 
     document: Path
     prompts: tuple[str, ...]
-    policy: str = "namm-key"
+    policy: str | None = None
     budget: int | None = None
     scorer: Path | checkpoint.Scorer | None = None
     interval: int | None = None

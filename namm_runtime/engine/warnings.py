@@ -6,28 +6,38 @@ from torch import Tensor
 from namm_runtime.engine.memory import Memory
 from namm_runtime.engine.plan import Plan
 from namm_runtime.engine.usage import Usage
+from namm_runtime.scorer.models import knows
 
 FIFTHS = 5
 LONG = 2  # a document is long from this many times its budget on
+PILED_UP = 0.5  # share of the slots in one fifth from which on they are said to pile up
 
 
 def of(memory: Memory, plan: Plan, usage: Usage) -> list[dict[str, str]]:
     """The warnings about a document that has been read, each with a code and a message."""
-    policy, name = memory.policy, plan.request.policy
-    if memory.budget is None or usage.tokens_document < LONG * memory.budget or policy.name == "streaming":
-        return []
-    shares = slots_by_fifth(memory)
-    worst = int(shares.argmax())
-    if float(shares[worst]) <= 0.5:
-        return []
-    place = ("first", "second", "third", "fourth", "last")[worst]
-    return [
-        _warning(
-            "slots_piled_up",
-            f"{float(shares[worst]):.0%} of what the policy '{name}' kept is in the {place} fifth of the "
-            "document; try another policy",
+    found = []
+    if plan.scorer is not None and not knows(plan.scorer, plan.model):
+        found.append(
+            _warning(
+                "scorer_not_measured",
+                f"the scorer '{plan.scorer.name}' was neither fitted to the model '{plan.model.name}' nor "
+                "measured on it",
+            )
         )
-    ]
+    long = memory.budget is not None and usage.tokens_document >= LONG * memory.budget
+    if long and plan.policy != "streaming":
+        shares = slots_by_fifth(memory)
+        worst = int(shares.argmax())
+        if float(shares[worst]) > PILED_UP:
+            place = ("first", "second", "third", "fourth", "last")[worst]
+            found.append(
+                _warning(
+                    "slots_piled_up",
+                    f"{float(shares[worst]):.0%} of what the policy '{plan.policy}' kept is in the {place} "
+                    "fifth of the document; try another policy",
+                )
+            )
+    return found
 
 
 def no_larger_budget(plan: Plan) -> dict[str, str]:

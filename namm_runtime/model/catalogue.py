@@ -94,7 +94,7 @@ KNOWN = {
             sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
             data_bytes=1_117_320_768,
             download_bytes=1_092_845_809,
-            disk_bytes=3_100_000_000,
+            disk_bytes=3_566_000_000,
         ),
     )
 }

@@ -16,6 +16,7 @@ from palimpsest.machine.access import transaction
 from palimpsest.machine.data_directory import LocalError, settings_with
 from palimpsest.report.figures import FIGURES, ReportData, gather, label, zone_of
 from palimpsest.report.page import page
+from palimpsest.report.warnings import sentences
 from store.billing.reports import METRICS, Row
 from store.billing.time_buckets import Width
 
@@ -93,7 +94,7 @@ def _print(found: ReportData) -> None:
         "different currencies are never added. Each line of cost over time is scaled to its own maximum.",
         markup=False,
     )
-    for sentence in found.unpriced():
+    for sentence in (*found.unpriced(), *sentences(found.warnings)):
         out.print(sentence, markup=False)
 
 
@@ -137,6 +138,7 @@ def as_object(found: ReportData) -> dict[str, Any]:
         "tenant_id": query.tenant_id,
         "group_by": list(query.group_by),
         "metrics": kinds,
+        "warnings": [{"code": code, "jobs": jobs} for code, jobs in found.warnings],
         "totals": [_row(row) for row in found.totals],
         "groups": [_row(row) for row in found.groups],
         "buckets": [

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from palimpsest.machine.data_directory import LocalError
 from store import tenants
 from store.billing import reports
-from store.billing.reports import REALISED_JOBS, UNPRICED, Bucket, Query, Report, Row
+from store.billing.reports import FITTING, MEMORY_SAVED, REALISED_JOBS, UNPRICED, Bucket, Query, Report, Row
 from store.billing.time_buckets import Width
 
 GIB_HOUR = 1024**3 * 3600
@@ -23,12 +23,6 @@ MAX_BUCKETS = 1500
 LONGEST = timedelta(days=20 * 366)
 # The default width: the first whose limit is at least the report's period.
 WIDTHS = ((timedelta(days=3), Width.HOUR), (timedelta(days=93), Width.DAY), (timedelta(days=731), Width.WEEK))
-
-
-def memory_saved(row: Row) -> Decimal | None:
-    """Byte-seconds that the pruned cache held less than a full cache would have."""
-    dense, actual = row.values["dense_byte_seconds"], row.values["kv_byte_seconds"]
-    return None if dense is None or actual is None else dense - actual
 
 
 def number(value: Decimal | None) -> str:
@@ -56,8 +50,17 @@ def _cost(row: Row) -> str:
 
 
 def _memory(row: Row) -> str:
-    saved = memory_saved(row)
+    saved = row.values[MEMORY_SAVED]
     return number(None if saved is None else saved / GIB_HOUR)
+
+
+def _fitting(row: Row) -> str:
+    """The jobs that saved nothing because nothing was evicted, of all."""
+    return f"{whole(row.values[FITTING])} of {whole(row.values['jobs'])}"
+
+
+def _at_risk(row: Row) -> str:
+    return f"{whole(row.values['answers_at_risk'])} of {whole(row.values['answers'])}"
 
 
 def _quality(row: Row) -> str:
@@ -80,21 +83,21 @@ FIGURES = (
     Figure(
         "jobs",
         "measured",
-        "usage-2",
+        "usage-3",
         "Jobs that ended, whatever the outcome.",
         lambda r: whole(r.values["jobs"]),
     ),
     Figure(
         "tokens read",
         "measured",
-        "usage-2",
+        "usage-3",
         "Tokens that the model processed while reading documents, including repeats after a lost attempt.",
         lambda r: whole(r.values["tokens_read"]),
     ),
     Figure(
         "device-seconds",
         "measured",
-        "usage-2",
+        "usage-3",
         "Wall-clock time on the device in all phases, including waste.",
         lambda r: number(r.values["device_seconds"]),
     ),
@@ -117,14 +120,15 @@ FIGURES = (
     Figure(
         "memory saved, GiB-hours",
         "derived",
-        "savings-1",
-        "The memory that a full cache would have held minus what the pruned cache held, over time.",
+        "savings-2",
+        "The memory that a full cache would have held minus what the pruned cache held, over time. None for "
+        "a document that fits in the cache.",
         _memory,
     ),
     Figure(
         "allocated saving",
         "estimated",
-        "allocated-1",
+        "allocated-2",
         "Memory saved as a share of the device's memory, at the price of device time: the value of the freed "
         "memory if something else uses it. It is not a reduction of the bill.",
         lambda r: number(r.values["saving_allocated"]),
@@ -132,10 +136,10 @@ FIGURES = (
     Figure(
         "realised saving",
         "estimated",
-        "realised-1",
+        "realised-2",
         "The cost of reading the same documents with a full cache minus that of the useful work, only for "
         "the number of jobs in brackets, for which full-cache measurements exist. May be negative for short "
-        "documents.",
+        "documents; zero for those that fit in the cache.",
         _realised,
     ),
     Figure(
@@ -144,6 +148,22 @@ FIGURES = (
         "manifest-1",
         "Mean score relative to a full cache on the scorers' validation documents, not on these jobs.",
         _quality,
+    ),
+    Figure(
+        "documents that fit",
+        "measured",
+        "usage-3",
+        "Jobs in which nothing was evicted, because the document fits in the cache or the cache keeps "
+        "everything. No saving: none is claimed, and none lost.",
+        _fitting,
+    ),
+    Figure(
+        "answers at risk",
+        "measured",
+        "usage-3",
+        "Answers of guided readings for which much of what their question attends to had been evicted: they "
+        "are wrong more often than others.",
+        _at_risk,
     ),
 )
 
@@ -204,6 +224,7 @@ class ReportData:
     totals: list[Row]  # one for each currency
     groups: list[Row]  # over the whole period
     buckets: list[Bucket]
+    warnings: list[tuple[str, int]]  # code, jobs
 
     def over_time(self, row: Row, metric: str) -> list[Decimal | None]:
         """A metric in each bucket, for the group and currency of `row`; for all groups if it has none."""
@@ -259,4 +280,5 @@ def gather(
         )
     [total], [grouped] = ask((), None).buckets, ask(by, None).buckets
     query = Query(tenant_id, start, now, width, zone, by, as_of=now, limit=MAX_BUCKETS)
-    return ReportData(query, width, zone, total.rows, grouped.rows, over_time.buckets)
+    warnings = reports.warnings(session, query)
+    return ReportData(query, width, zone, total.rows, grouped.rows, over_time.buckets, warnings)

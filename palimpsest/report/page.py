@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from palimpsest.report.chart import Series, chart, colours, join
 from palimpsest.report.figures import FIGURES, ReportData, label, number, printable
+from palimpsest.report.warnings import sentences
 from store.billing.time_buckets import Width
 
 _CHARTS = (
@@ -50,6 +51,7 @@ def page(found: ReportData, tenant: str | None) -> str:
         groups=found.groups if by else [],
         totals=found.totals,
         unpriced=found.unpriced(),
+        warnings=sentences(found.warnings),
         charts=list(_charts(found)),
     )
 

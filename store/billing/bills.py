@@ -39,6 +39,7 @@ _ADDED = {
     "tokens_cached": "tokens.cached",
     "tokens_prompt": "tokens.prompt",
     "tokens_generated": "tokens.generated",
+    "rereads": "rereads",
     "kv_byte_seconds": "kv_byte_seconds.actual",
     "dense_byte_seconds": "kv_byte_seconds.dense",
     "snapshot_bytes": "snapshot_bytes",
@@ -49,6 +50,8 @@ _OF_THE_JOB = {
     "tokens_document": "tokens.document",
     "tokens_kept": "tokens.kept",
     "tokens_evicted": "tokens.evicted",
+    "answers": "answers",
+    "answers_at_risk": "answers.at_risk",
 }
 _LARGEST = {
     "kept_bytes": "kv_bytes.kept",
@@ -58,15 +61,9 @@ _LARGEST = {
 }
 
 
-def of_attempt(
-    lines: Sequence[UsageLine], attempt: Attempt, job: Job, book: PriceBook, cache_budget: int | None
-) -> dict[str, Any]:
-    """The columns of a bill.
-
-    Args:
-        lines: those of all the job's attempts; lines of later attempts are ignored.
-        cache_budget: slots per KV head that the document was read with.
-    """
+def of_attempt(lines: Sequence[UsageLine], attempt: Attempt, job: Job, book: PriceBook) -> dict[str, Any]:
+    """The columns of a bill; `lines` are those of all the job's attempts, of which later ones are ignored."""
+    usage = attempt.usage or {}
     lines = [line for line in lines if line.attempt <= attempt.attempt]
     own = [line for line in lines if line.attempt == attempt.attempt]
     last = attempt.ended_job
@@ -79,6 +76,8 @@ def of_attempt(
         "api_key_id": job.api_key_id,
         "model": job.model,
         "policy": job.policy,
+        "reading": usage.get("reading"),
+        "warnings": [warning["code"] for warning in usage.get("warnings", ())],
         "priority": job.priority,
         "tags": job.tags,
         "model_revision": attempt.model_revision,
@@ -105,9 +104,10 @@ def of_attempt(
     device = attempt.device_type
     bill["cost"] = cost(own, book, device)
     bill["waste_cost"] = cost([line for line in own if line.waste], book, device)
-    saved = bill["dense_byte_seconds"] - bill["kv_byte_seconds"]
+    bill["fits"] = largest(own, "tokens.evicted") == 0
+    saved = Decimal(0) if bill["fits"] else bill["dense_byte_seconds"] - bill["kv_byte_seconds"]
     bill["allocated_saving"] = book.amount("device_seconds", device, saved / attempt.device_memory_bytes)
-    return bill | _full_cache(lines, attempt, job, book, cache_budget, bill["dense_bytes"])
+    return bill | _full_cache(lines, attempt, job, book, bill)
 
 
 def _full_cache(
@@ -115,12 +115,12 @@ def _full_cache(
     attempt: Attempt,
     job: Job,
     book: PriceBook,
-    cache_budget: int | None,
-    dense_bytes: int | None,
+    bill: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the same document would have cost with a full cache, if measured runs allow an estimate."""
     nothing = {"full_cache_cost": None, "full_cache_devices": None, "realised_saving": None}
-    full = book.full_cache_of(job.model, attempt.device_type, cache_budget)
+    slots = (attempt.usage or {}).get("budget")  # that the document was read with
+    full = book.full_cache_of(job.model, attempt.device_type, slots)
     own = [line for line in lines if line.attempt == attempt.attempt]
     tokens = largest(own, "tokens.document")
     if attempt.outcome != State.SUCCEEDED or full is None or not tokens:
@@ -128,11 +128,12 @@ def _full_cache(
     useful = [line for line in lines if is_time(line) and not line.waste]
     # Reading takes longer and there is no scorer; counting, answering and loading are unchanged.
     factors = {DEVICE_SECONDS + "read": full.slowdown(int(tokens)), DEVICE_SECONDS + "score": Decimal(0)}
-    estimated = cost(useful, book, attempt.device_type, factors)
     actual = cost(useful, book, attempt.device_type)
+    # While nothing is evicted, a full cache would have been no different.
+    estimated = actual if bill["fits"] else cost(useful, book, attempt.device_type, factors)
     if estimated is None or actual is None:
         return nothing
-    needed = full.weights_bytes + (dense_bytes or 0)
+    needed = full.weights_bytes + (bill["dense_bytes"] or 0)
     return {
         "full_cache_cost": estimated,
         "full_cache_devices": max(1, math.ceil(needed / attempt.device_memory_bytes)),
@@ -195,8 +196,7 @@ def book_attempt(session: Session, job: Job, attempt: Attempt) -> None:
 
 
 def _of_ended(session: Session, lines: Sequence[UsageLine], attempt: Attempt, job: Job) -> dict[str, Any]:
-    slots = (attempt.usage or {}).get("budget")
-    return of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id), slots)
+    return of_attempt(lines, attempt, job, prices.get(session, attempt.price_book_id))
 
 
 def rebuild(session: Session, jobs_at_once: int = 500) -> int:

@@ -17,8 +17,8 @@ from store.tables.job_states import TERMINAL
 from store.tables.jobs import Attempt, Job
 from store.tenancy import get_scoped, scoped
 
-METHOD = "usage-2"  # how the quantities below are determined; a new method gets a new name
-LAST_REPORT = "usage-2:last-report"  # of a lost worker: a lower bound, as of its last report
+METHOD = "usage-3"  # how the quantities below are determined; a new method gets a new name
+LAST_REPORT = "usage-3:last-report"  # of a lost worker: a lower bound, as of its last report
 MICRO = Decimal("0.000001")
 
 
@@ -40,6 +40,9 @@ METERS = (
     Meter("tokens.generated", "tokens_generated", "token", "measured", True),
     Meter("tokens.kept", "tokens_kept", "token", "measured", False),
     Meter("tokens.evicted", "tokens_evicted", "token", "derived", False),
+    Meter("answers", "answers", "answer", "measured", False),
+    Meter("answers.at_risk", "answers_at_risk", "answer", "measured", False),
+    Meter("rereads", "rereads", "reread", "measured", True),
     Meter("kv_bytes.kept", "kept_bytes", "byte", "derived", False),
     Meter("kv_bytes.resident", "resident_bytes", "byte", "derived", False),
     Meter("kv_bytes.peak", "peak_bytes", "byte", "derived", False),
@@ -148,6 +151,8 @@ class Setting:
     positions: str | None = None
     regime_matches: bool | None = None
     regime: str | None = None
+    reading: str | None = None
+    rereads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,7 @@ class JobCost:
     price_book: str | None  # of the latest attempt; each attempt has its own
     price_per_device_hour: Decimal | None  # in that price book
     setting: Setting | None  # of the latest attempt that started reading
+    no_saving: str | None  # why nothing was saved, as the engine says it
     summary: list[Figure]
     lines: list[PricedLine]
 
@@ -205,6 +211,7 @@ def cost(session: Session, tenant_id: str, job_id: str) -> JobCost:
         price_book=books[latest].name if terms else None,
         price_per_device_hour=price.amount if price else None,
         setting=_setting(list(terms.values())),
+        no_saving=(terms[latest].usage or {}).get("no_saving") if terms else None,
         summary=list(_summary(list(session.scalars(made)))),
         lines=[
             _priced(line, books[line.attempt], terms[line.attempt].device_type)
@@ -253,12 +260,13 @@ def _summary(made: list[Bill]) -> Iterator[Figure]:
     if peak is not None and dense is not None:
         yield Figure("kv_bytes.peak", peak, "byte", "derived", METHOD)
         yield Figure("kv_bytes.dense", dense, "byte", "derived", METHOD)
-        yield Figure("memory_saved.peak", dense - peak, "byte", "derived", "savings-1")
-        saved = _sum(made, "dense_byte_seconds") - _sum(made, "kv_byte_seconds")
-        yield Figure("memory_saved.byte_seconds", saved, "byte-second", "derived", "savings-1")
+        least = Decimal(0) if made[-1].fits else dense - peak
+        yield Figure("memory_saved.peak", least, "byte", "derived", "savings-2")
+        saved = sum((bill.memory_saved for bill in made), Decimal(0))
+        yield Figure("memory_saved.byte_seconds", saved, "byte-second", "derived", "savings-2")
     devices, quality = _largest(made, "full_cache_devices"), made[-1].scorer_quality
     if devices is not None:
-        yield Figure("full_cache.devices", devices, "device", "estimated", "full-cache-1")
+        yield Figure("full_cache.devices", devices, "device", "estimated", "full-cache-2")
     if quality is not None:
         yield Figure("scorer_quality", quality, "share of full", "measured", "manifest-1")
 
@@ -266,9 +274,9 @@ def _summary(made: list[Bill]) -> Iterator[Figure]:
 MONEY_FIGURES = (
     ("cost", "cost", "derived", "cost-2"),
     ("cost.waste", "waste_cost", "derived", "cost-2"),
-    ("saving.allocated", "allocated_saving", "estimated", "allocated-1"),
-    ("full_cache.cost", "full_cache_cost", "estimated", "full-cache-1"),
-    ("saving.realised", "realised_saving", "estimated", "realised-1"),
+    ("saving.allocated", "allocated_saving", "estimated", "allocated-2"),
+    ("full_cache.cost", "full_cache_cost", "estimated", "full-cache-2"),
+    ("saving.realised", "realised_saving", "estimated", "realised-2"),
 )
 
 

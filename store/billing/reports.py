@@ -30,6 +30,7 @@ GROUPS: Mapping[str, Any] = {
     "model_revision": Bill.model_revision,
     "scorer_version": Bill.scorer,
     "policy": Bill.policy,
+    "reading": Bill.reading,
     "priority": Bill.priority,
     "schedule": Bill.tags["schedule_id"].astext,  # set by the scheduler in the jobs' metadata
     "collection": Bill.tags["collection_id"].astext,
@@ -41,7 +42,9 @@ GROUPS: Mapping[str, Any] = {
 
 UNPRICED = "device_seconds_unpriced"  # time on devices without a price
 REALISED_JOBS = "jobs_with_full_cache_figure"  # jobs that full_cache_cost and saving_realised cover
-MEMORY_SAVED = "memory_saved_byte_seconds"  # of a full cache, minus what was held
+MEMORY_SAVED = "memory_saved_byte_seconds"  # of a full cache, minus what was held; 0 if nothing was evicted
+FITTING = "jobs_without_eviction"  # jobs whose document fits in the cache, so that nothing can be saved
+_NONE = literal(Decimal(0))
 
 
 class Metric(NamedTuple):
@@ -85,7 +88,15 @@ METRICS: Mapping[str, Metric] = {
         case((Bill.cost.is_(None), Bill.device_seconds), else_=literal(0)), "second", "measured"
     ),
     REALISED_JOBS: Metric(Bill.full_cache_cost, "job", "derived", "count"),
-    MEMORY_SAVED: Metric(Bill.dense_byte_seconds - Bill.kv_byte_seconds, "byte-second", "derived"),
+    MEMORY_SAVED: Metric(
+        case((Bill.fits, _NONE), else_=Bill.dense_byte_seconds - Bill.kv_byte_seconds),
+        "byte-second",
+        "derived",
+    ),
+    FITTING: Metric(case((Bill.fits, Bill.jobs), else_=0), "job", "derived"),
+    "answers": Metric(Bill.answers, "answer", "measured"),
+    "answers_at_risk": Metric(Bill.answers_at_risk, "answer", "measured"),
+    "rereads": Metric(Bill.rereads, "reread", "measured"),
 }
 ALL = tuple(METRICS)
 
@@ -206,6 +217,18 @@ def run(session: Session, query: Query) -> Report:
             key=lambda row: ([(key is None, key or "") for key in row.group.values()], row.currency)
         )
     return Report(buckets, as_of, edges[-1] if edges[-1] < query.end else None)
+
+
+def warnings(session: Session, query: Query) -> list[tuple[str, int]]:
+    """How many jobs of the period ended with each warning: code, jobs; the most frequent first."""
+    each = select(func.jsonb_array_elements_text(Bill.warnings).label("code"))
+    each = each.where(Bill.booked_at >= query.start, Bill.booked_at < query.end, Bill.jobs > 0)
+    if query.tenant_id is not None:
+        each = each.where(Bill.tenant_id == query.tenant_id)
+    codes = each.subquery()
+    counted = select(codes.c.code, func.count().label("jobs")).group_by(codes.c.code)
+    rows = session.execute(counted.order_by(func.count().desc(), codes.c.code))
+    return [(row.code, row.jobs) for row in rows]
 
 
 def _edges(query: Query) -> list[datetime]:

@@ -59,6 +59,8 @@ class Line:
     sha256: str | None
     state: str
     job_id: str | None
+    policy: str | None
+    policy_reason: str | None
     scorer: str | None
     scorer_sha256: str | None
     model_revision: str | None
@@ -111,6 +113,8 @@ def lines(
             sha256=item.sha256,
             state=shown_state,
             job_id=item.job_id,
+            policy=job.policy if job else None,
+            policy_reason=job.policy_reason if job else None,
             scorer=job.scorer if job else None,
             scorer_sha256=job.scorer_sha256 if job else None,
             model_revision=job.model_revision if job else None,

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from store import prompt_templates, workers
 from store.billing.budgets import Action, BudgetState, plain
 from store.errors import BudgetExceeded, NoWorker, Refused
+from store.jobs import policy_choice
+from store.jobs.policy_choice import SCORED, Choice
 from store.jobs.repository import NewJob
 from store.prompt_templates import DEFAULT_WORDS, Template
 from store.scorers import registry, serving
@@ -22,7 +24,8 @@ from store.settings import Settings
 from store.tables.jobs import Job
 from store.workers import ModelCard
 
-SCORED = ("namm", "bam")  # prefixes of the policies that score tokens with a checkpoint; others use no scorer
+GUIDED, OPEN = "guided", "open"
+REPORT, REREAD = "report", "reread"
 DEFAULT_OUTPUT_TOKENS = 64
 TOKENS_PER_WORD = 3  # generous for any language, so that no summary is cut off
 
@@ -42,6 +45,8 @@ class Ask:
 
     Attributes:
         points, words: the size of a summary, see `store.prompt_templates`.
+        reading: `guided` by the prompts or `open`, as if they were not known yet.
+        on_risk: `report` that much of what a prompt attends to was evicted, or `reread` with more slots.
     """
 
     task: str = "ask"  # ask | summarize | prompt
@@ -54,6 +59,8 @@ class Ask:
     policy: str | None = None
     scorer: str | None = None
     cache_budget: int | None = None
+    reading: str | None = None
+    on_risk: str = REPORT
     max_output_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 0
@@ -68,7 +75,8 @@ class Admitted:
 
     ask: Ask
     card: ModelCard
-    policy: str
+    choice: Choice  # of the policy
+    reading: str
     cache_budget: int | None
     prompts: list[str]
     max_output_tokens: int  # for each prompt
@@ -79,8 +87,9 @@ class Admitted:
 def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admitted:
     """Checks a request and fills in its defaults. Raises Refused."""
     _refuse_limits(settings, ask)
-    policy = ask.policy or settings.default_policy
-    card = _model(session, settings, ask, policy)
+    card = _model(session, settings, ask)
+    choice = policy_choice.choose(settings, card, ask.policy, ask.scorer)
+    _refuse_policy(ask, card, choice.policy)
     _refuse_scorer(session, owner, ask, card)
     template, summary = None, list[str]()
     if ask.task == "summarize":
@@ -88,10 +97,11 @@ def admit(session: Session, settings: Settings, owner: Owner, ask: Ask) -> Admit
         summary = prompt_templates.prompts_of(template, ask.points, ask.words)
     prompts = [*summary, *([ask.prompt or ""] if ask.task == "prompt" else ask.questions)]
     # None leaves the slots per KV head to the scorer; `full` keeps everything.
-    cache_budget = ask.cache_budget or (None if policy == "full" else settings.default_cache_budget)
+    cache_budget = ask.cache_budget or (None if choice.policy == "full" else settings.default_cache_budget)
     longest = _output_tokens(settings, ask, card, template)
     label = template.label if template else None
-    return Admitted(ask, card, policy, cache_budget, prompts, longest, label, len(summary))
+    reading = _reading(settings, ask)
+    return Admitted(ask, card, choice, reading, cache_budget, prompts, longest, label, len(summary))
 
 
 def check(session: Session, settings: Settings, owner: Owner, ask: Ask) -> None:
@@ -118,7 +128,11 @@ def new_job(
         template=admitted.template,
         summary_prompts=admitted.summary_prompts,
         model=admitted.card.name,
-        policy=admitted.policy,
+        policy=admitted.choice.policy,
+        policy_reason=admitted.choice.reason,
+        policy_pending=admitted.choice.pending,
+        reading=admitted.reading,
+        on_risk=ask.on_risk,
         scorer_requested=ask.scorer,
         cache_budget=admitted.cache_budget,
         max_output_tokens=admitted.max_output_tokens,
@@ -157,6 +171,14 @@ def enforce_budget(spent: BudgetState | None) -> str | None:
     return one.id
 
 
+def _reading(settings: Settings, ask: Ask) -> str:
+    if ask.reading == OPEN and ask.on_risk == REREAD:
+        message = "Only a guided reading knows what it has lost: 'reread' needs the reading 'guided'."
+        raise Refused("reread_needs_guided", message, "on_risk")
+    # A request that wants to know what was lost has to be read guided.
+    return ask.reading or (GUIDED if ask.on_risk == REREAD else settings.default_reading)
+
+
 def _refuse_limits(settings: Settings, ask: Ask) -> None:
     most = settings.max_prompts
     if len(ask.questions) > most:
@@ -190,8 +212,8 @@ def _output_tokens(settings: Settings, ask: Ask, card: ModelCard, template: Temp
     return min(wanted, longest, settings.max_output_tokens)
 
 
-def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> ModelCard:
-    """The card of the requested model. Raises Refused if there is none, or if it cannot do this."""
+def _model(session: Session, settings: Settings, ask: Ask) -> ModelCard:
+    """The card of the requested model. Raises Refused if there is none, or if its answers must be shorter."""
     served = workers.models(session, settings.worker_live_seconds)
     known = {model.card.name: model.card for model in served}
     names = sorted(known)
@@ -217,18 +239,22 @@ def _model(session: Session, settings: Settings, ask: Ask, policy: str) -> Model
         message = f"No worker serves the model '{name}'. Known: {', '.join(names) or 'none'}."
         raise Refused("unknown_model", message, "model", known_models=names)
     card = known[name]
-    if card.policies is not None and policy not in card.policies:
-        message = f"The model '{name}' has no policy '{policy}'. Known: {', '.join(card.policies)}."
-        raise Refused("unknown_policy", message, "policy", known_policies=card.policies)
-    if ask.scorer is not None and not policy.startswith(SCORED):
-        message = (
-            f"The policy '{policy}' uses no scorer; those whose names start with {' or '.join(SCORED)} do."
-        )
-        raise Refused("scorer_not_used", message, "scorer")
     if card.window is not None and (ask.max_output_tokens or 0) >= card.window:
         message = f"The model '{name}' was trained on {card.window} positions, and an answer must be shorter."
         raise Refused("output_too_long", message, "max_output_tokens", max_output_tokens=card.window - 1)
     return card
+
+
+def _refuse_policy(ask: Ask, card: ModelCard, policy: str) -> None:
+    """Raises Refused for a policy that the workers lack, or that does not use the requested scorer."""
+    if card.policies is not None and policy not in card.policies:
+        message = f"The model '{card.name}' has no policy '{policy}'. Known: {', '.join(card.policies)}."
+        raise Refused("unknown_policy", message, "policy", known_policies=card.policies)
+    if ask.scorer is not None and not policy_choice.uses_scorer(policy):
+        message = (
+            f"The policy '{policy}' uses no scorer; those whose names start with {' or '.join(SCORED)} do."
+        )
+        raise Refused("scorer_not_used", message, "scorer")
 
 
 def _refuse_scorer(session: Session, owner: Owner, ask: Ask, card: ModelCard) -> None:

@@ -129,13 +129,17 @@ def pin(
     scorer: str | None,
     scorer_sha256: str | None,
     scorer_quality: Decimal | None = None,
+    policy: str | None = None,
+    policy_reason: str | None = None,
 ) -> Signal:
     """Records which model revision and which scorer version (`name@version`) this attempt runs with.
 
-    `scorer_quality` is the share of the full cache's score that the scorer keeps in its evaluation.
+    `scorer_quality` is the share of the full cache's score that the scorer keeps in its evaluation. `policy`
+    is the one that every attempt uses from now on; None keeps the job's.
     """
     pinned = {"model_revision": model_revision, "scorer": scorer, "scorer_sha256": scorer_sha256}
-    signal = _fenced(session, job_id, token, {**pinned, **backoff.CLEARED})
+    chosen = {} if policy is None else {"policy": policy, "policy_reason": policy_reason}
+    signal = _fenced(session, job_id, token, {**pinned, **chosen, "policy_pending": False, **backoff.CLEARED})
     values = {**pinned, "scorer_quality": scorer_quality}
     session.execute(update(Attempt).where(Attempt.token == token).values(**values))
     return signal

@@ -29,6 +29,10 @@ class NewJob:
     prompts: list[str]
     model: str
     policy: str
+    policy_reason: str | None = None  # a sentence
+    policy_pending: bool = False  # the worker that claims it replaces it by its model's default
+    reading: str = "guided"  # guided | open
+    on_risk: str = "report"  # report | reread
     scorer_requested: str | None = None  # name or name@version; None = the scorer the policy is named after
     cache_budget: int | None = None  # slots per KV head; None = the engine's default
     max_output_tokens: int = 64

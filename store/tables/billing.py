@@ -89,6 +89,7 @@ class Bill(TenantRow, Base):
     model_revision: Mapped[str | None]
     scorer: Mapped[str | None]
     policy: Mapped[str | None]
+    reading: Mapped[str | None]  # guided | open; null until it began, and for attempts of before
     priority: Mapped[int | None]
     device_type: Mapped[str | None]
     outcome: Mapped[str]
@@ -106,6 +107,9 @@ class Bill(TenantRow, Base):
         _quantity()
     )  # this and the next: on the attempt that ended the job only
     tokens_kept: Mapped[Decimal] = _quantity()
+    answers: Mapped[Decimal] = _quantity()  # this and the next: as the two before
+    answers_at_risk: Mapped[Decimal] = _quantity()  # much of what their prompts attend to was evicted
+    rereads: Mapped[Decimal] = _quantity()
     tokens_read: Mapped[Decimal] = _quantity()
     tokens_cached: Mapped[Decimal] = _quantity()
     tokens_evicted: Mapped[Decimal] = _quantity()
@@ -121,6 +125,10 @@ class Bill(TenantRow, Base):
     full_cache_cost: Mapped[Decimal | None] = _money()  # null without measured runs to estimate it from
     realised_saving: Mapped[Decimal | None] = _money()
 
+    # Whether nothing had been evicted when it ended: then no saving is claimed or lost
+    fits: Mapped[bool] = mapped_column(server_default=text("false"))
+    warnings: Mapped[list[str]] = mapped_column(server_default=text("'[]'::jsonb"))  # codes
+
     # Figures that cannot be added up
     kept_bytes: Mapped[int | None]
     resident_bytes: Mapped[int | None]
@@ -128,6 +136,11 @@ class Bill(TenantRow, Base):
     dense_bytes: Mapped[int | None]
     full_cache_devices: Mapped[int | None]  # needed for the weights and a full cache
     scorer_quality: Mapped[Decimal | None] = mapped_column(Numeric(6, 4))
+
+    @property
+    def memory_saved(self) -> Decimal:
+        """Byte-seconds that a full cache would have held more."""
+        return Decimal(0) if self.fits else self.dense_byte_seconds - self.kv_byte_seconds
 
 
 class Budget(TenantRow, Base):

@@ -71,6 +71,13 @@ class Job(TenantRow, Base):
     )  # how many of the prompts, from the first, ask for key points
     model: Mapped[str]
     policy: Mapped[str]
+    policy_reason: Mapped[str | None]  # why this policy; null for jobs of before there were reasons
+    policy_pending: Mapped[bool] = mapped_column(
+        server_default=text("false")
+    )  # until a worker has claimed it
+    # What the version before submits, or has submitted, is read without its prompts.
+    reading: Mapped[str] = mapped_column(server_default="open")  # guided | open
+    on_risk: Mapped[str] = mapped_column(server_default="report")  # report | reread
     scorer_requested: Mapped[str | None]
     cache_budget: Mapped[int | None]  # slots a KV head keeps; null = the engine decides
     max_output_tokens: Mapped[int]

@@ -38,5 +38,7 @@ class WorkerModel(Base):
     tokenizer_sha256: Mapped[str | None]
     policies: Mapped[list[str] | None]  # null until the model is loaded
     scorers: Mapped[list[Any] | None]  # [{"name", "version", "sha256"}], null until the model is loaded
+    default_policy: Mapped[str | None]  # this and the next: null until the model is loaded
+    default_policy_reason: Mapped[str | None]
     loaded_at: Mapped[datetime | None]
     error: Mapped[str | None]  # why the last attempt to load it failed

@@ -29,7 +29,7 @@ def test_a_job_is_queued_with_what_was_asked_and_the_defaults(api: Api, client: 
     assert response.headers["location"] == f"/v1/jobs/{job['id']}"
     assert job["state"] == "queued"
     assert job["model"] == "bundled"
-    assert job["policy"] == api.settings.default_policy
+    assert job["policy"] == "namm-key"
     assert job["scorer"] == "namm-key@1"
     assert job["prompts"] == ASK["questions"]
     assert job["metadata"] == {"case": "17"}
@@ -198,6 +198,7 @@ def test_cancel_is_idempotent_and_a_cancelled_job_says_so(client: httpx.Client) 
         "price_book": None,
         "price_per_device_hour": None,
         "setting": None,
+        "no_saving": None,
         "summary": [],
         "lines": [],
     }

@@ -89,6 +89,7 @@ def test_savings_have_the_cost_side_beside_them(client: httpx.Client, booked: li
         "currency": "USD",
         "jobs": "2",
         "memory_saved_byte_seconds": "197530864219751086420.24691",
+        "jobs_without_eviction": "0",
         "saving_allocated": None,
         "full_cache_cost": "0.5",
         "full_cache_devices_max": "3",

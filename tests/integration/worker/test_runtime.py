@@ -92,7 +92,7 @@ def test_a_document_is_read_answered_and_billed(process: WorkerProcess, submit: 
 
 
 def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProcess, submit: Submit) -> None:
-    job = submit(policy="namm", cache_budget=None)
+    job = submit(policy="namm", cache_budget=None, reading="open")
     run_jobs(process)
     with process.database.session() as session:
         row = jobs.result(session, job.tenant_id, job.id)
@@ -102,7 +102,7 @@ def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProces
         f"The scorer was evolved with {slots} slots per head; "
         "served with 512 slots per head (by its manifest)."
     )
-    assert setting == ledger.Setting("budget", 512, 512, "cache-relative", False, said)
+    assert setting == ledger.Setting("budget", 512, 512, "cache-relative", False, said, "open", 0)
     assert row is not None
     assert row.usage["regime"] == said
     assert (row.usage["budget"], row.usage["positions"]) == (512, "cache-relative")

@@ -154,6 +154,39 @@ def test_time_without_a_price_is_told(book: Callable[..., None], run: Run) -> No
     assert "* 250.00 device-seconds are on devices without a price in their price book (USD)" in output
 
 
+def test_documents_that_fit_claim_no_saving(book: Callable[..., None], run: Run) -> None:
+    book(answers=4, answers_at_risk=1)
+    book(fits=True, kv_byte_seconds=9 * GIB * 3600, allocated_saving=0, answers=2)
+    result = run("report")
+    [row] = [line for line in result.output.splitlines() if line.startswith("all")]
+    assert " 3.000 " in row, "of the first alone"
+    assert "1 of 2  1 of 6" in " ".join(row.split()).replace("1 of 2 ", "1 of 2  ")
+    found = json.loads(run("report", "--json").stdout)["totals"][0]["values"]
+    assert found["memory_saved_byte_seconds"] == f"{3 * GIB * 3600}.000000"
+    assert found["jobs_without_eviction"] == "1"
+
+
+def test_warnings_are_counted_by_job_and_explained(
+    book: Callable[..., None], run: Run, tmp_path: Path
+) -> None:
+    assert "warning" not in run("report").output
+    book(warnings=["slots_piled_up", "scorer_not_measured"])
+    book(warnings=["slots_piled_up"])
+    book(warnings=["slots_piled_up"], jobs=0)  # an attempt that did not end its job
+    book(warnings=["slots_piled_up"], tenant_id="ten_other")
+    book(warnings=["of_a_later_version"], booked_at=datetime.now(UTC) - timedelta(days=80))
+    page = tmp_path / "page.html"
+    result = run("report", "--tenant", "default", "--html", str(page))
+    piled = "2 jobs with the warning slots_piled_up. Most of the slots kept"
+    for text in (result.output, page.read_text()):
+        assert piled in text
+        assert "1 job with the warning scorer_not_measured." in text
+        assert "of_a_later_version" not in text
+    found = json.loads(run("report", "--json", "--last", "12w").stdout)["warnings"]
+    assert found[0] == {"code": "slots_piled_up", "jobs": 3}
+    assert {"code": "of_a_later_version", "jobs": 1} in found
+
+
 def test_json_has_every_figure_exactly(book: Callable[..., None], run: Run) -> None:
     book(tags={"team": NASTY}, cost=Decimal("0.1234567891"))
     book(tenant_id="ten_other", tags={"team": "b"}, booked_at=datetime.now(UTC) - timedelta(days=8))
@@ -249,7 +282,7 @@ def test_the_page_is_whole_escaped_and_loads_nothing(
     assert ("scope", "row") in checker.attributes
     assert text.count("<figure>") == 3
     assert text.count("<summary>As a table</summary>") == 3
-    assert "realised-1" in text
+    assert "realised-2" in text
 
 
 def test_a_page_of_nothing(run: Run, db: Database, tmp_path: Path) -> None:

@@ -66,6 +66,53 @@ def test_cost_and_savings_of_a_simple_job(db: Database, submit: Submit) -> None:
     assert all(line.method_version and not line.waste for line in cost.lines)
 
 
+FITS = {
+    **USAGE,
+    "budget": 64,
+    "tokens_kept": 40.0,
+    "tokens_evicted": 0.0,
+    "peak_bytes": 5000,
+    "kv_byte_seconds": 9000.0 * GIB,
+    "no_saving": "No saving: the document fits in the cache.",
+}
+
+
+def test_a_document_that_fits_neither_saves_nor_loses_anything(db: Database, submit: Submit) -> None:
+    submit()
+    cost = bill(db, finish(db, FITS))
+    found = figures(cost)
+    assert found["memory_saved.peak"][0] == found["memory_saved.byte_seconds"][0] == 0
+    assert found["saving.allocated"][0] == found["saving.realised"][0] == 0
+    assert found["full_cache.cost"][0] == found["cost"][0] == Decimal("0.001")
+    assert cost.no_saving == "No saving: the document fits in the cache."
+    held = {line.meter: line.quantity for line in cost.lines}
+    assert held["kv_byte_seconds.actual"] == 9000 * GIB, "the ledger says what was held"
+
+
+def test_where_something_was_evicted_a_saving_may_be_negative(db: Database, submit: Submit) -> None:
+    submit()
+    cost = bill(db, finish(db, {**FITS, "tokens_evicted": 0.5, "no_saving": None}))
+    assert figures(cost)["memory_saved.byte_seconds"][0] == -1000 * GIB
+    assert figures(cost)["saving.realised"][0] > 0
+    assert cost.no_saving is None
+
+
+def test_the_bill_says_how_it_was_read(db: Database, submit: Submit) -> None:
+    submit()
+    told = {"positions": "absolute", "reading": "guided", "rereads": 1, "answers": 3, "answers_at_risk": 2}
+    warnings = [{"code": "slots_piled_up", "message": "Most slots lie in one fifth."}]
+    cost = bill(db, finish(db, {**USAGE, **told, "warnings": warnings}))
+    assert cost.setting is not None
+    assert (cost.setting.reading, cost.setting.rereads) == ("guided", 1)
+    meters = {line.meter: (line.quantity, line.unit) for line in cost.lines}
+    assert meters["rereads"] == (1, "reread")
+    assert meters["answers.at_risk"] == (2, "answer")
+    columns = "reading, rereads, answers, answers_at_risk, warnings"
+    with db.session() as session:
+        row = session.execute(text(f"SELECT {columns} FROM bills")).one()
+    assert tuple(row) == ("guided", 1, 3, 2, ["slots_piled_up"])
+
+
 def test_price_of_the_time_stays(db: Database, submit: Submit) -> None:
     submit()
     job = finish(db, USAGE)
