@@ -47,8 +47,9 @@ class ScoreTable:
         """The same for these documents only."""
         return ScoreTable(self.sums * documents[:, None], self.counts * documents[:, None])
 
-    def task(self, number: int) -> "ScoreTable":
-        return ScoreTable(self.sums[:, number : number + 1], self.counts[:, number : number + 1])
+    def task(self, *numbers: int) -> "ScoreTable":
+        """The same for one task or some."""
+        return ScoreTable(self.sums[:, list(numbers)], self.counts[:, list(numbers)])
 
     @property
     def questions(self) -> int:

@@ -32,7 +32,9 @@ def evaluate(
     model: Model = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
-    limit: Annotated[int | None, typer.Option(help="Documents per task and length.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Documents per task and length; of real text, per length.", min=1)
+    ] = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="Maximum length of an answer.", min=1)] = None,
     reading: Annotated[
         str, typer.Option(help="guided by the questions, open, or both, separated by a comma.")

@@ -14,6 +14,7 @@ class Document:
         length: the suite's length in tokens, None for documents from a file.
         max_output_tokens: per answer.
         following: text that goes on after the document, to measure the loss on it.
+        group: what its suite calls documents of its sort; None if that is their tasks.
     """
 
     text: str
@@ -21,6 +22,7 @@ class Document:
     length: int | None
     max_output_tokens: int
     following: str = ""
+    group: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -29,3 +31,8 @@ class Document:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(sorted({item.task for item in self.items}))
+
+    @property
+    def stratum(self) -> tuple[object, ...]:
+        """Equal for documents of the same sort and length, which are limited and resampled together."""
+        return (self.group or self.tasks, self.length)

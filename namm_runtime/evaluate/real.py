@@ -10,6 +10,7 @@ hard = 2
 absent = 1
 text = 4
 quotes = 2
+languages = ["en"]                 # others are made of sentences that come with this package
 split = "test"
 seed = 0
 max_output_tokens = 24
@@ -22,7 +23,8 @@ from typing import Any
 from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.document import Document
 from namm_runtime.tasks import SPLITS, Split
-from namm_runtime.tasks.real import Asked, real_documents
+from namm_runtime.tasks.item import Item
+from namm_runtime.tasks.real import LANGUAGES, Asked, real_documents
 
 SOURCES = ("library", "folder")
 
@@ -41,6 +43,7 @@ class RealSuite:
     absent: int = 1
     text: int = 4
     quotes: int = 2
+    languages: tuple[str, ...] = ("en",)
     split: Split = "test"
     seed: int = 0
     max_output_tokens: int = 24
@@ -52,11 +55,14 @@ class RealSuite:
         Raises:
             Refusal: `bad_suite`, naming what is wrong.
         """
-        unknown = values.keys() - {field.name for field in fields(cls)}
+        unknown: set[str] = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise Refusal("bad_suite", f"{path.name}: unknown entries {', '.join(sorted(unknown))}")
         try:
-            suite = cls(**values | {"lengths": tuple(values.get("lengths", ()))})
+            lists: dict[str, Any] = {
+                name: tuple(values[name]) for name in ("lengths", "languages") if name in values
+            }
+            suite = cls(**values | lists)
             if suite.folder is not None:
                 suite = replace(suite, folder=path.parent / suite.folder)
         except TypeError as error:
@@ -69,6 +75,12 @@ class RealSuite:
             raise Refusal("bad_suite", f"{path}: numbers of questions must be integers, and facts at least 1")
         if suite.split not in SPLITS:
             raise Refusal("bad_suite", f"{path}: unknown split '{suite.split}', not {', '.join(SPLITS)}")
+        unknown = set(suite.languages) - set(LANGUAGES)
+        if unknown or not suite.languages:
+            known = ", ".join(LANGUAGES)
+            raise Refusal("bad_suite", f"{path}: languages must be some of {known}")
+        if set(suite.languages) != {"en"} and suite.split != "test":
+            raise Refusal("bad_suite", f"{path}: only English has a {suite.split} split")
         if suite.source not in SOURCES or (suite.source == "folder") != (suite.folder is not None):
             raise Refusal("bad_suite", f'{path}: source must be "library", or "folder" with a folder')
         return suite
@@ -85,9 +97,23 @@ class RealSuite:
         """
         asked = Asked(self.facts, self.hard, self.absent, self.text, self.quotes)
         return [
-            Document(made.text, made.items, length, self.max_output_tokens, made.following)
+            Document(
+                text=made.text,
+                items=self._named(made.items, language),
+                length=length,
+                max_output_tokens=self.max_output_tokens,
+                following=made.following,
+                group=f"{self.name}:{language}",
+            )
+            for language in self.languages
             for length in self.lengths
             for made in real_documents(
-                self.split, length, self.documents, self.seed, tokenizer, self.folder, asked
+                self.split, length, self.documents, self.seed, tokenizer, self.folder, asked, language
             )
         ]
+
+    def _named(self, items: tuple[Item, ...], language: str) -> tuple[Item, ...]:
+        """The items of one of several languages, of which each has tasks of its own."""
+        if len(self.languages) == 1:
+            return items
+        return tuple(replace(item, task=f"{item.task}:{language}") for item in items)

@@ -21,7 +21,13 @@ Value = Callable[[Result], float | None]
 
 def is_real(documents: list[Document]) -> bool:
     """Whether the documents have planted facts with forced answers."""
-    return any(item.forced and item.task == HEADLINE for document in documents for item in document.items)
+    items = (item for document in documents for item in document.items)
+    return any(item.forced and kind(item.task) == HEADLINE for item in items)
+
+
+def kind(task: str) -> str:
+    """A task's name without its language."""
+    return task.partition(":")[0]
 
 
 def measures(
@@ -29,7 +35,7 @@ def measures(
 ) -> Row:
     """Losses, generated answers and replies of one policy, and what its evictions say of wrong answers."""
     generated = sorted({item.task for document in documents for item in document.items if item.asked})
-    answered = [task for task in generated if task != "absent"]
+    answered = [task for task in generated if kind(task) != "absent"]
     following = _following(outcomes)
     theirs = _following(full) if full else None
     return {
@@ -79,7 +85,7 @@ def _following(outcomes: Outcomes) -> ScoreTable:
 
 
 def _nll(result: Result) -> float | None:
-    return result.forced.nll if result.forced and result.item.task == HEADLINE else None
+    return result.forced.nll if result.forced and kind(result.item.task) == HEADLINE else None
 
 
 def _generated(task: str) -> Value:
@@ -88,7 +94,7 @@ def _generated(task: str) -> Value:
 
 def _replied(reply: str) -> Value:
     def value(result: Result) -> float | None:
-        if result.item.task != "absent" or result.answer is None:
+        if kind(result.item.task) != "absent" or result.answer is None:
             return None
         return classify(result.answer, result.item.input) == reply
 
@@ -97,7 +103,7 @@ def _replied(reply: str) -> Value:
 
 def _denied(result: Result) -> float | None:
     """Whether the reply to a question that the document does answer is "not found"."""
-    if result.item.task == "absent" or result.answer is None:
+    if kind(result.item.task) == "absent" or result.answer is None:
         return None
     return classify(result.answer, result.item.input) == "not_found"
 
@@ -110,7 +116,7 @@ def _risk(
     for number, (document, outcome) in enumerate(zip(documents, outcomes, strict=True)):
         for result in results(document, outcome):
             scored = score(result)
-            if result.evicted_attention is None or scored is None or result.item.task == "absent":
+            if result.evicted_attention is None or scored is None or kind(result.item.task) == "absent":
                 continue
             values.append(result.evicted_attention)
             wrong.append(scored < 1)

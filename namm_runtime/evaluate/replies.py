@@ -5,9 +5,15 @@ from typing import Literal
 
 _NOT_FOUND = re.compile(
     r"\bnot\s+(?:\w+\s+)?(?:found|mention|specif|stat|given|provid|availabl|known|clear|includ|contain|say|"
-    r"list|indicat|describ|defin|possible|appear)|\b(?:does|do|did|is|was)n['’]t\s+(?:\w+\s+)?(?:mention|specif|stat|say|"
-    r"giv|provid|contain|includ|found|list|appear)|\bno\s+(?:\w+\s+)?(?:information|mention|answer|data|record|such)|"
-    r"\bunknown\b|\bcannot\s+(?:be\s+)?(?:determin|find|found|answer|say)|\bunable\s+to\b|\bn/a\b",
+    r"list|indicat|describ|defin|possible|appear)"
+    r"|\b(?:does|do|did|is|was)n['’]t\s+(?:\w+\s+)?(?:mention|specif|stat|say|giv|provid|contain|includ|found|list|"
+    r"appear)"
+    r"|\bno\s+(?:\w+\s+)?(?:information|mention|answer|data|record|such)"
+    r"|\bunknown\b|\bcannot\s+(?:be\s+)?(?:determin|find|found|answer|say)|\bunable\s+to\b|\bn/a\b"
+    r"|\bне\s+(?:\w+\s+)?(?:указан|найден|упомина|содерж|сказано|приведен|сообща|известн|представлен)"
+    r"|\bнет\s+(?:информации|данных|сведений|упоминани)|неизвестн"
+    r"|未(?:找到|提|说明|给出|知|列出|包含|指定)|没有(?:提|找到|说明|给出|相关|任何|信息|包含|明确|列出)|不知道|无法|不详"
+    r"|غير\s+(?:مذكور|موجود|معروف|محدد|متوفر|متاح)|ل[ما]\s+(?:ي|ت)(?:ُ)?(?:ذكر|رد|حدد|وجد|توفر|تضمن|حتو)",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"(?<![.!?:\n]\s)(?<!^)\b[A-Z][a-z]+")

@@ -10,7 +10,7 @@ from namm_runtime.evaluate import bootstrap
 from namm_runtime.evaluate.bootstrap import ScoreTable
 from namm_runtime.evaluate.document import Document
 from namm_runtime.evaluate.estimates import Row, difference, estimated
-from namm_runtime.evaluate.real_report import HEADLINE, is_real, measures
+from namm_runtime.evaluate.real_report import HEADLINE, is_real, kind, measures
 from namm_runtime.evaluate.results import results
 from namm_runtime.evaluate.spec import PolicySpec
 
@@ -38,10 +38,11 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
     The score of real text is that of the planted facts alone; otherwise it is the mean over all tasks.
     """
     tasks = sorted({item.task for document in documents for item in document.items})
-    strata: list[Hashable] = [(document.tasks, document.length) for document in documents]
+    strata: list[Hashable] = [document.stratum for document in documents]
     real = is_real(documents)
+    headline = [number for number, task in enumerate(tasks) if kind(task) == HEADLINE]
     by_task = [_score_table(cell, documents, tasks) for cell in cells]
-    scores = [table.task(tasks.index(HEADLINE)) if real else table for table in by_task]
+    scores = [table.task(*headline) if real else table for table in by_task]
     whole = next((number for number, cell in enumerate(cells) if cell.spec.policy == "full"), None)
     full = None if whole is None else scores[whole]
     full_by_task = None if whole is None else by_task[whole]

@@ -112,7 +112,7 @@ def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None 
             raise Refusal("bad_tasks", f"'{name}' is neither a file nor a suite ({known})")
     if limit is not None:
         taken: dict[tuple[object, ...], int] = {}
-        found = [document for document in found if _count(taken, (document.tasks, document.length)) <= limit]
+        found = [document for document in found if _count(taken, document.stratum) <= limit]
     if not found:
         raise Refusal("bad_tasks", f"{', '.join(names)} contains no questions")
     return found

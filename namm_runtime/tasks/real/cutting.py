@@ -6,6 +6,7 @@ from typing import Any
 from namm_runtime.model.encoding import encode
 
 _TRIES = 400
+_LONG_WORD = 16  # characters
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ def _cut_at(text: str, tokens: int, following: int, tokenizer: Any) -> tuple[str
     if len(ids) <= tokens + following:
         return None
     begin, end = starts[tokens], starts[tokens + following]
-    if not (text[begin - 1].isalnum() or text[begin - 1] in ".,;:") or not text[begin : begin + 2].strip():
+    if (
+        not (text[begin - 1].isalnum() or text[begin - 1] in ".,;:。，؛،")
+        or not text[begin : begin + 2].strip()
+    ):
         return None
     document, rest = text[:begin], text[begin:end]
     if _encoded(document, tokenizer)[0] != ids[:tokens]:
@@ -65,8 +69,9 @@ def _encoded(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _next_word(text: str, begin: int) -> int:
-    """The beginning of the next word; white space between them is skipped."""
-    while begin < len(text) and not text[begin].isspace():
+    """The beginning of the next word, or a place in a long one; some scripts do not separate words."""
+    end = min(len(text), begin + _LONG_WORD)
+    while begin < end and not text[begin].isspace():
         begin += 1
     while begin < len(text) and text[begin].isspace():
         begin += 1

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from namm_runtime.tasks.item import Forced, Item
 from namm_runtime.tasks.public.question import Question
 from namm_runtime.tasks.real.values import Values
-from namm_runtime.tasks.real.wordings import NOUNS, Attribute, attributes
-from namm_runtime.tasks.words import Split
+from namm_runtime.tasks.real.wordings import Attribute, Hard, Wordings
 
 HARD = ("two_places", "order", "count", "latest")
 """Kinds of questions that need more than one place of the document."""
@@ -16,46 +15,57 @@ HARD = ("two_places", "order", "count", "latest")
 
 @dataclass(frozen=True)
 class Planted:
-    """Sentences to plant in this order, and the question that needs all of them, if any.
+    """Sentences to plant in this order, and the question that needs all of them.
 
     Attributes:
-        item: without its context. None for distractors.
+        item: without its context.
     """
 
     sentences: tuple[str, ...]
-    item: Item | None = None
+    item: Item
 
 
-def plant(rng: random.Random, split: Split, facts: int, hard: tuple[str, ...], absent: int) -> list[Planted]:
+def plant(
+    rng: random.Random, words: Wordings, facts: int, hard: tuple[str, ...], absent: int
+) -> list[Planted]:
     """Facts for one document.
 
     Args:
-        facts: number of questions that one sentence answers. Half of them have a distractor: the same
-            property of another thing.
+        facts: number of questions that one sentence answers. Each is about another property as long as there
+            are enough of them.
         hard: kinds of harder questions, from `HARD`, one each.
         absent: number of questions that the document does not answer; each asks for a property that the
             document states of another thing.
     """
-    values = Values(rng, split)
-    known = attributes(split)
+    values = Values(rng, words.split, words.vocabulary)
+    known = words.attributes
     chosen = rng.sample(known, min(facts, len(known)))
     chosen += rng.choices(known, k=facts - len(chosen))
-    found = [_fact(attribute, values, rng) for attribute in chosen]
-    found += [Planted(_fact(attribute, values, rng).sentences) for attribute in chosen[: facts // 2]]
-    found += [_HARD[kind](values, rng, split) for kind in hard]
-    # An invented material could not be told from other words; see namm_runtime.evaluate.replies.
-    asked = [attribute for attribute in chosen if attribute.value != "material"] or chosen
+    found = [_fact(attribute, values, words.metric) for attribute in chosen]
+    found += [_HARD[kind](words.hard[kind], values, words.metric) for kind in hard]
+    asked = [attribute for attribute in chosen if attribute.value not in _untold(words.language)] or chosen
     found += [_absent(attribute, values) for attribute in rng.choices(asked, k=absent)]
     return found
 
 
-def _fact(attribute: Attribute, values: Values, rng: random.Random) -> Planted:
+def _untold(language: str) -> tuple[str, ...]:
+    """Kinds of values of which an invented one cannot be told from other words; see evaluate/replies.py."""
+    # Only some scripts write names with a capital letter.
+    return ("material",) if language == "en" else ("material", "name", "person", "company")
+
+
+def forced(pattern: str, value: str) -> Forced:
+    """Force `value` in the place of {value} in a pattern; what follows it is not needed."""
+    before = pattern.partition("{value}")[0]
+    lead = before.rstrip()
+    return Forced(lead, before[len(lead) :] + value)
+
+
+def _fact(attribute: Attribute, values: Values, metric: str) -> Planted:
     name, value = values.name(), values.draw(attribute.value)
-    statement = rng.choice(attribute.statements).replace("{name}", name)
-    lead = statement.partition("{value}")[0].rstrip()
-    item = Item(
-        "fact", "", attribute.question.replace("{name}", name), (value,), "recall", Forced(lead, f" {value}")
-    )
+    statement = values.rng.choice(attribute.statements).replace("{name}", name)
+    question = attribute.question.replace("{name}", name)
+    item = Item("fact", "", question, (value,), metric, forced(statement, value))
     return Planted((statement.replace("{value}", value),), item)
 
 
@@ -64,56 +74,54 @@ def _absent(attribute: Attribute, values: Values) -> Planted:
     return Planted((), Item("absent", "", question, (), "not_found"))
 
 
-def _two_places(values: Values, rng: random.Random, split: Split) -> Planted:
-    noun, name, person, room = NOUNS[split].led, values.name(), values.person(), values.draw("small")
-    sentences = [f"{person} is in charge of the {name} {noun}.", f"The office of {person} is in room {room}."]
-    rng.shuffle(sentences)
-    question = f"In which room is the office of the person in charge of the {name} {noun}?"
-    lead = f"The person in charge of the {name} {noun} has an office in room"
-    item = Item("two_places", "", question, (room,), "recall", Forced(lead, f" {room}"))
+def _two_places(words: Hard, values: Values, metric: str) -> Planted:
+    name, person, value = values.name(), values.person(), values.draw("small")
+    sentences = [text.format(name=name, person=person, value=value) for text in words.sentences]
+    values.rng.shuffle(sentences)
+    pattern = words.lead.replace("{name}", name)
+    question = words.question.format(name=name)
+    item = Item("two_places", "", question, (value,), metric, forced(pattern, value))
     return Planted(tuple(sentences), item)
 
 
-def _order(values: Values, rng: random.Random, split: Split) -> Planted:
-    noun = NOUNS[split].opened
-    years = sorted(rng.sample(range(1950, 2020), 3))
+def _order(words: Hard, values: Values, metric: str) -> Planted:
+    years = sorted(values.rng.sample(range(1950, 2020), 3))
     names = [values.name() for _ in years]
-    sentences = [f"The {name} {noun} was opened in {year}." for name, year in zip(names, years, strict=True)]
-    rng.shuffle(sentences)
-    a, b, c = rng.sample(names, 3)
-    question = f"Which {noun} was opened first: {a}, {b} or {c}?"
-    lead = f"The {noun} that was opened first is"
-    forced = Forced(lead, f" {names[0]}")
-    item = Question("order", "", question, (names[0],), "classification", forced, classes=tuple(names))
+    (sentence,) = words.sentences
+    sentences = [sentence.format(name=name, year=year) for name, year in zip(names, years, strict=True)]
+    values.rng.shuffle(sentences)
+    first = names[0]
+    a, b, c = values.rng.sample(names, 3)
+    question = words.question.format(a=a, b=b, c=c)
+    forcing = forced(words.lead, first)
+    item = Question("order", "", question, (first,), "classification", forcing, classes=tuple(names))
     return Planted(tuple(sentences), item)
 
 
-def _count(values: Values, rng: random.Random, split: Split) -> Planted:
-    noun, name = NOUNS[split].failing, values.name()
-    times = rng.randint(2, 5)
-    sentences = [f"A fault at the {name} {noun} was reported on {values.draw('day')}." for _ in range(times)]
-    question = f"How many faults at the {name} {noun} were reported?"
-    lead = f"The number of faults reported at the {name} {noun} is"
-    item = Item("count", "", question, (str(times),), "first_number", Forced(lead, f" {times}"))
-    return Planted(tuple(sentences), item)
-
-
-def _latest(values: Values, rng: random.Random, split: Split) -> Planted:
-    noun, unit, name = NOUNS[split].limited, NOUNS[split].unit, values.name()
-    wordings = [
-        f"The daily limit of the {name} {noun} is {{}} {unit}.",
-        f"Amendment: the daily limit of the {name} {noun} is changed to {{}} {unit}.",
-        f"A later amendment sets the daily limit of the {name} {noun} to {{}} {unit}.",
-    ][: rng.randint(2, 3)]
-    limits = [values.draw("small") for _ in wordings]
-    sentences = tuple(wording.format(limit) for wording, limit in zip(wordings, limits, strict=True))
-    question = f"What is the daily limit of the {name} {noun} after all amendments?"
-    lead = f"After all amendments, the daily limit of the {name} {noun} is"
-    item = Item("latest", "", question, (limits[-1],), "recall", Forced(lead, f" {limits[-1]}"))
+def _count(words: Hard, values: Values, metric: str) -> Planted:
+    name, times = values.name(), values.rng.randint(2, 5)
+    (sentence,) = words.sentences
+    sentences = tuple(sentence.format(name=name, day=values.draw("day")) for _ in range(times))
+    pattern = words.lead.replace("{name}", name)
+    question = words.question.format(name=name)
+    item = Item("count", "", question, (str(times),), "first_number", forced(pattern, str(times)))
     return Planted(sentences, item)
 
 
-_HARD: dict[str, Callable[[Values, random.Random, Split], Planted]] = {
+def _latest(words: Hard, values: Values, metric: str) -> Planted:
+    name = values.name()
+    wordings = words.sentences[: values.rng.randint(2, 3)]
+    limits = [values.draw("small") for _ in wordings]
+    sentences = tuple(
+        text.format(name=name, value=limit) for text, limit in zip(wordings, limits, strict=True)
+    )
+    pattern = words.lead.replace("{name}", name)
+    question = words.question.format(name=name)
+    item = Item("latest", "", question, (limits[-1],), metric, forced(pattern, limits[-1]))
+    return Planted(sentences, item)
+
+
+_HARD: dict[str, Callable[[Hard, Values, str], Planted]] = {
     "two_places": _two_places,
     "order": _order,
     "count": _count,

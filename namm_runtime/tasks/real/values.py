@@ -4,23 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from namm_runtime.tasks.words import NAMES, Split, sample_number
-
-_FIRST_NAMES = (
-    "Maria", "Peter", "Helen", "Omar", "Julia", "Victor", "Nadia", "Thomas", "Grace", "Henrik", "Lucia",
-    "Samuel", "Irene", "Walter", "Clara", "Felix", "Olga", "Daniel", "Rosa", "Philip", "Anna", "Karim",
-    "Ruth", "Simon",
-)  # fmt: skip
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
-)  # fmt: skip
-_MATERIALS: dict[Split, tuple[str, ...]] = {
-    "train": ("granite", "oak", "copper", "glass", "concrete", "marble", "steel", "bamboo", "clay", "brass"),
-    "validation": ("slate", "pine", "bronze", "cork"),
-    "test": ("limestone", "walnut", "aluminium", "sandstone", "cedar", "titanium", "brick", "maple"),
-}
-_COMPANY_ENDS = ("Instruments", "Logistics", "Brothers", "Engineering", "Systems", "Works")
+from namm_runtime.tasks.real.wordings import Vocabulary
+from namm_runtime.tasks.words import Split, sample_number
 
 
 @dataclass
@@ -29,16 +14,17 @@ class Values:
 
     rng: random.Random
     split: Split
+    words: Vocabulary
     _taken: set[str] = field(default_factory=set)
 
     def name(self) -> str:
-        """A place or a surname, of the split's own."""
-        return self._fresh(lambda: self.rng.choice(NAMES[self.split]))
+        """A place of the split's own."""
+        return self._fresh(lambda: self.rng.choice(self.words.names))
 
     def draw(self, kind: str) -> str:
         """A value of a kind: one of this class's methods."""
-        draw = getattr(self, kind)
-        return self.name() if kind == "name" else self._fresh(draw)
+        draw: Callable[[], str] = getattr(self, kind)
+        return draw() if kind == "name" else self._fresh(draw)
 
     def number(self) -> str:
         return str(sample_number(self.rng, self.split, 4))
@@ -51,26 +37,29 @@ class Values:
         return f"{letters}-{sample_number(self.rng, self.split, 3)}"
 
     def person(self) -> str:
-        return f"{self.rng.choice(_FIRST_NAMES)} {self.name()}"
+        surname = self._fresh(lambda: self.rng.choice(self.words.surnames))
+        return self.words.person.format(first=self.rng.choice(self.words.first_names), name=surname)
 
     def company(self) -> str:
-        return f"{self.name()} {self.rng.choice(_COMPANY_ENDS)}"
+        return self.rng.choice(self.words.companies).format(name=self.name())
 
     def date(self) -> str:
-        return f"{self.rng.randint(1, 28)} {self.rng.choice(_MONTHS)} {self.rng.randint(1970, 2019)}"
+        return self.words.date.format(**self._day(), year=self.rng.randint(1970, 2019))
 
     def day(self) -> str:
-        return f"{self.rng.randint(1, 28)} {self.rng.choice(_MONTHS)}"
+        return self.words.day.format(**self._day())
 
     def time(self) -> str:
         return f"{self.rng.randint(6, 21):02d}:{self.rng.choice((5, 10, 20, 25, 35, 40, 50, 55)):02d}"
 
     def amount(self) -> str:
-        number = sample_number(self.rng, self.split, self.rng.choice((4, 5)))
-        return f"{number:,} euros"
+        return self.words.amount.format(number=sample_number(self.rng, self.split, self.rng.choice((4, 5))))
 
     def material(self) -> str:
-        return self.rng.choice(_MATERIALS[self.split])
+        return self.rng.choice(self.words.materials)
+
+    def _day(self) -> dict[str, object]:
+        return {"day": self.rng.randint(1, 28), "month": self.rng.choice(self.words.months)}
 
     def _fresh(self, draw: Callable[[], str]) -> str:
         for _ in range(1000):

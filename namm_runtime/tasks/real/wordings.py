@@ -1,13 +1,15 @@
-"""How facts are worded. Every split has wordings of its own, so that none can be learnt by heart."""
+"""How facts are worded, from one TOML file for each language."""
 
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from namm_runtime.tasks.words import Split
+from namm_runtime.tasks.words import NAMES, Split
 
-_FILE = Path(__file__).with_name("wordings.toml")
+_FOLDER = Path(__file__).with_name("languages")
+LANGUAGES = tuple(sorted(file.stem for file in _FOLDER.glob("*.toml")))
 
 
 @dataclass(frozen=True)
@@ -25,33 +27,98 @@ class Attribute:
     value: str
 
 
-def attributes(split: Split) -> tuple[Attribute, ...]:
-    """The properties that documents of a split state."""
-    return _read()[split]
+@dataclass(frozen=True)
+class Hard:
+    """A kind of question that needs several sentences.
 
+    Attributes:
+        sentences: to plant, or the one that is planted several times.
+        lead: the answer turn up to the answer, which {value} stands for.
+    """
 
-@cache
-def _read() -> dict[str, tuple[Attribute, ...]]:
-    splits = tomllib.loads(_FILE.read_text())
-    return {
-        split: tuple(Attribute(tuple(a["statements"]), a["question"], a["value"]) for a in entries)
-        for split, entries in splits.items()
-    }
+    sentences: tuple[str, ...]
+    question: str
+    lead: str
 
 
 @dataclass(frozen=True)
-class Nouns:
-    """What the harder questions are about: things with a head, with a limit, that opened, that fail."""
+class Vocabulary:
+    """Names, and patterns of values made of them.
 
-    led: str
-    limited: str
-    unit: str
-    opened: str
-    failing: str
+    Attributes:
+        names: places of the split.
+        surnames: of the split; in English the same as its places.
+        companies, person, date, day, amount: patterns for `str.format`.
+    """
+
+    names: tuple[str, ...]
+    surnames: tuple[str, ...]
+    materials: tuple[str, ...]
+    first_names: tuple[str, ...]
+    months: tuple[str, ...]
+    companies: tuple[str, ...]
+    person: str
+    date: str
+    day: str
+    amount: str
 
 
-NOUNS: dict[Split, Nouns] = {
-    "test": Nouns("clinic", "depot", "crates", "branch", "plant"),
-    "validation": Nouns("chapel", "ferry", "cars", "school", "pump"),
-    "train": Nouns("library", "warehouse", "pallets", "station", "kiln"),
-}
+@dataclass(frozen=True)
+class Wordings:
+    """Everything that is worded differently in another language or split.
+
+    Attributes:
+        hard: by the name of the kind.
+        filler: sentences to make documents of, with {name} and {number}; none in English, of which machines
+            have enough.
+        space: what separates two sentences.
+    """
+
+    language: str
+    split: Split
+    attributes: tuple[Attribute, ...]
+    hard: dict[str, Hard]
+    vocabulary: Vocabulary
+    filler: tuple[str, ...]
+    space: str
+
+    @property
+    def metric(self) -> str:
+        """Of generated answers: whole words, if the language separates words."""
+        return "recall" if self.space else "contains"
+
+
+@cache
+def wordings(language: str, split: Split) -> Wordings:
+    """The wordings of a language of `LANGUAGES` for a split.
+
+    Raises:
+        KeyError: the language has none for this split; all but English are for testing only.
+    """
+    read: dict[str, Any] = tomllib.loads((_FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
+    part = read[split]
+    words: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in read["vocabulary"].items()
+    }
+    names = tuple(part.get("names", NAMES[split]))
+    return Wordings(
+        language=language,
+        split=split,
+        attributes=tuple(
+            Attribute(tuple(entry["statements"]), entry["question"], entry["value"])
+            for entry in part["attributes"]
+        ),
+        hard={
+            kind: Hard(tuple(entry["sentences"]), entry["question"], entry["lead"])
+            for kind, entry in part.items()
+            if isinstance(entry, dict)
+        },
+        vocabulary=Vocabulary(
+            names=names,
+            surnames=tuple(part.get("surnames", names)),
+            materials=tuple(part["materials"]),
+            **words,
+        ),
+        filler=tuple(part.get("filler", ())),
+        space=read.get("space", " "),
+    )

@@ -68,6 +68,13 @@ def test_the_headline_suite_has_forty_documents_at_multiples_of_the_interval():
     assert suite.split == "test"
 
 
+def test_a_limit_counts_the_documents_of_a_length_whatever_their_harder_questions_are(suite):
+    suite.write_text(SUITE.replace("documents = 2", "documents = 4").replace("[1536]", "[1280, 1536]"))
+    found = load([str(suite)], byte_tokenizer(), limit=3)
+    assert [document.length for document in found] == [1280] * 3 + [1536] * 3
+    assert len({document.tasks for document in found}) > 1
+
+
 def test_rows_hold_every_measure(tiny_model, suite, tmp_path):
     report, done = evaluated(settings_for(tiny_model, suite), tmp_path / "j.jsonl")
     assert done == 4

@@ -125,6 +125,21 @@ def test_sentences_and_passages_of_the_text_are_forced_as_they_stand(documents):
         assert item.context.count(item.answers[0]) == 1
 
 
+@pytest.mark.parametrize("language", ["ru", "zh", "ar"])
+def test_other_languages_are_composed_of_sentences_of_their_own(tokenizer, language: str):
+    asked = Asked(facts=2, hard=2, absent=1, text=0, quotes=0)
+    made = list(real_documents("test", 3072, 2, 0, tokenizer, asked=asked, language=language))
+    prefix = len(frame_for(tokenizer).prefix)
+    assert [prefix + len(ids(tokenizer, document.text)) for document in made] == [3072, 3072]
+    for document in made:
+        for item, spans in zip(document.items, document.evidence, strict=True):
+            sentences = [document.text[begin:end] for begin, end in spans]
+            assert item.task == "absent" or sentences
+            if item.task == "fact":
+                assert sentences[0].startswith(item.forced.lead + item.forced.gold)
+    assert {item.task for document in made for item in document.items} >= set(HARD)
+
+
 def test_a_folder_of_ones_own_is_the_source(tokenizer, tmp_path: Path):
     for number in range(40):
         sentences = " ".join(f"Chapter {number} says that item {place} is kept." for place in range(60))

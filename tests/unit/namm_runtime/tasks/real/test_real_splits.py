@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 
 from namm_runtime.tasks.filler import FILE_CLASSES, ordinary_files
-from namm_runtime.tasks.real.planted import plant
+from namm_runtime.tasks.real.planted import HARD, plant
 from namm_runtime.tasks.real.sources import Shelf, folder_sources, library_sources
-from namm_runtime.tasks.real.wordings import NOUNS, attributes
+from namm_runtime.tasks.real.wordings import LANGUAGES, wordings
 from namm_runtime.tasks.words import NAMES, SPLITS, Split
 
 
 @pytest.mark.parametrize(("one", "other"), list(combinations(SPLITS, 2)))
 def test_splits_share_no_source_file_and_no_wording(one: Split, other: Split):
     assert not {source.path for source in library_sources(one)} & {s.path for s in library_sources(other)}
-    wordings = [
-        {text for attribute in attributes(split) for text in (*attribute.statements, attribute.question)}
-        for split in (one, other)
+    mine, theirs = wordings("en", one), wordings("en", other)
+    texts = [
+        {text for attribute in words.attributes for text in (*attribute.statements, attribute.question)}
+        | {text for hard in words.hard.values() for text in (hard.question, hard.lead)}
+        for words in (mine, theirs)
     ]
-    assert not wordings[0] & wordings[1]
-    assert not set(vars(NOUNS[one]).values()) & set(vars(NOUNS[other]).values())
+    assert not texts[0] & texts[1]
+    assert not set(mine.vocabulary.materials) & set(theirs.vocabulary.materials)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -46,21 +48,25 @@ def test_the_files_of_a_folder_are_divided_by_name(tmp_path: Path):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_planted_facts_use_names_of_their_split_only(split: Split):
-    hard = ("two_places", "order", "count", "latest")
-    planted = [fact for seed in range(30) for fact in plant(random.Random(seed), split, 5, hard, 1)]
-    words = {word for fact in planted for s in fact.sentences for word in re.findall(r"[A-Z]\w+", s)}
+    words = wordings("en", split)
+    planted = [fact for seed in range(30) for fact in plant(random.Random(seed), words, 5, HARD, 1)]
+    capitalised = {word for fact in planted for s in fact.sentences for word in re.findall(r"[A-Z]\w+", s)}
     foreign = {name for other in SPLITS if other != split for name in NAMES[other]}
-    assert words & set(NAMES[split])
-    assert not words & (foreign - {"March", "May", "August"})
+    assert capitalised & set(NAMES[split])
+    assert not capitalised & (foreign - {"March", "May", "August"})
 
 
-def test_statements_end_the_sentence_with_or_after_their_value():
-    for split in SPLITS:
-        for attribute in attributes(split):
-            assert "{name}" in attribute.question
-            for statement in attribute.statements:
-                assert statement.index("{name}") < statement.index("{value}")
-                assert statement.count("{value}") == 1
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_statement_names_its_thing_before_it_states_the_value(language: str):
+    words = wordings(language, "test")
+    for attribute in words.attributes:
+        assert "{name}" in attribute.question
+        assert "{value}" not in attribute.question
+        for statement in attribute.statements:
+            assert statement.index("{name}") < statement.index("{value}")
+            assert statement.count("{value}") == 1
+    assert set(words.hard) == set(HARD)
+    assert all(hard.lead.count("{value}") == 1 for hard in words.hard.values())
 
 
 def test_a_shelf_gives_nothing_twice_before_it_has_given_everything():
