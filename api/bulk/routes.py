@@ -21,7 +21,8 @@ from api.context import CallerDep, Context, ContextDep
 from api.http.blob_writer import chunks
 from api.http.cursors import Cursor, LargeLimit, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody, fingerprint
-from api.jobs.schemas import AnswerOut, work_out
+from api.jobs.result_schemas import AnswerOut, WarningOut
+from api.jobs.schemas import work_out
 from api.jobs.submission import blocking_budget
 from api.problems import Problem, documented
 from api.schemas import ErrorOut
@@ -95,6 +96,7 @@ def _error(code: str | None, message: str | None) -> ErrorOut | None:
 
 
 def _item_out(line: Line) -> BulkItemOut:
+    usage = line.usage or {}
     return BulkItemOut(
         seq=line.seq,
         path=line.path,
@@ -103,8 +105,12 @@ def _item_out(line: Line) -> BulkItemOut:
         state=line.state,
         job_id=line.job_id,
         parts=line.parts or None,
+        policy=line.policy,
+        policy_reason=line.policy_reason,
         scorer=line.scorer,
+        reading=usage.get("reading"),
         answers=[AnswerOut.model_validate(answer) for answer in line.answers],
+        warnings=[WarningOut.model_validate(warning) for warning in usage.get("warnings", ())],
         spent=[_money(one) for one in line.spent],
         error=_error(line.error_code, line.error_message),
     )

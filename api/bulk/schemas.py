@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.collections.schemas import Glob, Url
-from api.jobs.schemas import AnswerOut, Work
+from api.jobs.result_schemas import AnswerOut, WarningOut
+from api.jobs.schemas import Reading, Work
 from api.schemas import (
     Deadline,
     DocumentId,
@@ -160,8 +161,12 @@ class BulkItemOut(ResponseModel):
     state: str
     job_id: str | None
     parts: int | None = Field(description="Number of parts, if the document is read in parts.")
+    policy: str | None = Field(description="Null without a job.")
+    policy_reason: str | None
     scorer: str | None
+    reading: Reading | None = Field(description="How it was read; null until its job has ended.")
     answers: list[AnswerOut]
+    warnings: list[WarningOut]
     spent: list[SpentOut]
     error: ErrorOut | None
 

@@ -9,14 +9,15 @@ from api.context import CallerDep, ContextDep
 from api.http.cursors import Cursor, Limit, Pager
 from api.http.idempotency import IdempotencyKey, RawBody
 from api.jobs.cost_schemas import CostOut
+from api.jobs.result_schemas import AnswerOut, ResultOut, WarningOut
 from api.jobs.schemas import (
-    AnswerOut,
     JobCreate,
     JobOut,
     JobPage,
+    OnRisk,
     Positions,
     ProgressOut,
-    ResultOut,
+    Reading,
     TaskKind,
 )
 from api.jobs.submission import submit
@@ -52,6 +53,9 @@ def job_out(row: Job) -> JobOut:
         model=row.model,
         model_revision=row.model_revision,
         policy=row.policy,
+        policy_reason=row.policy_reason,
+        reading=cast(Reading, row.reading),
+        on_risk=cast(OnRisk, row.on_risk),
         scorer=row.scorer or row.scorer_requested,
         scorer_sha256=row.scorer_sha256,
         cache_budget=row.cache_budget,
@@ -157,11 +161,17 @@ def result(job_id: str, context: ContextDep, caller: CallerDep) -> ResultOut:
     if row is None:
         detail = f"The job is {job.state} and has no answers yet."
         raise Problem(409, "result_not_ready", detail, headers={"retry-after": "2"}, state=job.state)
+    usage = row.usage or {}
     return ResultOut(
         job_id=job.id,
         state=State(job.state),
         complete=row.complete,
         answers=[AnswerOut.model_validate(answer) for answer in row.answers],
+        policy=job.policy,
+        policy_reason=job.policy_reason,
+        reading=usage.get("reading"),
+        rereads=usage.get("rereads", 0),
+        warnings=[WarningOut.model_validate(warning) for warning in usage.get("warnings", ())],
         usage=row.usage,
         created_at=row.created_at,
         updated_at=row.updated_at,

@@ -36,6 +36,10 @@ ScorerName = Annotated[
 ]
 
 
+Reading = Literal["guided", "open"]
+OnRisk = Literal["report", "reread"]
+
+
 class TaskKind(StrEnum):
     """What to do with the document."""
 
@@ -66,7 +70,7 @@ class Work(RequestModel):
     )
     policy: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")] | None = Field(
         None,
-        description="How the KV cache is pruned. Default: the service's.",
+        description="How the KV cache is pruned. Default: the model's, see GET /v1/models.",
         examples=["namm-key"],
     )
     scorer: ScorerName | None = Field(None, description="`name` or `name@version`.", examples=["namm-key@1"])
@@ -76,6 +80,16 @@ class Work(RequestModel):
         le=1_048_576,
         description="Slots each KV head may keep. Default: the service's, if set, else what the scorer was "
         "validated with, else 512.",
+    )
+    reading: Reading | None = Field(
+        None,
+        description="`guided`: what the cache keeps depends on the prompts too, so more of what they ask for "
+        "is found. `open`: as if they were not known yet. Default: the service's, `guided` unless set.",
+    )
+    on_risk: OnRisk = Field(
+        "report",
+        description="If much of what a prompt attends to was evicted: only `report` it with the answer, or "
+        "`reread` the document with a larger cache, which is billed. `reread` needs a guided reading.",
     )
     budget: int | None = Field(
         None,
@@ -135,6 +149,8 @@ class Work(RequestModel):
             policy=self.policy,
             scorer=self.scorer,
             cache_budget=self.budget if self.cache_budget is None else self.cache_budget,
+            reading=self.reading,
+            on_risk=self.on_risk,
             max_output_tokens=self.max_output_tokens,
             temperature=self.temperature,
             seed=self.seed,
@@ -225,6 +241,12 @@ class JobOut(CacheBudgetOut):
     model: str
     model_revision: str | None
     policy: str
+    # Responses that are repeated for an idempotency key may be from before this and the next two.
+    policy_reason: str | None = Field(
+        None, description="Why this policy. It may be chosen anew until a worker has claimed the job."
+    )
+    reading: Reading = "open"
+    on_risk: OnRisk = "report"
     scorer: str | None = Field(
         description="`name@version` once a worker has resolved it; until then as requested."
     )
@@ -250,47 +272,3 @@ class JobPage(Page):
     """A page of jobs, newest first."""
 
     data: list[JobOut]
-
-
-class PointOut(ResponseModel):
-    """A key point of a summary, with the location of its quote in the document.
-
-    Offsets are in characters from the start of the document; lines and pages count from 1.
-    """
-
-    text: str
-    quote: str = Field(
-        description="The text searched for: the part in quotation marks, else the whole point."
-    )
-    located: bool = Field(description="Whether the document contains it word for word.")
-    start: int | None
-    end: int | None
-    line: int | None
-    page: int | None = Field(description="Null if the document has no form feeds.")
-    occurrences: int = Field(description="How often it occurs; the location is the first one.")
-
-
-class AnswerOut(ResponseModel):
-    """The answer to one prompt."""
-
-    prompt: str
-    text: str
-    tokens: int
-    finish_reason: str | None = Field(
-        description="`stop`: the model ended it. `length`: max_output_tokens were reached. `repetition`: it "
-        "went into a loop, and the text ends with the first copy of what it repeated.",
-        examples=["stop"],
-    )
-    points: list[PointOut] | None = Field(None, description="For the prompts of a summary only.")
-
-
-class ResultOut(ResponseModel):
-    """The answers of a job; `complete` is false while it runs, or if it ended early."""
-
-    job_id: str
-    state: State
-    complete: bool
-    answers: list[AnswerOut]
-    usage: dict[str, Any] | None
-    created_at: datetime
-    updated_at: datetime

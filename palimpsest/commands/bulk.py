@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from palimpsest.commands import bulk_views, folder_sync
-from palimpsest.commands.common import AsJson, CacheBudget, Data, connected, console, out, print_json, wide
+from palimpsest.commands.common import (
+    AsJson,
+    CacheBudget,
+    Data,
+    OnRisk,
+    Reading,
+    connected,
+    console,
+    out,
+    print_json,
+    wide,
+)
 from palimpsest.commands.groups import DefaultCommandGroup
 from palimpsest.machine.data_directory import LocalError
 from palimpsest_client import Client, drop_none
@@ -74,6 +85,8 @@ def run(
     policy: Annotated[str | None, typer.Option(help="Policy that prunes the KV cache.")] = None,
     scorer: Annotated[str | None, typer.Option(help="Scorer: NAME or NAME@VERSION.")] = None,
     cache_budget: CacheBudget = None,
+    reading: Reading = None,
+    on_risk: OnRisk = None,
     max_output_tokens: Annotated[
         int | None, typer.Option(help="Limit of output tokens for each prompt.")
     ] = None,
@@ -120,6 +133,8 @@ def run(
             "policy": policy,
             "scorer": scorer,
             "cache_budget": cache_budget,
+            "reading": reading,
+            "on_risk": on_risk,
             "max_output_tokens": max_output_tokens,
         }
         begun = client.begin_bulk(

@@ -44,6 +44,18 @@ CacheBudget = Annotated[
     int | None,
     typer.Option("--cache-budget", "--budget", help="Cache slots each KV head may keep; formerly --budget."),
 ]
+Reading = Annotated[
+    str | None,
+    typer.Option(
+        help="guided by the prompts, or open, as if they were not known yet; default: the service's."
+    ),
+]
+OnRisk = Annotated[
+    str | None,
+    typer.Option(
+        help="If much of what a prompt attends to was evicted: report it, or reread with a larger cache."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 
 

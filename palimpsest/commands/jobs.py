@@ -15,6 +15,8 @@ from palimpsest.commands.common import (
     AsJson,
     CacheBudget,
     Data,
+    OnRisk,
+    Reading,
     connected,
     console,
     out,
@@ -23,6 +25,7 @@ from palimpsest.commands.common import (
 )
 from palimpsest.machine.data_directory import LocalError
 from palimpsest_client import Client
+from store.answers import risk_of
 
 ENDED = ("succeeded", "failed", "expired", "cancelled")
 MODELS_SECONDS = 5.0  # between checks why a job is still queued
@@ -44,6 +47,8 @@ def submit(
     policy: Annotated[str | None, typer.Option(help="Policy that prunes the KV cache.")] = None,
     scorer: Annotated[str | None, typer.Option(help="Scorer: NAME or NAME@VERSION.")] = None,
     cache_budget: CacheBudget = None,
+    reading: Reading = None,
+    on_risk: OnRisk = None,
     max_output_tokens: Annotated[
         int | None, typer.Option(help="Limit of output tokens for each prompt.")
     ] = None,
@@ -72,6 +77,8 @@ def submit(
             policy=policy,
             scorer=scorer,
             cache_budget=cache_budget,
+            reading=reading,
+            on_risk=on_risk,
             max_output_tokens=max_output_tokens,
             priority=priority,
             deadline=_deadline(deadline),
@@ -145,6 +152,8 @@ def cost(job_id: JobId, as_json: AsJson = False, data: Data = None) -> None:
             table.add_row(figure["name"], quantity, figure["unit"], figure["measurement"])
         out.print(table)
         print_settings(bill["setting"])
+        if bill.get("no_saving"):
+            out.print(bill["no_saving"], markup=False)
         if not bill["final"]:
             out.print("The job has not ended, so the bill is not final.")
 
@@ -224,14 +233,27 @@ def _ending(job: dict[str, Any]) -> str:
 
 
 def show_result(found: dict[str, Any]) -> None:
-    """Print the answers of a job and how its document was read."""
+    """Print the answers, how the document was read, and what to be wary of."""
     if not found["complete"]:
         out.print(f"Partial: the job is {found['state']}.", markup=False)
     for answer in found["answers"]:
         out.print(f"{answer['prompt']}\n  {answer['text'].strip()}", markup=False)
-        if answer["finish_reason"] == "repetition":
+        if answer.get("finish_reason") == "repetition":
             out.print("  (stopped: the answer repeated itself)")
+        if risk := risk_of(answer):
+            out.print(f"  {risk} {_advice(found)}", markup=False)
     print_settings(found["usage"])
+    if found.get("policy_reason"):
+        out.print(f"Policy {found['policy']}: {found['policy_reason']}", markup=False)
+    if no_saving := (found["usage"] or {}).get("no_saving"):
+        out.print(no_saving, markup=False)
+    for warning in found.get("warnings", ()):
+        out.print(f"Warning {warning['code']}: {warning['message']}", markup=False)
+
+
+def _advice(found: dict[str, Any]) -> str:
+    again = "" if found.get("rereads") else " or --on-risk reread"
+    return f"Consider a larger --cache-budget{again}."
 
 
 def print_settings(setting: dict[str, Any] | None) -> None:
@@ -242,10 +264,11 @@ def print_settings(setting: dict[str, Any] | None) -> None:
     budget, interval = setting.get("cache_budget", setting.get("budget")), setting.get("interval")
     slots = "no slot limit" if budget is None else f"{budget:,} slots per head"
     evictions = "no evictions" if interval is None else f"an eviction every {interval:,} tokens"
-    out.print(
-        f"Read in {setting.get('mode')} mode: {slots}, {evictions}, {setting['positions']} positions.",
-        markup=False,
-    )
+    how = "guided by the prompts" if setting.get("reading") == "guided" else f"in {setting.get('mode')} mode"
+    out.print(f"Read {how}: {slots}, {evictions}, {setting['positions']} positions.", markup=False)
+    if rereads := setting.get("rereads"):
+        times = "once" if rereads == 1 else f"{rereads} times"
+        out.print(f"It was read again {times}, with a larger cache, as answers were at risk.", markup=False)
     if setting.get("regime"):
         out.print(setting["regime"], markup=False)
 

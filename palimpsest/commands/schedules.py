@@ -13,6 +13,8 @@ from palimpsest.commands.common import (
     AsJson,
     CacheBudget,
     Data,
+    OnRisk,
+    Reading,
     connected,
     out,
     print_json,
@@ -126,6 +128,8 @@ def create_schedule(
     policy: Annotated[str | None, typer.Option(help="Policy that prunes the KV cache.")] = None,
     scorer: Annotated[str | None, typer.Option(help="Scorer: NAME or NAME@VERSION.")] = None,
     cache_budget: CacheBudget = None,
+    reading: Reading = None,
+    on_risk: OnRisk = None,
     max_output_tokens: Annotated[
         int | None, typer.Option(help="Limit of output tokens for each prompt.")
     ] = None,
@@ -181,6 +185,8 @@ def create_schedule(
         "policy": policy,
         "scorer": scorer,
         "cache_budget": cache_budget,
+        "reading": reading,
+        "on_risk": on_risk,
         "max_output_tokens": max_output_tokens,
         "priority": priority,
     }

@@ -6,6 +6,9 @@ a part of the document is found out; and with what is in the file of the registr
 one. Words in the prompt make it misbehave:
 
     refuse-now, refuse-later, break-now, break-later, hang, nul, repeat
+
+or say that a guided reading has evicted much of what the prompt attends to (`evicted`), and that its slots
+have piled up (`piled`).
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class Request:
     document: Path
     prompts: tuple[str, ...]
     scorer: ScorerPin | None = None
+    reading: str = "open"
+    on_risk: str = "report"
 
     def asks(self, word: str) -> bool:
         return any(word in prompt for prompt in self.prompts)
@@ -51,6 +56,9 @@ class Answer:
     text: str
     tokens: int = 1
     finish_reason: str = "stop"
+    guided: bool = False
+    evicted_attention: float | None = None
+    at_risk: bool = False
 
 
 @dataclass
@@ -63,6 +71,9 @@ class Usage:
     kv_byte_seconds: float = 0.0
     dense_byte_seconds: float = 0.0
     positions: str | None = None  # known once counted, as in the real engine
+    reading: str = "open"
+    rereads: int = 0
+    warnings: list[dict[str, str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -110,7 +121,9 @@ class Run:
             self.usage = Usage(**state["usage"])
             self.answers = [Answer(**answer) for answer in state["answers"]]
             self.phase = state["phase"]
-        self.usage.positions = "absolute"
+        self.usage.positions, self.usage.reading = "absolute", self.request.reading
+        if self.request.asks("piled"):
+            self.usage.warnings = [{"code": "slots_piled_up", "message": "Most slots lie in one fifth."}]
 
     def _read(self, pause: float) -> None:
         if self.tokens_read >= CHUNK * 3:
@@ -142,8 +155,19 @@ class Run:
         scorer = self.request.scorer
         if scorer is not None and scorer.loaded is not None:
             text += f" {scorer.loaded}"  # what its file says, not what it is called
+        guided = self.request.reading == "guided"
+        share = 0.41 if guided and "evicted" in prompt else 0.02 if guided else None
         reason = "repetition" if "repeat" in prompt else "stop"
-        self.answers.append(Answer(prompt, text, finish_reason=reason))
+        self.answers.append(
+            Answer(
+                prompt,
+                text,
+                finish_reason=reason,
+                guided=guided,
+                evicted_attention=share,
+                at_risk=share == 0.41,
+            )
+        )
         if len(self.answers) == len(self.request.prompts):
             self.phase = "done"
 
@@ -208,7 +232,7 @@ def load(config: Settings) -> Served:
         return pins[(asked or policy).partition("@")[0]]
 
     def make_request(job: Job, document: Path, scorer: ScorerPin | None) -> Request:
-        return Request(document, tuple(job.prompts), scorer)
+        return Request(document, tuple(job.prompts), scorer, job.reading, job.on_risk)
 
     card = ModelCard(
         config.served_model,
@@ -219,6 +243,8 @@ def load(config: Settings) -> Served:
         tokenizer_sha256="cd" * 32,
         policies=["namm", "window"],
         scorers=[{"name": "namm", "version": "1", "sha256": "ab" * 32}],
+        default_policy="window",
+        default_policy_reason="The stand-in knows no better one.",
     )
 
     def run_evolution_task(task: Path, marks: Path) -> None:

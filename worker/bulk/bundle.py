@@ -6,11 +6,13 @@ The files depend on the results only: writing them again gives the same bytes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import IO, Any
 
+from store.answers import risk_of
 from store.billing.reports import METRICS
 from store.blobs import Blobs
 from store.bulk.results import Line, Spent
@@ -52,18 +54,37 @@ def folder_of(bulk: Bulk) -> str:
 def write(blobs: Blobs, inputs: BundleInputs, pages: Pages) -> str:
     """Writes the three files; returns the folder's key."""
     folder = folder_of(inputs.bulk)
+    noted = Noted()
     with blobs.create(f"{folder}/{DOCUMENTS}") as file:
         for line in pages():
             file.write(_json(_entry(inputs, line)))
+            noted.add(line)
     with blobs.create(f"{folder}/{DIGEST}") as file:
         for text in _markdown(inputs, pages):
             file.write(text.encode())
     with blobs.create(f"{folder}/{TOTALS}") as file:
-        _write_totals(file, inputs)
+        _write_totals(file, inputs, noted)
     return folder
 
 
-def _write_totals(file: IO[bytes], inputs: BundleInputs) -> None:
+@dataclass
+class Noted:
+    """How many documents have an answer at risk, and each warning."""
+
+    at_risk: int = 0
+    warnings: Counter[str] = field(default_factory=Counter)
+
+    def add(self, line: Line) -> None:
+        self.at_risk += any(map(risk_of, line.answers))
+        self.warnings.update({warning["code"] for warning in _warnings(line)})
+
+
+def _warnings(line: Line) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = (line.usage or {}).get("warnings", [])
+    return found
+
+
+def _write_totals(file: IO[bytes], inputs: BundleInputs, noted: Noted) -> None:
     bulk = inputs.bulk
     totals = {
         "bulk_id": bulk.id,
@@ -72,6 +93,8 @@ def _write_totals(file: IO[bytes], inputs: BundleInputs) -> None:
         "documents": sum(inputs.counts.values()),
         "states": dict(sorted(inputs.counts.items())),
         "gone": inputs.gone,
+        "at_risk": noted.at_risk,
+        "warnings": dict(sorted(noted.warnings.items())),
         "digest": None if inputs.digest is None else {"made": inputs.digest.missing is None},
         "spent": [_spent(one) for one in inputs.spent],
     }
@@ -90,15 +113,28 @@ def _entry(inputs: BundleInputs, line: Line) -> dict[str, Any]:
         "parts": line.parts or None,
         "summary": [answer["text"] for answer in first],
         "points": [point for answer in first for point in answer.get("points") or ()],
-        "answers": [{"prompt": answer["prompt"], "text": answer["text"]} for answer in rest],
+        "answers": [{"prompt": answer["prompt"], "text": answer["text"], **_risk(answer)} for answer in rest],
+        "summary_risks": [_risk(answer) for answer in first],
         "repeated": [answer["prompt"] for answer in line.answers if _repeated(answer)],
         "complete": line.complete,
+        "policy": line.policy,
+        "policy_reason": line.policy_reason,
+        "reading": (line.usage or {}).get("reading"),
+        "warnings": _warnings(line),
         "model_revision": line.model_revision,
         "scorer": line.scorer,
         "scorer_sha256": line.scorer_sha256,
         "usage": line.usage,
         "spent": [_spent(one) for one in line.spent],
         "error": {"code": line.error_code, "message": line.error_message} if line.error_code else None,
+    }
+
+
+def _risk(answer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "guided": answer.get("guided", False),
+        "evicted_attention": answer.get("evicted_attention"),
+        "at_risk": answer.get("at_risk", False),
     }
 
 
@@ -154,6 +190,8 @@ def _markdown(inputs: BundleInputs, pages: Pages) -> Iterator[str]:
         if line.parts:
             yield f"Read in {line.parts} parts.\n\n"
         yield from _answered(line.answers, inputs.summary_prompts, places=True)
+        for warning in _warnings(line):
+            yield f"\nWarning `{warning['code']}`: {_plain(warning['message'])}\n"
     yield from _costs(inputs)
 
 
@@ -166,14 +204,21 @@ def _answered(answers: Sequence[dict[str, Any]], summary_prompts: int, *, places
             yield f"- {_plain(point['text'])}{_place(point) if places else ''}\n"
         if _repeated(answer):
             yield "\n*(stopped: the answer repeated itself)*\n"
+        yield from _told(answer)
     for answer in answers[summary_prompts:]:
         mark = " *(stopped: the answer repeated itself)*" if _repeated(answer) else ""
         yield f"\n**{_plain(answer['prompt'])}** {_plain(answer['text'])}{mark}\n"
+        yield from _told(answer)
 
 
 def _repeated(answer: dict[str, Any]) -> bool:
     """Whether the answer was ended because it went into a loop."""
     return answer.get("finish_reason") == "repetition"
+
+
+def _told(answer: dict[str, Any]) -> Iterator[str]:
+    if risk := risk_of(answer):
+        yield f"\n*{risk}*\n"
 
 
 def _place(point: dict[str, Any]) -> str:

@@ -48,6 +48,9 @@ def answers_of(run: RunLike) -> list[dict[str, Any]]:
             "text": answer.text.replace("\x00", "\ufffd"),
             "tokens": answer.tokens,
             "finish_reason": answer.finish_reason,
+            "guided": answer.guided,
+            "evicted_attention": answer.evicted_attention,
+            "at_risk": answer.at_risk,
         }
         for answer in run.answers
     ]

@@ -56,6 +56,8 @@ def load(config: Settings) -> Served:
             max_output_tokens=job.max_output_tokens,
             temperature=job.temperature,
             seed=job.seed,
+            reading="guided" if job.reading == "guided" else "open",
+            on_risk="reread" if job.on_risk == "reread" else "report",
             max_document_tokens=config.max_document_tokens,
         )
 
@@ -66,6 +68,7 @@ def load(config: Settings) -> Served:
 
     source = model_files.source_of(config)
     model = load_model(source, device=config.device, dtype=config.dtype)
+    default_policy, default_policy_reason = policies.default_for(model)
     card = ModelCard(
         name=config.served_model,
         revision=model.revision,
@@ -77,6 +80,8 @@ def load(config: Settings) -> Served:
         scorers=[
             {"name": ref.name, "version": ref.version, "sha256": ref.sha256} for ref in checkpoint.bundled()
         ],
+        default_policy=default_policy,
+        default_policy_reason=default_policy_reason,
     )
     return Served(
         engine=Engine(model, *_slots(config, sum(one.numel() for one in model.model.parameters()))),

@@ -137,6 +137,7 @@ class Execution:
 
     def _start(self) -> None:
         job, process = self.job, self._process
+        self._choose_policy()
         self._resolved = resolver.resolve(process, self._served, job)
         scorer = self._resolved.pin
         sha256 = scorer.sha256 if scorer else None
@@ -152,6 +153,8 @@ class Execution:
                     scorer=label,
                     scorer_sha256=sha256,
                     scorer_quality=scorer.quality if scorer else None,
+                    policy=job.policy,
+                    policy_reason=job.policy_reason,
                 )
             )
         )
@@ -167,6 +170,12 @@ class Execution:
         self._load_seconds = process.take_load_seconds()
         self._keeper.beat(job.id, self.run.phase)
         self._log.info("job_started", policy=job.policy, scorer=label, resumed_at=self._snapshots.tokens)
+
+    def _choose_policy(self) -> None:
+        """The default of the model, which was not known when the job was submitted. `pin` records it."""
+        card = self._served.card
+        if self.job.policy_pending and card.default_policy is not None:
+            self.job.policy, self.job.policy_reason = card.default_policy, card.default_policy_reason
 
     def _stepped(self) -> None:
         run = self._running()
@@ -308,6 +317,8 @@ class Execution:
         if self.run is None:
             return {}
         own = ledger.share(self.run.usage.to_dict(), self._snapshots.base)
+        answers = self.run.answers
+        own |= {"answers": len(answers), "answers_at_risk": sum(answer.at_risk for answer in answers)}
         if self._load_seconds:
             own["seconds"]["load"] = self._load_seconds
         return own

@@ -63,6 +63,8 @@ class Snapshots:
 
     def due(self, run: RunLike) -> bool:
         """Whether enough has been read since the last snapshot."""
+        if run.phase == "reading" and run.tokens_read < self.tokens:
+            self.tokens = 0  # it reads the document again
         every = self._process.config.snapshot_chunks * self._process.config.chunk_tokens
         fresh = run.tokens_read - self.tokens
         # One more when reading is complete, so that answering never has to read again.

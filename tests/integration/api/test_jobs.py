@@ -230,7 +230,9 @@ def test_progress_result_and_cost_of_a_running_job(api: Api, client: httpx.Clien
     assert job["positions"] == "cache-relative"
     result = client.get(f"/v1/jobs/{job_id}/result").json()
     assert result["complete"] is False
-    assert result["answers"] == [{**answers[0], "points": None}]
+    unknown = {"points": None, "guided": False, "evicted_attention": None, "at_risk": False}
+    assert result["answers"] == [{**answers[0], **unknown}]
+    assert (result["reading"], result["rereads"], result["warnings"]) == (None, 0, [])
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelling"
 
 

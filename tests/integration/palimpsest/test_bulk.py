@@ -68,7 +68,9 @@ def test_a_folder_here_becomes_a_bundle_here(bench: BulkBench, letters: Path, tm
     for path, line in found.items():
         text = (letters / path).read_bytes()
         assert line["summary"] == [right_answer(text, PROMPT)]
-        assert line["answers"] == [{"prompt": "Who?", "text": right_answer(text, "Who?")}]
+        [answer] = line["answers"]
+        assert (answer["prompt"], answer["text"]) == ("Who?", right_answer(text, "Who?"))
+        assert answer["guided"]
     assert "Collection 'letters': 3 uploaded, 0 unchanged, 0 removed, 0 unreadable" in ended.stderr
     assert "succeeded, 3 of 3 documents done" in ended.stderr
 

@@ -70,3 +70,48 @@ def test_an_answer_that_repeated_itself_is_marked(capsys: pytest.CaptureFixture[
         "Who?",
         "  Ann",
     ]
+
+
+def test_a_guided_and_repeated_reading_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    setting = {"mode": "budget", "cache_budget": 512, "interval": 512, "positions": "absolute"}
+    print_settings(setting | {"reading": "open", "rereads": 0})
+    assert "guided" not in capsys.readouterr().out
+    print_settings(setting | {"reading": "guided", "rereads": 1})
+    told = capsys.readouterr().out
+    assert "Read guided by the prompts: 512 slots per head" in told
+    assert "It was read again once, with a larger cache" in told
+
+
+RESULT = {
+    "complete": True,
+    "answers": [
+        {"prompt": "When?", "text": "Never.", "at_risk": True, "evicted_attention": 0.412},
+        {"prompt": "Who?", "text": "Jack.", "at_risk": False, "evicted_attention": 0.03},
+    ],
+    "policy": "keydiff",
+    "policy_reason": "The tables show it best.",
+    "rereads": 0,
+    "warnings": [{"code": "slots_piled_up", "message": "Most slots lie in one fifth."}],
+    "usage": {"positions": None, "no_saving": "No saving: the document fits in the cache."},
+}
+
+
+def test_answers_at_risk_warnings_and_the_policy_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    show_result(RESULT)
+    told = capsys.readouterr().out
+    assert told.count("was evicted") == 1
+    assert (
+        "Never.\n  Much of what this question attends to was evicted: 41%. The answer may be wrong. "
+        "Consider a larger --cache-budget or --on-risk reread.\n"
+    ) in told
+    assert "Policy keydiff: The tables show it best." in told
+    assert "Warning slots_piled_up: Most slots lie in one fifth." in told
+    assert "No saving: the document fits in the cache." in told
+    show_result(RESULT | {"rereads": 1})
+    assert "Consider a larger --cache-budget.\n" in capsys.readouterr().out
+
+
+def test_a_result_of_an_older_service_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"prompt": "Who?", "text": "Jack."}
+    show_result({"complete": True, "answers": [answer], "usage": None})
+    assert capsys.readouterr().out == "Who?\n  Jack.\n"

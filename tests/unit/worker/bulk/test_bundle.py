@@ -11,6 +11,8 @@ from tests.support.conductor_bench import ASK, PROMPTS, Bench
 from tests.support.standin import right_answer
 from worker.bulk import bundle
 
+SAFE = {"guided": True, "evicted_attention": 0.02, "at_risk": False}
+
 
 def test_a_folder_becomes_a_bundle(bench: Bench) -> None:
     target = bench.folder.parent / "target"
@@ -21,7 +23,8 @@ def test_a_folder_becomes_a_bundle(bench: Bench) -> None:
     for line in lines:
         document = (bench.folder / line["path"]).read_bytes()
         assert line["summary"] == [right_answer(document, PROMPTS[0])]
-        assert line["answers"] == [{"prompt": "Who?", "text": right_answer(document, "Who?")}]
+        assert line["answers"] == [{"prompt": "Who?", "text": right_answer(document, "Who?"), **SAFE}]
+        assert (line["summary_risks"], line["warnings"], line["reading"]) == ([SAFE], [], "guided")
         assert [point["located"] for point in line["points"]] == [False]
         assert (line["state"], line["strategy"], line["error"]) == ("succeeded", "whole", None)
         assert line["usage"]["tokens_document"] == len(document)
@@ -72,3 +75,25 @@ def test_a_summary_that_repeated_itself_is_marked_below_its_points(bench: Bench)
     finally:
         with bench.db.session() as session:
             session.execute(text("DELETE FROM prompt_templates"))
+
+
+def test_a_bundle_says_which_answers_are_at_risk_and_what_was_warned_of(bench: Bench) -> None:
+    found = bench.run(bench.begin(replace(ASK, questions=("What was evicted?", "Has it piled up?"))))
+    for line in bench.lines(found):
+        first, second = line["answers"]
+        assert (first["evicted_attention"], first["at_risk"], second["at_risk"]) == (0.41, True, False)
+        assert [warning["code"] for warning in line["warnings"]] == ["slots_piled_up"]
+        assert (line["policy"], line["policy_reason"]) == ("window", "The request names it.")
+    totals = json.loads(bench.read(found, bundle.TOTALS))
+    assert (totals["at_risk"], totals["warnings"]) == (5, {"slots_piled_up": 5})
+    digest = bench.read(found, bundle.DIGEST)
+    assert digest.count("*Much of what this question attends to was evicted: 41%.") == 5
+    assert digest.count("Warning `slots_piled_up`: Most slots lie in one fifth.") == 5
+
+
+def test_open_readings_of_a_bulk_job_have_no_risk_to_tell(bench: Bench) -> None:
+    found = bench.run(bench.begin(replace(ASK, questions=("What was evicted?",), reading="open")))
+    for line in bench.lines(found):
+        assert line["answers"][0]["evicted_attention"] is None
+        assert line["reading"] == "open"
+    assert "evicted: " not in bench.read(found, bundle.DIGEST)

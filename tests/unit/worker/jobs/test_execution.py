@@ -126,3 +126,44 @@ def test_job_taken_by_another_is_dropped_without_a_word(
     taken = look(db, job)
     assert (taken.state, taken.attempt) == ("running", 2)
     assert result(db, job) is None
+
+
+def test_a_guided_reading_tells_which_answers_are_at_risk(
+    process: WorkerProcess, db: Database, submit: Submit
+) -> None:
+    job = submit(prompts=["What was evicted?", "Has it piled up?"])
+    run_jobs(process)
+    kept = result(db, job)
+    assert kept is not None
+    told = [(one["guided"], one["evicted_attention"], one["at_risk"]) for one in kept.answers]
+    assert told == [(True, 0.41, True), (True, 0.02, False)]
+    assert kept.usage is not None
+    assert [warning["code"] for warning in kept.usage["warnings"]] == ["slots_piled_up"]
+    lines = {line.meter: line.quantity for line in ledger_of(db, job)}
+    assert (lines["answers"], lines["answers.at_risk"], lines["rereads"]) == (2, 1, 0)
+
+
+def test_an_open_reading_knows_of_no_risk(process: WorkerProcess, db: Database, submit: Submit) -> None:
+    job = submit(prompts=["What was evicted?"], reading="open")
+    run_jobs(process)
+    kept = result(db, job)
+    assert kept is not None
+    assert (kept.answers[0]["guided"], kept.answers[0]["evicted_attention"]) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("pending", "expected"),
+    [(True, ("window", "The stand-in knows no better one.")), (False, ("namm", "Mine."))],
+)
+def test_a_worker_chooses_the_policy_that_was_not_known_yet(
+    process: WorkerProcess, db: Database, submit: Submit, pending: bool, expected: tuple[str, str]
+) -> None:
+    job = submit(policy="namm", policy_reason="Mine.", policy_pending=pending)
+    run_jobs(process)
+    done = look(db, job)
+    assert (done.state, done.policy, done.policy_reason, done.policy_pending) == (
+        "succeeded",
+        *expected,
+        False,
+    )
+    assert done.scorer == (None if pending else "namm@1"), "what ran is what is recorded"

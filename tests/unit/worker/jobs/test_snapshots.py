@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -11,11 +12,12 @@ from store.database import Database
 from store.errors import LeaseLost
 from store.jobs import leases
 from store.settings import Settings
-from tests.support.standin import Engine, right_answer
+from tests.support.standin import Engine, Request, Run, right_answer
 from tests.support.worker_jobs import Submit, after_steps, ledger_of, look, result
 from tests.unit.worker.conftest import TEXT
 from worker.engine.process import WorkerProcess
 from worker.jobs.claim_loop import run_jobs
+from worker.jobs.snapshots import Snapshots
 from worker.loops.reaper import reap_once
 
 
@@ -202,3 +204,16 @@ def test_useless_snapshot_is_not_used(
     kept = result(db, job)
     assert kept is not None
     assert kept.answers[0]["text"] == right_answer(TEXT, "Who?")
+
+
+def test_a_document_that_is_read_again_gets_snapshots_from_its_beginning_on(
+    process: WorkerProcess, submit: Submit
+) -> None:
+    job = submit()
+    job.lease_token = 1
+    snapshots = Snapshots(job, process, lambda act: None)
+    snapshots.tokens = 5000  # of the first reading
+    run = Run(Request(Path("nowhere"), ("Who?",)), phase="reading", tokens_read=64)
+    assert not snapshots.due(run)
+    run.tokens_read = 128  # one snapshot every 128 tokens
+    assert snapshots.due(run)
