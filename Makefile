@@ -1,4 +1,5 @@
 # Two commands: `make demo` and `make test`. Each makes what it needs in .venv and is quick the second time.
+#   make demo MODEL=…      another model: qwen2.5-coder-1.5b, a directory, or bundled for the million tokens alone
 #   make test-fast         the inner loop: no servers, no herds of processes, nothing slow; under two minutes
 #   make test-long         what looks deeper the longer it runs: fuzzing, many rounds of kills
 #   WORKERS=1              how many processes the tests run in; one more than there are cores if left out
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(TORCH))
 .PHONY: demo test test-fast test-long lint format bench clean install
 
 demo: install
-	@$(BIN)/palimpsest demo $(if $(DOC),--doc "$(DOC)") $(if $(ASK),--ask "$(ASK)") $(if $(POLICY),--policy "$(POLICY)") $(if $(TOKENS),--tokens "$(TOKENS)")
+	@$(BIN)/palimpsest demo $(if $(MODEL),--model "$(MODEL)") $(if $(DOC),--doc "$(DOC)") $(if $(ASK),--ask "$(ASK)") $(if $(POLICY),--policy "$(POLICY)") $(if $(TOKENS),--tokens "$(TOKENS)")
 
 # One worker more than cores, as some tests mostly wait; each has a PostgreSQL and a Redis of its own.
 WORKERS ?= $(shell expr $$(nproc) + 1)

@@ -106,7 +106,8 @@ class Settings(BaseSettings):
     model: str = Field(
         default="bundled",
         description="Model that the worker serves: a name from `palimpsest model list`, a directory, a "
-        "GGUF file, or a hub id. `bundled` is a small test fixture in the package.",
+        "GGUF file, or a hub id. `bundled` is a small test fixture in the package. Unset, `palimpsest up` "
+        "takes the best fetched model, if any.",
     )
     models_dir: Path | None = Field(
         default=None,
@@ -150,7 +151,7 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=AliasChoices("PALIMPSEST_DEFAULT_CACHE_BUDGET", "PALIMPSEST_DEFAULT_BUDGET"),
         description="Cache slots per KV head for jobs that do not say. Unset: what the scorer was validated "
-        "with, otherwise 512.",
+        "with, otherwise 512; `palimpsest up` sets a quarter of a real model's window, at most 8,192.",
     )
 
     # Jobs, leases and loops -------------------------------------------------------------------------
