@@ -16,6 +16,7 @@ from benchmarks import resume as resuming
 from benchmarks.gpu import rows as on_gpu
 from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
+from benchmarks.packed_weights import WEIGHTS as PACKED_WEIGHTS
 from namm_runtime.bundled import MODEL_DIR, MODELS
 
 MILLION = 1_000_000
@@ -47,6 +48,7 @@ def everything(context: typer.Context) -> None:
         schedules()
         shortcuts()
         lengths()
+        packed_weights()
 
 
 @app.command()
@@ -171,6 +173,12 @@ def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
         [{"policy": name, "budget": budget, "tokens": tokens} for name in ("namm", "namm-key")],
         "time_breakdown",
     )
+
+
+@app.command()
+def packed_weights(model: str = "smollm2-135m") -> None:
+    """Linear layers in fp32, bf16 and packed to 8 and 4 bits, on a CPU."""
+    _make("packed_weights", [{"model": model, "weights": kind} for kind in PACKED_WEIGHTS], "packed_weights")
 
 
 @app.command()

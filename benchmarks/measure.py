@@ -29,6 +29,7 @@ def measure(
     facts: int = 30,
     seed: int = 0,
     filler: str = "stdlib",
+    reading: str = "open",
 ) -> dict[str, Any]:
     """Read a document of `tokens` tokens and ask for every planted fact."""
     with tempfile.TemporaryDirectory() as directory:
@@ -40,7 +41,14 @@ def measure(
         begun = peak_rss()
         questions = tuple(question for question, _ in planted)
         request = Request(
-            path, questions, policy, budget, interval=interval, watch_last=watch_last, max_output_tokens=12
+            path,
+            questions,
+            policy,
+            budget,
+            interval=interval,
+            watch_last=watch_last,
+            max_output_tokens=12,
+            reading=reading,
         )
         run = Engine(model).complete(request)
         peak = peak_rss()
@@ -56,6 +64,7 @@ def measure(
         "watch_last": watch_last,
         "seed": seed,
         "filler": filler,
+        "reading": reading,
         "tokens": usage.tokens_document,
         "asked": len(found),
         "found": sum(found),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.labels import LABELS, MIB, NAMES, Row, made, table
-from namm_runtime.evaluate.markdown import percent, points
+from namm_runtime.evaluate.formatting import percent, points
 
 CONTROLS = ("distilled",)
 HEADLINE = "namm-zero"  # the scorer that is evolved again from other seeds

@@ -120,6 +120,31 @@ def _share(name: str, parts: list[Row]) -> list[str]:
     return [name, f"{seconds:.2f}", f"{share:.1%}", fine if work else "–", ratio]
 
 
+def packed_weights(rows: list[Row]) -> str:
+    """Each kind of weights against bf16, and whether it wins at anything but size."""
+    base = next(row for row in rows if row["weights"] == "bfloat16")
+    head = [
+        "weights",
+        "layers",
+        "read tokens/s",
+        "write tokens/s",
+        "next token as in fp32",
+        "faster than bf16",
+    ]
+    lines = []
+    for row in rows:
+        speeds = ("read_tokens_per_second", "write_tokens_per_second")
+        read, write = (row[name] / base[name] for name in speeds)
+        wins = "yes" if min(read, write) > 1 else f"no ({read:.2f} reading, {write:.2f} writing)"
+        cells = [
+            row["weights"],
+            f"{row['layer_bytes'] / MIB:,.0f} MiB",
+            *(f"{row[name]:,.1f}" for name in speeds),
+        ]
+        lines.append([*cells, f"{row['agreement']:.1%}", "–" if row is base else wins])
+    return "\n".join([*table(head, lines), "", f"{base['model']}. {made(rows)}"])
+
+
 def eager(rows: list[Row]) -> str:
     """One interval, measured with both implementations."""
     head = [

@@ -261,6 +261,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "shortcuts": shortcuts,
     "lengths": speed_tables.lengths,
     "time_breakdown": speed_tables.time_breakdown,
+    "packed_weights": speed_tables.packed_weights,
     "eager": speed_tables.eager,
     "reports": reports,
     "swap": swap,

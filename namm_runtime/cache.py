@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from namm_runtime.probe import Probe
+
 GROWTH = 64  # without a budget, slots are added in multiples of this
 
 
@@ -46,6 +48,10 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         positions: [B, Hkv, C] int64, position of each token in the text.
         state: name → [B, Hkv, C, floats] fp32.
         queries: [B, Hq, <16, D] rotated queries that the policy has not observed yet.
+        guest_tokens: how many of the next pass's newest tokens are prompts of a guided reading, which are
+            not stored.
+        guests: their keys and values [B, Hkv, guest_tokens, D], not rotated.
+        probe: what those prompts have seen; None before the first such pass.
     """
 
     def __init__(
@@ -58,6 +64,9 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self._ragged: bool | None = None
         self.state: dict[str, Tensor] = {}
         self.queries: Tensor | None = None
+        self.guest_tokens = 0
+        self.guests: tuple[Tensor, Tensor]
+        self.probe: Probe | None = None
 
     # -- what transformers calls ---------------------------------------------------------------------------
 
@@ -76,7 +85,11 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append [B, Hkv, T, D] in place. Returns views of all slots up to the newest token."""
+        """Append [B, Hkv, T, D] in place, but no guests. Returns views of all slots in use."""
+        if self.guest_tokens:
+            stored = key_states.shape[2] - self.guest_tokens
+            self.guests = key_states[:, :, stored:], value_states[:, :, stored:]
+            key_states, value_states = key_states[:, :, :stored], value_states[:, :, :stored]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         tokens = key_states.shape[-2]
@@ -167,6 +180,12 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
         slots = torch.arange(self.used, device=self.lengths.device)
         return (slots >= self.lengths.unsqueeze(-1)) & (slots < self.start)
 
+    def ranks(self) -> Tensor:
+        """[B, Hkv, used] int64: index of each slot's token among its head's tokens."""
+        ranks = torch.arange(self.used, device=self.lengths.device).expand(*self.lengths.shape, self.used)
+        gap = (self.start - self.lengths).unsqueeze(-1)
+        return torch.where(ranks >= self.start, ranks - gap, ranks)
+
     def compact(self, scores: Tensor, threshold: float | None = None, rectangular: bool = False) -> None:
         """Keep each head's best tokens, in text order; among equal scores the newest wins.
 
@@ -208,7 +227,8 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _move(self, order: Tensor) -> None:
         """Move slots `order` [B, Hkv, K] (ascending) to the front; afterwards no token is pending."""
-        for tensor in (self.keys, self.values, self.positions, *self.state.values()):
+        attention = [] if self.probe is None or self.probe.attention is None else [self.probe.attention]
+        for tensor in (self.keys, self.values, self.positions, *self.state.values(), *attention):
             _gather_to_front(tensor, order)
         self.pending = 0
 

@@ -15,9 +15,10 @@ from namm_runtime.errors import Refusal
 from namm_runtime.evaluate.command import evaluate
 from namm_runtime.evolve.command import evolve
 from namm_runtime.memory_map.command import map_
+from namm_runtime.model.command import app as model_app
 from namm_runtime.scorer import checkpoint, regime
 from namm_runtime.scorer.manifest import MANIFEST_FILE
-from namm_runtime.terminal import fail, progress_bar
+from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 if TYPE_CHECKING:
     from namm_runtime.engine.usage import Usage
@@ -29,14 +30,17 @@ console = Console()
 app.command()(evaluate)
 app.command()(evolve)
 app.command(name="map")(map_)
+app.add_typer(model_app, name="model")
 
 
 @app.command()
 def read(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
     ask: Annotated[list[str], typer.Option(help="A question about the document; repeatable.")],
-    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
-    policy: Annotated[str, typer.Option(help=", ".join(policies.names()))] = "namm-key",
+    model: Model = "bundled",
+    policy: Annotated[
+        str | None, typer.Option(help=f"{', '.join(policies.names())}. Default: by the model.")
+    ] = None,
     budget: Annotated[int | None, typer.Option(help="Slots each KV head keeps.")] = None,
     scorer: Annotated[Path | None, typer.Option(help="Directory of a scorer checkpoint.")] = None,
     mode: Annotated[str, typer.Option(help="auto, budget or parity (the reference's keep rule).")] = "auto",
@@ -44,10 +48,16 @@ def read(
     positions: Annotated[
         str | None, typer.Option(help="auto, absolute or cache-relative. Default: the scorer's own.")
     ] = None,
+    reading: Annotated[
+        str | None, typer.Option(help="guided by the questions (the default), or open.")
+    ] = None,
+    on_risk: Annotated[
+        str, typer.Option(help="For answers at risk: report, or reread with twice the budget.")
+    ] = "report",
     max_output_tokens: int = 64,
     temperature: float = 0.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto to use all devices.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Dtype = "auto",
     tensor_parallel: Annotated[
         bool, typer.Option("--tensor-parallel", help="Divide the heads among the processes of torchrun.")
     ] = False,
@@ -66,6 +76,8 @@ def read(
         mode=mode,
         interval=interval,
         positions=positions,
+        reading=reading,
+        on_risk=on_risk,
         max_output_tokens=max_output_tokens,
         temperature=temperature,
     )
@@ -92,6 +104,14 @@ def read(
         return
     for answer in run.answers:
         console.print(f"[bold]{escape(answer.prompt)}[/] {escape(answer.text)}", highlight=False)
+        if answer.at_risk:
+            console.print(
+                f"  [yellow]at risk[/]: {answer.evicted_attention:.0%} of what this question attended to was "
+                "evicted; a larger --budget or --on-risk reread may change the answer",
+                highlight=False,
+            )
+    for warning in run.usage.warnings:
+        console.print(f"[yellow]{warning['code']}[/]: {escape(warning['message'])}", highlight=False)
     _print_usage(run.usage)
 
 
@@ -164,6 +184,8 @@ def _print_usage(usage: "Usage") -> None:
     table = Table(show_header=False, box=None)
     table.add_row("tokens read", f"{usage.tokens_document:,}")
     table.add_row("kept", f"{usage.kept_fraction:.2%} of the tokens, {usage.positions} positions")
+    table.add_row("policy", usage.policy)
+    table.add_row("reading", usage.reading + (", twice" if usage.rereads else ""))
     if usage.regime:
         table.add_row("regime", usage.regime)
     if usage.no_saving:

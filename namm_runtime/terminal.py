@@ -1,6 +1,6 @@
 """What the commands of `namm` share: a progress bar, and error output."""
 
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -8,6 +8,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from namm_runtime.errors import Refusal
+
+Model = Annotated[
+    str, typer.Option(help="A name from `namm model list`, a directory, a GGUF file or a hub id.")
+]
+Dtype = Annotated[
+    str,
+    typer.Option(help="auto, float32, bfloat16 or float16; auto is the fastest that fits the checkpoint."),
+]
 
 
 def progress_bar(quiet: bool = False) -> Progress:

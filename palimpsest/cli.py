@@ -16,6 +16,7 @@ from palimpsest.commands import (
     jobs,
     keys,
     ledger,
+    models,
     prices,
     schedules,
     scorers,
@@ -23,7 +24,7 @@ from palimpsest.commands import (
     webhooks,
 )
 from palimpsest.commands.common import LocalData, console, out
-from palimpsest.commands.demo import demo
+from palimpsest.commands.demo.command import demo
 from palimpsest.commands.evolve import evolve
 from palimpsest.commands.groups import ADMINISTRATION, BULK, JOBS, MONEY, RUN, SCORERS, PanelGroup
 from palimpsest.commands.report import report
@@ -126,6 +127,7 @@ def _wait_for_ever() -> None:
 
 
 app.command(rich_help_panel=RUN)(demo)
+app.add_typer(models.app, name="model", rich_help_panel=RUN)
 jobs.add_commands(app, rich_help_panel=JOBS)
 app.add_typer(jobs.app, name="job", rich_help_panel=JOBS)
 app.add_typer(

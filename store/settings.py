@@ -105,8 +105,14 @@ class Settings(BaseSettings):
     )
     model: str = Field(
         default="bundled",
-        description="Model that the worker serves: a directory, a hub id, or `bundled` for the small model "
-        "in the package.",
+        description="Model that the worker serves: a name from `palimpsest model list`, a directory, a "
+        "GGUF file, or a hub id. `bundled` is a small test fixture in the package.",
+    )
+    models_dir: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("NAMM_MODELS", "PALIMPSEST_MODELS_DIR"),
+        description="Directory of the models that `palimpsest model add` fetches. Unset: `models/` in the "
+        "data directory.",
     )
     model_name: str | None = Field(
         default=None,
@@ -117,7 +123,11 @@ class Settings(BaseSettings):
         description="`cpu`, `cuda`, `cuda:1`, or `auto` to spread the layers over all devices (needs "
         "accelerate).",
     )
-    dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`.")
+    dtype: str = Field(
+        default="auto",
+        description="`float32`, `bfloat16`, `float16` or `auto`: on an accelerator the checkpoint's own; on "
+        "a CPU bf16 where a short measurement finds it faster, but fp32 for checkpoints in fp32.",
+    )
     slots: PositiveInt | None = Field(
         default=None,
         description="Documents in the engine at once. Unset: with a small model on a CPU one per core, "
@@ -247,7 +257,12 @@ class Settings(BaseSettings):
     @property
     def served_model(self) -> str:
         """The name under which this worker registers its model and claims jobs."""
-        return self.model_name or self.model.rstrip("/").rsplit("/", 1)[-1]
+        return self.model_name or self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+    @property
+    def models(self) -> Path:
+        """The directory of fetched models."""
+        return (self.models_dir or self.data_dir / "models").expanduser().absolute()
 
     @property
     def scratch(self) -> Path:

@@ -15,8 +15,8 @@ HEAD = """# Settings
 
 Every setting of the service is an environment variable. `palimpsest up` passes its own environment on to the
 processes that it starts; with containers each service needs the variables that concern it. An empty variable
-counts as unset. The library and `namm` read none of these. The commands that talk to a service read two more
-variables: `PALIMPSEST_URL`, the address of the service, and `PALIMPSEST_API_KEY`.
+counts as unset. Of these, the library and `namm` read only `NAMM_MODELS`. The commands that talk to a service
+read two more variables: `PALIMPSEST_URL`, the address of the service, and `PALIMPSEST_API_KEY`.
 
 This page is generated from `store/settings.py`:
 `python -m store.settings_reference > docs/reference/settings.md`.

@@ -44,10 +44,12 @@ SLOW = (
     "namm_runtime/engine/test_resume.py",
     "namm_runtime/evaluate/",
     "namm_runtime/evolve/",
+    "namm_runtime/model/test_fetching.py",
     "namm_runtime/model/test_large_models.py",
     "namm_runtime/training/",
     "namm_runtime/test_verify.py",
     "palimpsest/test_evolve.py",
+    "tests/real_llama/",
 )
 HERD = "herd"  # the group, and the marker, of tests that start herds of processes
 SCORER = {"name": "namm-key", "version": "1", "sha256": "cd" * 32}
@@ -60,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.herd)
         if any(place in item.path.as_posix() for place in SLOW):
             item.add_marker(pytest.mark.slow)
+        if "real_llama" in item.path.parts:
+            item.add_marker(pytest.mark.real_llama)
         if "servers" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.servers)
     items.sort(key=lambda item: (_group(item.nodeid) != HERD, "unit/namm_runtime" not in item.nodeid))

@@ -34,7 +34,11 @@ class AnswerOut(ResponseModel):
     prompt: str
     text: str
     tokens: int
-    finish_reason: str | None = Field(examples=["stop"])
+    finish_reason: str | None = Field(
+        description="`stop`: the model ended it. `length`: max_output_tokens were reached. `repetition`: it "
+        "went into a loop, and the text ends with the first copy of what it repeated.",
+        examples=["stop"],
+    )
     points: list[PointOut] | None = Field(None, description="For the prompts of a summary only.")
     guided: bool = Field(False, description="Whether this prompt guided the reading.")
     evicted_attention: float | None = Field(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from namm_runtime.attention.context import Context
+from namm_runtime.attention.prompts import attend_prompts
 from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.attention.two_pass import two_pass_attention
 from namm_runtime.attention.workspace import take
@@ -41,12 +42,27 @@ def bounded_attention(
     """Attend query [B, Hq, T, D] over the layer's slots → [B, T, Hq, D], and show the policy the columns.
 
     `key` and `value` [B, Hkv, N, D] are views of the cache's slots, unrotated; the newest T were just
-    appended.
+    appended. The newest queries may be those of prompts that guide the reading, whose keys are not stored.
     """
     layer = context.cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    if not layer.guest_tokens:
+        return _attend_document(query, key, value, layer, context, scaling), None
+    stored = query.shape[2] - layer.guest_tokens
+    output = _attend_document(query[:, :, :stored], key, value, layer, context, scaling)
+    answers = attend_prompts(query[:, :, stored:], layer, context, scaling)
+    return torch.cat((output, answers.transpose(1, 2)), dim=1), None
+
+
+AttentionInterface.register("bounded", bounded_attention)
+
+
+def _attend_document(
+    query: Tensor, key: Tensor, value: Tensor, layer: BoundedLayer, context: Context, scaling: float
+) -> Tensor:
+    """The same for queries of stored tokens only."""
     if context.backend is not None:
         query, key = _rotate(query, layer.keys, layer, context)
-        return two_pass_attention(query, key, layer, context, context.backend, scaling), None
+        return two_pass_attention(query, key, layer, context, context.backend, scaling)
     # One document's rotated keys, and the scores of the shortest block.
     a_row = key[:1].nbytes + query.shape[1] * HOP * key.shape[2] * 4
     output, held = torch.empty_like(query), []
@@ -54,10 +70,7 @@ def bounded_attention(
         _one_pass(query[rows], key[rows], value[rows], part, context, scaling, output[rows])
         held += [] if part.queries is None else [part.queries]
     layer.queries = torch.cat(held) if held else None
-    return output.transpose(1, 2), None
-
-
-AttentionInterface.register("bounded", bounded_attention)
+    return output.transpose(1, 2)
 
 
 def _one_pass(

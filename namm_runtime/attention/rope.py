@@ -15,6 +15,27 @@ from namm_runtime.errors import Refusal
 TYPES = ("default", "linear", "llama3", "yarn")
 
 
+def check_type(rope_type: str) -> None:
+    """Refuse RoPE types not in `TYPES`.
+
+    Raises:
+        Refusal: `rope_unsupported`. Dynamic NTK and longrope would rotate cached keys with several bases, and
+            others have not been verified.
+    """
+    if rope_type in TYPES:
+        return
+    why = (
+        "changes its frequencies with the length, so cached keys would be inconsistent"
+        if rope_type in {"dynamic", "longrope"}
+        else "has not been verified against transformers"
+    )
+    raise Refusal(
+        "rope_unsupported",
+        f"the model's RoPE type '{rope_type}' {why}; use a checkpoint with "
+        f"{', '.join(TYPES[:-1])} or {TYPES[-1]} scaling",
+    )
+
+
 class Rotation:
     """Rotary embedding with angles in fp64, since fp32 angles are off by 0.03 rad at position 1M.
 
@@ -34,22 +55,10 @@ class Rotation:
         """Take the frequencies of a loaded Hugging Face decoder.
 
         Raises:
-            Refusal: `rope_unsupported` for types not in `TYPES`: dynamic NTK and longrope would rotate cached
-                keys with several bases, and others have not been verified.
+            Refusal: `rope_unsupported`, as `check_type` does.
         """
         rotary = model.get_decoder().rotary_emb  # type: ignore[operator]
-        if rotary.rope_type not in TYPES:
-            moving = rotary.rope_type in {"dynamic", "longrope"}
-            why = (
-                "changes its frequencies with the length, so cached keys would be inconsistent"
-                if moving
-                else "has not been verified against transformers"
-            )
-            raise Refusal(
-                "rope_unsupported",
-                f"the model's RoPE type '{rotary.rope_type}' {why}; use a checkpoint with "
-                f"{', '.join(TYPES[:-1])} or {TYPES[-1]} scaling",
-            )
+        check_type(rotary.rope_type)
         return cls(rotary.inv_freq)
 
     def in_fp32(self) -> "Rotation":

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from namm_runtime.engine.answering import Answer
-from namm_runtime.engine.run import Request, Run
+from namm_runtime.engine.request import Request
+from namm_runtime.engine.run import Run
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
 

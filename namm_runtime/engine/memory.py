@@ -3,28 +3,30 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from namm_runtime.atomic_file import replacing
 from namm_runtime.attention.backends import Backend, select_backend
 from namm_runtime.attention.context import Context
+from namm_runtime.attention.guide import Guide
 from namm_runtime.attention.spectrogram import HOP
 from namm_runtime.cache import BoundedCache
+from namm_runtime.engine import memory_file
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.policies.base import Policy
+from namm_runtime.probe import Probe
 
 CHUNK = 512  # tokens of one forward pass
-FORMAT = 2
+TURN_SHARE = (
+    8  # a guided reading passes at most 1/8 as many prompt tokens as document tokens, after the first time
+)
 
 
 class Memory:
@@ -37,6 +39,7 @@ class Memory:
         by_slot: cache-relative positions; otherwise positions in the text.
         backend: kernels of the two-pass path; by default the best ones for the model's device, or one pass on
             a CPU. `context.backend_name` says which.
+        prompts: token ids of the prompts that guide the reading, as `Frame.prompt_ids` returns them.
         watch_last: the policy observes only this many queries before each eviction, a multiple of 16.
             Cheaper, but not the setting that scorers were evolved in. None: all queries.
 
@@ -53,6 +56,7 @@ class Memory:
         by_slot: bool = True,
         backend: Backend | None = None,
         watch_last: int | None = None,
+        prompts: Sequence[Sequence[int]] = (),
     ) -> None:
         if interval < HOP or interval % HOP:
             raise Refusal(
@@ -71,6 +75,12 @@ class Memory:
             )
         if watch_last is not None and policy.mode == "parity":
             raise Refusal("regime_mismatch", "parity mode does not support watch_last")
+        if (prompts or policy.needs_prompts) and policy.mode == "parity":
+            raise Refusal("regime_mismatch", "parity mode does not support guided reading")
+        if policy.needs_prompts and not prompts:
+            raise Refusal(
+                "regime_mismatch", f"the policy '{policy.name}' needs prompts that guide the reading"
+            )
         self.model, self.policy = model, policy
         self.budget = policy.room(budget, interval, by_slot)
         self.evicting = self.budget is not None or policy.mode == "parity"
@@ -81,6 +91,7 @@ class Memory:
             model.device, model.model.dtype, model.head_width, model.head_group
         )
         self.context = Context(self.cache, policy, rotation, by_slot, backend, watch_last)
+        self.be_guided(prompts)
         self.score_seconds = 0.0  # of features, scores and evictions, until the caller resets it
 
     @property
@@ -94,13 +105,38 @@ class Memory:
         """Tokens read so far."""
         return self.cache.layers[0].clock
 
+    def be_guided(self, prompts: Sequence[Sequence[int]]) -> None:
+        """From the next eviction on, let these prompts (token ids) guide the reading; none reads openly."""
+        self.prompts = tuple(tuple(ids) for ids in prompts)
+        limit = max(1, self.interval // TURN_SHARE)
+        guide = Guide.of([self.prompts], limit, self.model.device) if self.prompts else None
+        self.context.guide = guide if self.evicting else None
+        for layer in self.cache.layers:
+            layer.probe = None
+
+    def evicted_attention(self, prompt: Sequence[int]) -> float | None:
+        """The share of a prompt's attention to the document that fell on slots evicted since.
+
+        The mean over layers and heads of the first document in the batch. None if the prompt did not guide
+        the reading, or nothing was evicted.
+        """
+        probes = [layer.probe for layer in self.cache.layers if layer.probe is not None]
+        if not probes or tuple(prompt) not in self.prompts:
+            return None
+        index = self.prompts.index(tuple(prompt))
+        spared = [probe.spared[0, :, index].mean() for probe in probes]
+        return 1 - float(torch.stack([value.cpu() for value in spared]).mean())
+
     @torch.inference_mode()
     def feed(self, ids: Tensor) -> Tensor:
         """Read ids [B, T], evicting every `interval` tokens. Returns the last token's logits [B, vocab]."""
         while True:
             room = min(CHUNK, self.interval - self.cache.pending) if self.evicting else CHUNK
-            logits = self._forward(ids[:, :room], 1)[:, -1]
-            if self.evicting and self.cache.pending == self.interval:
+            piece = ids[:, :room]
+            due = self.evicting and self.cache.pending + piece.shape[1] == self.interval
+            guided = due and self.context.guide is not None
+            logits = (self._forward_guided(piece) if guided else self._forward(piece, 1))[:, -1]
+            if due:
                 begun = time.perf_counter()
                 self.policy.evict(self.cache)
                 self.score_seconds += time.perf_counter() - begun
@@ -117,7 +153,27 @@ class Memory:
         model = self.model
         return BoundedCache(model.layers, self.budget, self.interval, self.policy.state, model.shard)
 
-    def _forward(self, ids: Tensor, logits_to_keep: int) -> Tensor:
+    def _forward_guided(self, ids: Tensor) -> Tensor:
+        """Read the last ids [B, T] before an eviction, behind which the prompts attend to the cache.
+
+        Returns the last token's logits [B, 1, vocab].
+        """
+        guide, context = self.context.guide, self.context
+        assert guide is not None
+        turn = self.clock // self.interval % len(guide.turns)
+        context.turn = guide.turns[turn] if self.cache.layers[0].probe else guide.whole
+        begin, end = context.turn
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        ids = torch.cat((ids, guide.ids[:, begin:end].expand(len(ids), -1)), dim=1)
+        try:
+            for layer in self.cache.layers:
+                layer.guest_tokens = end - begin
+            return self._forward(ids, last)
+        finally:
+            for layer in self.cache.layers:
+                layer.guest_tokens = 0
+
+    def _forward(self, ids: Tensor, logits_to_keep: int | Tensor) -> Tensor:
         output = self.model.model(
             input_ids=ids,
             position_ids=torch.zeros_like(ids),  # the model's own rotation is the identity; see rope.py
@@ -138,12 +194,19 @@ class Memory:
         for mine, theirs in zip(self.cache.layers, twin.cache.layers, strict=True):
             theirs.__dict__.update(
                 {
-                    name: value.clone() if isinstance(value, Tensor) else value
+                    name: value.clone() if isinstance(value, Tensor | Probe) else value
                     for name, value in vars(mine).items()
                 }
             )
             theirs.state = {name: tensor.clone() for name, tensor in mine.state.items()}
         twin.context = replace(self.context, cache=twin.cache, scratch_bytes=0)
+        return twin
+
+    def fork_for(self, prompt: Sequence[int]) -> "Memory":
+        """A fork in which this prompt alone guides further evictions, if the reading was guided."""
+        twin = self.fork()
+        if self.prompts:
+            twin.be_guided([prompt])
         return twin
 
     # -- on disk -------------------------------------------------------------------------------------------
@@ -152,15 +215,20 @@ class Memory:
         """Hash of what must match for a saved memory to be restored: model, policy, scorer and settings."""
         scorer = getattr(self.policy, "scorer", None)
         parts = {
-            "format": FORMAT,
+            "format": memory_file.FORMAT,
             "model": [self.model.name, self.model.revision, str(self.model.model.dtype)],
             "tokenizer": self.model.tokenizer_sha256,
             "shard": self.model.shard,
             "policy": [self.policy.name, self.policy.settings],
             "scorer": scorer.identity if scorer else None,
             "settings": [self.budget, self.interval, self.by_slot, self.policy.mode, self.context.watch_last],
+            "prompts": self.prompts,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The cache's contents: `LAYER.NAME` → tensor of the slots in use."""
+        return memory_file.contents(self.cache)
 
     def save(
         self,
@@ -183,90 +251,16 @@ class Memory:
             raise Refusal(
                 "snapshot_unsupported", "a memory whose normaliser still gathers statistics cannot be saved"
             )
-        tensors: dict[str, Tensor] = {}
-        clocks = {}
-        for name, memory in {"": self, **(forks or {})}.items():
-            tensors |= {f"{name}/{key}": tensor for key, tensor in memory.tensors().items()}
-            clocks[name] = [[layer.start, layer.pending, layer.clock] for layer in memory.cache.layers]
-        metadata = {
-            "fingerprint": self.fingerprint(),
-            "clocks": json.dumps(clocks),
-            "extra": json.dumps(extra or {}),
-            "digest": _digest(tensors),
-        }
-        with replacing(path) as partial:
-            try:
-                save_file(tensors, partial, metadata)
-            except SafetensorError as error:  # safetensors raises it for a full disk or a read-only directory
-                raise OSError(f"cannot write {partial}: {error}") from error
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The cache's contents: `LAYER.NAME` → tensor of the slots in use."""
-        tensors: dict[str, Tensor] = {}
-        for index, layer in enumerate(self.cache.layers):
-            if not layer.is_initialized:
-                continue
-            parts = {"keys": layer.keys, "values": layer.values, "positions": layer.positions}
-            parts |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
-            for name, tensor in parts.items():
-                tensors[f"{index}.{name}"] = tensor[:, :, : layer.used].contiguous()
-            tensors[f"{index}.lengths"] = layer.lengths.clone()
-            if layer.queries is not None:
-                tensors[f"{index}.queries"] = layer.queries.contiguous()
-        return tensors
+        caches = {"": self.cache} | {name: fork.cache for name, fork in (forks or {}).items()}
+        memory_file.save(path, self.fingerprint(), caches, extra or {})
 
     def restore(self, path: Path, fork: str = "") -> dict[str, Any]:
-        """Load a saved memory, or a fork saved with it; returns `extra`.
+        """Load a saved memory; returns `extra`. A fork saved with it is loaded into a fork of that memory.
 
         Raises:
             Refusal: `snapshot_unreadable`, or `snapshot_mismatch` if it was saved with another model, scorer
                 or setting.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("fingerprint") != self.fingerprint():
-                    raise Refusal(
-                        "snapshot_mismatch", f"{path.name} was saved with another model, scorer or setting"
-                    )
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if _digest(saved) != metadata["digest"]:
-                    raise ValueError("its checksum does not match its contents")
-                clocks = json.loads(metadata["clocks"])[fork]
-                for index, layer in enumerate(self.cache.layers):
-                    start, device = f"{fork}/{index}.", self.model.layer_device(index)
-                    tensors = {
-                        name.removeprefix(start): tensor.to(device)
-                        for name, tensor in saved.items()
-                        if name.startswith(start)
-                    }
-                    _restore_layer(layer, tensors, *clocks[index])
-                extra: dict[str, Any] = json.loads(metadata["extra"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise Refusal("snapshot_unreadable", f"{path.name} is not a readable snapshot: {error}") from None
-        return extra
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _restore_layer(layer: Any, tensors: dict[str, Tensor], start: int, pending: int, clock: int) -> None:
-    if not tensors:  # saved before the first token
-        layer.is_initialized, layer.queries = False, None
-        layer.start = layer.pending = layer.clock = 0
-        return
-    layer.lazy_initialization(tensors["keys"], tensors["values"])
-    used = start + pending
-    for name in ("keys", "values", "positions"):
-        getattr(layer, name)[:, :, :used] = tensors[name]
-    for name in layer.state:
-        layer.state[name][:, :, :used] = tensors[f"state.{name}"]
-    layer.lengths = tensors["lengths"]
-    layer.queries = tensors.get("queries")
-    layer.start, layer.pending, layer.clock = start, pending, clock
-    layer.check_integrity()
+        devices = [self.model.layer_device(index) for index in range(self.model.layers)]
+        # A fork may be guided by other prompts than the memory whose fingerprint the file has.
+        return memory_file.restore(path, None if fork else self.fingerprint(), self.cache, devices, fork)

@@ -1,66 +1,26 @@
 """One document's run through the engine: its tokens are counted, it is read, its prompts are answered."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from namm_runtime import policies
-from namm_runtime.engine.answering import Answer, Answering, prompt_ids
+from namm_runtime.engine import warnings
+from namm_runtime.engine.answering import Answer, Answering
 from namm_runtime.engine.memory import CHUNK, Memory
+from namm_runtime.engine.memory_file import read_extra
+from namm_runtime.engine.plan import Plan
+from namm_runtime.engine.request import Request
 from namm_runtime.engine.sampling import Sampler
 from namm_runtime.engine.usage import Usage
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import LoadedModel
 from namm_runtime.model.token_stream import Place, TokenStream, counted
-from namm_runtime.scorer import checkpoint, regime
-from namm_runtime.scorer.regime import Regime
 
-DEFAULT_BUDGET = 512
 ANSWER_STEP = 16  # tokens of an answer per step
-POSITIONS = ("auto", *regime.POSITIONS)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A document and the prompts to answer about it.
-
-    Attributes:
-        document: a UTF-8 file.
-        prompts: each is answered from its own fork of the document's memory.
-        policy: a name from `policies.names()`.
-        scorer: a scorer, or the directory of its checkpoint; None uses the bundled scorer of the policy.
-        budget: slots each KV head keeps.
-        interval: tokens between evictions, a multiple of 16.
-        watch_last: the policy observes only this many queries before each eviction, a multiple of 16.
-        mode: `budget` or `parity`; `auto` is the mode that the scorer was evolved in.
-        positions: `absolute` rotates by position in the text, `cache-relative` by slot; `auto` uses absolute
-            positions if document and answers fit the model's window, else cache-relative ones.
-        max_document_tokens: longer documents are refused before they are read.
-
-    If `budget`, `interval`, `watch_last` or `positions` is None, the scorer decides: its manifest's serving
-    setting, else the one it was evolved in. Without a scorer the defaults are 512, 512, all and `auto`.
-    """
-
-    document: Path
-    prompts: tuple[str, ...]
-    policy: str = "namm-key"
-    budget: int | None = None
-    scorer: Path | checkpoint.Scorer | None = None
-    interval: int | None = None
-    watch_last: int | None = None
-    mode: str = "auto"
-    max_output_tokens: int = 64
-    temperature: float = 0.0
-    seed: int = 0
-    positions: str | None = None
-    max_document_tokens: int | None = None
-    reading: Literal["guided", "open"] | None = None
-    on_risk: Literal["report", "reread"] = "report"
 
 
 @dataclass
@@ -90,51 +50,58 @@ class Run:
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        request = self.request
-        if request.positions not in (None, *POSITIONS):
-            raise Refusal("bad_request", f"positions must be one of {', '.join(POSITIONS)}")
-        if request.max_output_tokens < 1 or request.temperature < 0:
+        if self.request.max_output_tokens < 1 or self.request.temperature < 0:
             raise Refusal("bad_request", "max_output_tokens must be at least 1 and temperature at least 0")
-        if request.budget is not None and request.budget < 16:
-            raise Refusal(
-                "budget_out_of_range", f"a budget of {request.budget} slots is too small; the minimum is 16"
-            )
-        scorer = None
-        bundled = policies.scorer_of(request.policy)
-        if bundled is not None:
-            scorer = checkpoint.given(request.scorer or checkpoint.resolve(bundled).path)
-        usual = Regime(budget=DEFAULT_BUDGET, interval=CHUNK, positions="auto")
-        if scorer is not None:
-            mode = scorer.regime.mode if request.mode == "auto" else request.mode
-            usual = regime.default_regime(scorer.regime, scorer.serving, mode)
-        elif request.mode != "auto":
-            usual = replace(usual, mode=request.mode)
-        self._budget = request.budget or usual.budget
-        if self._budget is None and usual.mode == "budget":
-            self._budget = DEFAULT_BUDGET
-        self._interval = usual.interval if request.interval is None else request.interval
-        self._watch_last = usual.watch_last if request.watch_last is None else request.watch_last
-        self._positions = request.positions or usual.positions
-        self._policy = policies.make(request.policy, self._budget, scorer, usual.mode)
+        self._plan = Plan.of(self.request, self.model)
         self._place = Place()
         self.memory: Memory | None = None
-        self._prompts = [prompt_ids(self.model, prompt, self._interval) for prompt in request.prompts]
+        # The prompts that this reading is for, by index, and how many of them have been answered from it.
+        self._asked, self._answered = list(range(len(self.request.prompts))), 0
 
     def steps(self) -> Iterator[None]:
         """Do the work, yielding after every unit."""
         yield from self._count()
-        self._check_lengths()
-        self.memory = self._empty_memory()
+        self._plan = self._plan.for_document(self.tokens_total)
         if self.resume is not None:
-            self._restore(self.memory, self.resume)
+            self._restore(self.resume)
+        else:
+            self._begin_reading(self._plan, self._asked)
         yield
-        if self.phase in ("counting", "reading"):
-            self.phase = "reading"
-            yield from self._read(self.memory)
-        self.phase = "answering"
-        for prompt, ids in list(zip(self.request.prompts, self._prompts, strict=True))[len(self.answers) :]:
-            yield from self._answer(self.memory, prompt, ids)
+        while True:
+            if self.phase == "reading":
+                yield from self._read(self._memory)
+            self.phase = "answering"
+            for index in self._asked[self._answered :]:
+                yield from self._answer(index)
+            larger = self._reread_with()
+            if larger is None:
+                break
+            self.usage.rereads += 1
+            self._begin_reading(larger, [i for i, answer in enumerate(self.answers) if answer.at_risk])
+            yield
+        self.usage.warnings += warnings.of(self._memory, self._plan, self.usage)
         self.phase = "done"
+
+    def _begin_reading(self, plan: Plan, asked: list[int]) -> None:
+        self._plan, self._asked, self._answered = plan, asked, 0
+        self._place, self.tokens_read, self.phase = Place(), 0, "reading"
+        self.memory = plan.memory(asked)
+        plan.record(self.usage, self.memory)
+
+    def _reread_with(self) -> Plan | None:
+        """How to read the document again, if answers are at risk and that was asked for."""
+        at_risk = any(answer.at_risk for answer in self.answers)
+        if self.request.on_risk != "reread" or self.usage.rereads or not at_risk:
+            return None
+        larger = self._plan.larger()
+        if larger is None:
+            self.usage.warnings.append(warnings.no_larger_budget(self._plan))
+        return larger
+
+    @property
+    def _memory(self) -> Memory:
+        assert self.memory is not None
+        return self.memory
 
     def snapshot(self, path: Path) -> None:
         """Write everything needed to resume in another process. The phase must be reading or answering.
@@ -148,6 +115,9 @@ class Run:
         with self.usage.timed("snapshot"):
             usage = asdict(self.usage)
             extra = {
+                "budget": self._plan.budget,
+                "asked": self._asked,
+                "answered": self._answered,
                 "phase": self.phase,
                 "tokens_read": self.tokens_read,
                 "place": asdict(self._place),
@@ -198,7 +168,7 @@ class Run:
 
     def _note_read(self, tokens: int) -> None:
         self.tokens_read += tokens
-        self.usage.tokens_read = self.tokens_read
+        self.usage.tokens_read += tokens
 
     def _chunk(self, memory: Memory) -> int:
         """Tokens up to the next multiple of CHUNK, counting the tokens of the chat template before it."""
@@ -210,10 +180,11 @@ class Run:
         self._account(memory, "read", time.perf_counter() - begun)
         return logits
 
-    def _answer(self, memory: Memory, prompt: str, ids: list[int]) -> Iterator[None]:
+    def _answer(self, index: int) -> Iterator[None]:
+        memory, ids = self._memory, self._plan.prompts[index]
         answering = self.answering
         if answering is None:
-            answering = self.answering = self._new_answering(memory.fork(), ids)
+            answering = self.answering = self._new_answering(memory.fork_for(ids), ids)
             self.usage.tokens_prompt += len(ids)
         while answering.reason is None:
             begun = time.perf_counter()
@@ -222,77 +193,33 @@ class Run:
             if answering.reason is None:
                 yield
         self.usage.tokens_generated += len(answering.produced)
-        self.answers.append(Answer(prompt, answering.text, len(answering.produced), answering.reason))
-        self.answering = None
+        answer = answering.finish(self.request.prompts[index], memory)
+        self.answers[index : index + 1] = [answer]  # appended, or in place of the one at risk
+        self._answered, self.answering = self._answered + 1, None
         yield
 
-    def _new_answering(self, fork: Memory, ids: list[int]) -> Answering:
+    def _new_answering(self, fork: Memory, ids: Sequence[int]) -> Answering:
         sampler = Sampler(self.request.temperature, self.request.seed)  # the same for every prompt
         return Answering(fork, ids, self.request.max_output_tokens, sampler)
 
-    # -- set-up and accounting -----------------------------------------------------------------------------
+    # -- resuming and accounting ---------------------------------------------------------------------------
 
-    def _check_lengths(self) -> None:
-        request, window = self.request, self.model.window
-        if not self.tokens_total:
-            raise Refusal("document_empty", "the document has no text")
-        longest = max((len(ids) for ids in self._prompts), default=0)
-        total = len(self.model.frame.prefix) + self.tokens_total + longest + request.max_output_tokens
-        wanted = self._positions
-        self._by_slot = wanted == "cache-relative" or (wanted == "auto" and total > window)
-        self.usage.positions = "cache-relative" if self._by_slot else "absolute"
-        parity = self._policy.mode == "parity"
-        if (parity and self._by_slot) or (wanted == "absolute" and not request.positions and total > window):
-            raise Refusal(
-                "regime_mismatch",
-                f"the scorer was evolved with absolute positions, of which this request needs {total:,}, and "
-                f"the model was trained for {window:,}. Request absolute positions to exceed that, "
-                "or budget mode with cache-relative positions",
-            )
-        if not self._policy.evicts and self._by_slot:
-            raise Refusal(
-                "document_too_long",
-                f"a full cache needs {total:,} positions of the model's {window:,}; choose another policy",
-            )
-        if self._by_slot and self._budget is not None and self._budget + self._interval > window:
-            raise Refusal(
-                "budget_out_of_range",
-                f"{self._budget} slots and {self._interval} new tokens exceed the model's window of {window}",
-            )
-
-    def _empty_memory(self) -> Memory:
-        policy, request, usage = self._policy, self.request, self.usage
-        memory = Memory(
-            self.model, policy, self._budget, self._interval, self._by_slot, watch_last=self._watch_last
-        )
-        usage.mode, usage.budget = policy.mode, memory.budget
-        usage.interval = self._interval if memory.evicting else None
-        scorer = getattr(policy, "scorer", None)
-        if scorer is not None:
-            clip = scorer.config.recency_clip
-            positions = str(usage.positions)
-            served = Regime(policy.mode, memory.budget, self._interval, positions, clip, self._watch_last)
-            mode = None if request.mode == "auto" else request.mode
-            asked = regime.Settings(
-                mode, request.budget, request.interval, request.positions, request.watch_last
-            )
-            usage.regime = regime.difference(scorer.regime, scorer.serving, served, asked)
-            usage.regime_matches = usage.regime is None
-        return memory
-
-    def _restore(self, memory: Memory, path: Path) -> None:
-        extra = memory.restore(path)
-        self.phase, self.tokens_read = extra["phase"], extra["tokens_read"]
+    def _restore(self, path: Path) -> None:
+        extra = read_extra(path)
+        usage = Usage(**extra["usage"])
+        self._begin_reading(replace(self._plan, budget=extra["budget"]), extra["asked"])
+        self._memory.restore(path)
+        self._answered, self.phase, self.tokens_read = extra["answered"], extra["phase"], extra["tokens_read"]
         self._place = Place(**extra["place"])
         self.answers = [Answer(**answer) for answer in extra["answers"]]
         if extra["answering"] is not None:
-            fork = self._empty_memory()
+            ids = self._plan.prompts[self._asked[self._answered]]
+            fork = self._memory.fork_for(ids)
             fork.restore(path, "answering")
-            self.answering = self._new_answering(fork, self._prompts[len(self.answers)])
+            self.answering = self._new_answering(fork, ids)
             self.answering.state = extra["answering"]
-        counted = self.usage.seconds["count"]  # this attempt had to count again
-        self.usage = Usage(**extra["usage"])
-        self.usage.seconds["count"] += counted
+        usage.seconds["count"] += self.usage.seconds["count"]  # this attempt had to count again
+        self.usage = usage
 
     def _account(self, memory: Memory, phase: str, elapsed: float, beside: Memory | None = None) -> None:
         scored, memory.score_seconds = memory.score_seconds, 0.0

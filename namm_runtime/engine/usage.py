@@ -42,6 +42,7 @@ class Usage:
     dense_byte_seconds: float = 0.0
     snapshot_bytes: int = 0  # written by all snapshots together
     # The settings it ran with, known once the document is counted.
+    policy: str | None = None
     mode: str | None = None  # budget | parity
     budget: int | None = None  # slots per head, None without a limit
     interval: int | None = None  # tokens between evictions, None without evictions

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from namm_runtime.errors import Refusal
-from namm_runtime.terminal import fail, progress_bar
+from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 console = Console()
 POLICIES = "full,namm,namm-key,namm-zero,bam-key,h2o,snapkv,keydiff,l2,streaming"
@@ -21,7 +21,7 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str],
-        typer.Option(help="A suite (bundled, long, million, or a TOML file) or JSONL; repeatable."),
+        typer.Option(help="A suite (bundled, real, …, or a TOML file), real=FOLDER, or JSONL; repeatable."),
     ] = ["bundled"],  # noqa: B006  typer copies it
     policies: Annotated[
         str, typer.Option(help="Comma-separated; NAME=DIR adds a scorer of your own.")
@@ -29,12 +29,22 @@ def evaluate(
     budgets: Annotated[
         str, typer.Option(help="Comma-separated slots (512) or shares of each document (25%).")
     ] = "25%",
-    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    model: Model = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[str, typer.Option(help="cache-relative, absolute or auto.")] = "cache-relative",
     limit: Annotated[int | None, typer.Option(help="Documents per task and length.", min=1)] = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="Maximum length of an answer.", min=1)] = None,
+    reading: Annotated[
+        str, typer.Option(help="guided by the questions, open, or both, separated by a comma.")
+    ] = "open",
+    guide: Annotated[
+        str, typer.Option(help="Guide by all questions together, or read once for each one.")
+    ] = "all",
+    answers: Annotated[
+        bool, typer.Option(help="Generate answers to questions that also have a forced one.")
+    ] = True,
     device: str = "cpu",
+    dtype: Dtype = "auto",
     processes: Annotated[int, typer.Option(help="Number of processes, one thread each.", min=1)] = 1,
     plot: Annotated[str, typer.Option(help="svg, png, or none.")] = "svg",
 ) -> None:
@@ -67,7 +77,11 @@ def evaluate(
             limit=limit,
             max_output_tokens=max_output_tokens,
             device=device,
+            dtype=dtype,
             processes=processes,
+            readings=tuple(name.strip() for name in reading.split(",")),
+            guide=guide,
+            generate=answers,
         )
         evaluation = Evaluation(settings, Journal(out.with_suffix(".jsonl")))
         with progress_bar() as progress:

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from namm_runtime.evaluate.estimates import Row
+from namm_runtime.evaluate.formatting import counted, label, percent, points
+from namm_runtime.evaluate.real_markdown import real_tables
+
 MIB = 2**20
-Row = dict[str, Any]
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -15,6 +18,7 @@ def markdown(report: dict[str, Any]) -> str:
         _tasks(rows),
         _lengths(rows),
         _differences(rows),
+        *real_tables(rows),
         _refusals(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -27,7 +31,7 @@ def _policies(rows: list[Row]) -> str:
     ]
     for row in rows:
         cells = [
-            row["policy"],
+            label(row),
             row["budget"] or "all",
             percent(row["score"], row["score_interval"]),
             "100%" if row["budget"] is None else percent(row["of_full"], row["of_full_interval"]),
@@ -45,19 +49,24 @@ def _policies(rows: list[Row]) -> str:
 
 
 def _caption(report: dict[str, Any]) -> str:
+    rows = report["rows"]
     machine, settings, model = report["machine"], report["settings"], report["model"]
     tasks = ", ".join(settings["tasks"])
     if settings["limit"]:
         tasks += f" (the first {settings['limit']} documents of each task and length)"
     return (
         f"Model {model['name']} ({model['revision']}), {tasks}, an eviction every "
-        f"{settings['interval']} tokens, {settings['positions']} positions. Score: mean over tasks. In "
+        f"{settings['interval']} tokens, {settings['positions']} positions. Score: {_score(rows)}. In "
         "brackets: 95 % intervals by resampling documents; where all documents scored alike it has no "
         "width and is too narrow. Kept: share of a document's tokens in the cache after reading, at the "
         "largest head of each layer, mean over documents; resident and peak: the largest document's. "
         f"{machine['processor']}, {settings['processes']} × {machine['threads']} threads, "
         f"torch {machine['torch']}, {machine['date']}."
     )
+
+
+def _score(rows: list[Row]) -> str:
+    return "planted facts" if any("real" in row for row in rows) else "mean over tasks"
 
 
 def _tasks(rows: list[Row]) -> str:
@@ -69,7 +78,7 @@ def _tasks(rows: list[Row]) -> str:
     lines.append(f"| questions | | {' | '.join(sizes)} |")
     for row in rows:
         cells = [percent(row["tasks"][task]["score"], row["tasks"][task]["score_interval"]) for task in tasks]
-        lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
+        lines.append(f"| {label(row)} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
     return "By task:\n\n" + "\n".join(lines)
 
 
@@ -84,20 +93,20 @@ def _lengths(rows: list[Row]) -> str:
         cells = [
             f"{percent(part['score'], part['score_interval'])}, n = {part['questions']}" for part in parts
         ]
-        lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
+        lines.append(f"| {label(row)} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
     return "By length:\n\n" + "\n".join(lines)
 
 
 def _differences(rows: list[Row]) -> str:
     """Each row's score minus those of the full cache and the heuristics, in points."""
-    columns = list(dict.fromkeys(label for row in rows for label in row["minus"]))
+    columns = list(dict.fromkeys(name for row in rows for name in row["minus"]))
     if not columns:
         return ""
-    lines = [f"| policy | budget | {' | '.join(f'less {label}' for label in columns)} |"]
+    lines = [f"| policy | budget | {' | '.join(f'less {name}' for name in columns)} |"]
     lines.append(f"|---|---|{'---|' * len(columns)}")
     for row in filter(lambda row: row["minus"], rows):
-        cells = [points(row["minus"].get(label)) for label in columns]
-        lines.append(f"| {row['policy']} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
+        cells = [points(row["minus"].get(name)) for name in columns]
+        lines.append(f"| {label(row)} | {row['budget'] or 'all'} | {' | '.join(cells)} |")
     return (
         "Differences in points on the same documents, in bold where the interval does not hold zero; the "
         "others say nothing about which policy is better:\n\n" + "\n".join(lines)
@@ -108,30 +117,9 @@ def _refusals(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         for code, entry in row["refused"].items():
-            cell = f"{row['policy']}, {row['budget'] or 'all'}"
+            cell = f"{label(row)}, {row['budget'] or 'all'}"
             lines.append(f"- {cell}: {entry['documents']} documents ({code}): {entry['for_example']}")
     return "Refused, and left out of the row's figures:\n\n" + "\n".join(lines) if lines else ""
-
-
-def percent(value: float | None, interval: list[float] | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1%}" + (f" [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]" if interval else "")
-
-
-def counted(row: Row) -> str:
-    return f"{row['questions']:,} ({row['documents']:,})"
-
-
-def points(difference: Row | None) -> str:
-    if difference is None:
-        return "–"
-    value = f"{difference['value'] * 100:+.1f}"
-    if difference["interval"] is None:
-        return value
-    low, high = difference["interval"]
-    shown = f"{value} [{low * 100:+.1f}, {high * 100:+.1f}]"
-    return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
 def _cell(text: str) -> str:

@@ -15,6 +15,7 @@ from rapidfuzz import fuzz
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
+from namm_runtime.evaluate.replies import classify
 from namm_runtime.tasks.item import Item
 from namm_runtime.tasks.public.question import Question
 
@@ -185,6 +186,11 @@ def _choice(answer: str, item: Item) -> float:
     return any(truth in answer for truth in texts if truth not in letters)
 
 
+def _not_found(answer: str, item: Item) -> float:
+    """Whether the answer says that the document does not hold it."""
+    return classify(answer, item.input) == "not_found"
+
+
 METRICS: dict[str, Callable[[str, Item], float]] = {
     "exact": _best(_exact),
     "recall": _recall,
@@ -203,4 +209,5 @@ METRICS: dict[str, Callable[[str, Item], float]] = {
     "leading_numbers": _leading_numbers,
     "word": _best(_word),
     "choice": _choice,
+    "not_found": _not_found,
 }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from namm_runtime.errors import Refusal
+from namm_runtime.evaluate.formatting import label
 from namm_runtime.plotting import save_figure
 
 
@@ -24,12 +25,12 @@ def plot(report: dict[str, Any], path: Path) -> None:
     name = "of_full" if relative else "score"
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    policies = list(dict.fromkeys(row["policy"] for row in rows if row["budget"] is not None))
+    policies = list(dict.fromkeys(label(row) for row in rows if row["budget"] is not None))
     for number, policy in enumerate(policies):
         points = sorted(
             (row["kept_fraction"], row[name], row[f"{name}_interval"] or [row[name]] * 2)
             for row in rows
-            if row["policy"] == policy and row[name] is not None
+            if label(row) == policy and row[name] is not None
         )
         if not points:
             continue

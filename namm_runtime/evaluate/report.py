@@ -1,24 +1,25 @@
 """Rows of the JSON report, one per policy and budget, from the answers and usage of all units."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from namm_runtime.evaluate import bootstrap
-from namm_runtime.evaluate.bootstrap import Estimate, ScoreTable
-from namm_runtime.evaluate.metrics import score_answer
-from namm_runtime.evaluate.suite import Document
-from namm_runtime.evaluate.unit import PolicySpec
+from namm_runtime.evaluate.bootstrap import ScoreTable
+from namm_runtime.evaluate.document import Document
+from namm_runtime.evaluate.estimates import Row, difference, estimated
+from namm_runtime.evaluate.real_report import HEADLINE, is_real, measures
+from namm_runtime.evaluate.results import results
+from namm_runtime.evaluate.spec import PolicySpec
 
 FORMAT = 1
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A policy at a budget, with the outcome of each document in order.
+    """A policy at a budget and with a reading, with the outcome of each document in order.
 
     Attributes:
         budget: its label; None for the full cache.
@@ -28,20 +29,30 @@ class Cell:
     spec: PolicySpec
     budget: str | None
     outcomes: list[dict[str, Any]]
+    reading: str = "open"
 
 
 def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
-    """One row per cell, with differences from the full cache and from the heuristics at the same budget."""
+    """One row per cell, with differences from the full cache and from heuristics at its budget and reading.
+
+    The score of real text is that of the planted facts alone; otherwise it is the mean over all tasks.
+    """
     tasks = sorted({item.task for document in documents for item in document.items})
     strata: list[Hashable] = [(document.tasks, document.length) for document in documents]
-    scores = [_score_table(cell, documents, tasks) for cell in cells]
-    full = next((m for cell, m in zip(cells, scores, strict=True) if cell.spec.policy == "full"), None)
+    real = is_real(documents)
+    by_task = [_score_table(cell, documents, tasks) for cell in cells]
+    scores = [table.task(tasks.index(HEADLINE)) if real else table for table in by_task]
+    whole = next((number for number, cell in enumerate(cells) if cell.spec.policy == "full"), None)
+    full = None if whole is None else scores[whole]
+    full_by_task = None if whole is None else by_task[whole]
     found = []
-    for cell, mine in zip(cells, scores, strict=True):
+    for cell, mine, parts in zip(cells, scores, by_task, strict=True):
         others = {
             other.spec.label: theirs
             for other, theirs in zip(cells, scores, strict=True)
-            if other is not cell and not other.spec.learned and other.budget in (None, cell.budget)
+            if other is not cell
+            and not other.spec.learned
+            and (other.budget is None or (other.budget, other.reading) == (cell.budget, cell.reading))
         }
         identity = cell.spec.identity()
         found.append(
@@ -50,14 +61,17 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
                 "scorer": identity.get("scorer"),
                 "scorer_sha256": identity.get("sha256"),
                 "budget": cell.budget,
-                **_estimated("score", bootstrap.score(mine, strata)),
-                **_estimated("of_full", bootstrap.ratio(mine, full, strata) if full else None, counted=False),
+                "reading": cell.reading,
+                **estimated("score", bootstrap.score(mine, strata)),
+                **estimated("of_full", bootstrap.ratio(mine, full, strata) if full else None, counted=False),
                 "minus": {
-                    label: _difference(bootstrap.difference(mine, theirs, strata))
+                    label: difference(bootstrap.difference(mine, theirs, strata))
                     for label, theirs in others.items()
                 },
                 "tasks": {
-                    task: _part(mine.task(number), full.task(number) if full else None, strata)
+                    task: _part(
+                        parts.task(number), full_by_task.task(number) if full_by_task else None, strata
+                    )
                     for number, task in enumerate(tasks)
                 },
                 "lengths": {
@@ -67,16 +81,20 @@ def rows(cells: list[Cell], documents: list[Document]) -> list[Row]:
                 **_figures(cell.outcomes),
             }
         )
+        if real:
+            whole_outcomes = None if whole is None else cells[whole].outcomes
+            found[-1]["real"] = measures(cell.outcomes, whole_outcomes, documents, strata)
     return found
 
 
 def _score_table(cell: Cell, documents: list[Document], tasks: list[str]) -> ScoreTable:
     sums, counts = np.zeros((2, len(documents), len(tasks)))
     for number, (document, outcome) in enumerate(zip(documents, cell.outcomes, strict=True)):
-        for item, answer in zip(document.items, outcome.get("answers", ()), strict=False):
-            task = tasks.index(item.task)
-            sums[number, task] += score_answer(answer, item)
-            counts[number, task] += 1
+        for result in results(document, outcome):
+            if (score := result.score) is not None:
+                task = tasks.index(result.item.task)
+                sums[number, task] += score
+                counts[number, task] += 1
     return ScoreTable(sums, counts)
 
 
@@ -88,34 +106,9 @@ def _lengths(documents: list[Document]) -> list[tuple[int, np.ndarray]]:
 def _part(mine: ScoreTable, full: ScoreTable | None, strata: Sequence[Hashable]) -> Row:
     share = bootstrap.ratio(mine, full, strata) if full else None
     return {
-        **_estimated("score", bootstrap.score(mine, strata)),
-        **_estimated("of_full", share, counted=False),
+        **estimated("score", bootstrap.score(mine, strata)),
+        **estimated("of_full", share, counted=False),
     }
-
-
-def _estimated(name: str, estimate: Estimate | None, counted: bool = True) -> Row:
-    row: Row = {
-        name: estimate and round(estimate.value, 6),
-        f"{name}_interval": _rounded(estimate),
-    }
-    if counted:
-        row |= {
-            "questions": estimate.questions if estimate else 0,
-            "documents": estimate.documents if estimate else 0,
-        }
-    return row
-
-
-def _difference(estimate: Estimate | None) -> Row | None:
-    if estimate is None:
-        return None
-    return asdict(estimate) | {"value": round(estimate.value, 6), "interval": _rounded(estimate)}
-
-
-def _rounded(estimate: Estimate | None) -> list[float] | None:
-    if estimate is None or estimate.interval is None:
-        return None
-    return [round(bound, 6) for bound in estimate.interval]
 
 
 def _figures(outcomes: list[dict[str, Any]]) -> Row:

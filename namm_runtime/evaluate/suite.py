@@ -1,4 +1,6 @@
-"""Suites of documents and questions: generated families described by a small TOML file, or JSONL files.
+"""Suites of documents and questions: described by a small TOML file, or JSONL files.
+
+A TOML file with a `source` is a suite of real text, see `RealSuite`. The others are generated families:
 
 name = "bundled"
 families = ["single", "listing"]   # default: all
@@ -10,7 +12,6 @@ seed = 0
 max_output_tokens = 32
 """
 
-import hashlib
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -19,35 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from namm_runtime.errors import Refusal
+from namm_runtime.evaluate.document import Document
+from namm_runtime.evaluate.real import RealSuite
 from namm_runtime.tasks import SPLITS
-from namm_runtime.tasks.item import Item
 from namm_runtime.tasks.public import Question, read
 
 SUITES = Path(__file__).parent / "suites"
 OUTPUT_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text and the questions about it.
-
-    Attributes:
-        length: the suite's length in tokens, None for documents from a file.
-        max_output_tokens: per answer.
-    """
-
-    text: str
-    items: tuple[Item, ...]
-    length: int | None
-    max_output_tokens: int
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(sorted({item.task for item in self.items}))
 
 
 @dataclass(frozen=True)
@@ -64,7 +43,7 @@ class Suite:
     max_output_tokens: int = OUTPUT_TOKENS
 
     @classmethod
-    def read(cls, path: Path) -> "Suite":
+    def read(cls, path: Path) -> "Suite | RealSuite":
         """Read a TOML file.
 
         Raises:
@@ -72,6 +51,8 @@ class Suite:
         """
         try:
             values: dict[str, Any] = tomllib.loads(path.read_text())
+            if "source" in values:
+                return RealSuite.parse(values, path)
             unknown = values.keys() - {field.name for field in fields(cls)}
             if unknown:
                 raise Refusal("bad_suite", f"{path.name}: unknown entries {', '.join(sorted(unknown))}")
@@ -108,7 +89,7 @@ class Suite:
 
 
 def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None = None) -> list[Document]:
-    """Documents of the named suites, TOML or JSONL files.
+    """Documents of the named suites, TOML or JSONL files; `real=FOLDER` is a suite on a folder's own text.
 
     Args:
         limit: use only the first documents of each task; None uses all.
@@ -118,8 +99,11 @@ def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None 
     """
     found: list[Document] = []
     for name in names:
+        suite, _, folder = name.partition("=")
         path = SUITES / f"{name}.toml" if (SUITES / f"{name}.toml").exists() else Path(name)
-        if path.suffix == ".toml":
+        if folder and (SUITES / f"{suite}.toml").exists():
+            found += _on_folder(suite, Path(folder)).make(tokenizer)
+        elif path.suffix == ".toml":
             found += Suite.read(path).make(tokenizer)
         elif path.exists():
             found += _from_file(path)
@@ -132,6 +116,13 @@ def load(names: Iterable[str], tokenizer: Callable[..., Any], limit: int | None 
     if not found:
         raise Refusal("bad_tasks", f"{', '.join(names)} contains no questions")
     return found
+
+
+def _on_folder(name: str, folder: Path) -> RealSuite:
+    suite = Suite.read(SUITES / f"{name}.toml")
+    if not isinstance(suite, RealSuite):
+        raise Refusal("bad_tasks", f"the suite '{name}' is not made of real text and takes no folder")
+    return suite.of_folder(folder)
 
 
 def _from_file(path: Path) -> list[Document]:

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,9 @@ def evolve(
     processes: Annotated[
         int, typer.Option(help="Number of processes that evaluate candidates, one thread each.", min=1)
     ] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the model; replaces the configuration's. auto, float32, bfloat16 …")
+    ] = None,
 ) -> None:
     """Evolve a scorer. An interrupted run resumes where it stopped."""
     try:
@@ -42,7 +46,8 @@ def evolve(
 
         torch.set_num_threads(1)  # as in the pool: further cores are for further processes
         settings = EvolutionConfig.read(config)
-        model = load_model(settings.model)
+        model = load_model(settings.model, dtype=dtype or settings.dtype)
+        settings = replace(settings, dtype=model.dtype)  # the same in every process, and when resumed
         with ProcessPoolEvaluator(settings, processes) if processes > 1 else nullcontext() as pool:
             with console.status(f"initial scorer ({settings.start}) and normaliser"):
                 search = Search(model, settings, work or out / "run", pool)

@@ -57,6 +57,7 @@ class EvolutionConfig:
         budget, interval, tokens: slots per head, tokens between evictions, and tokens of a search document;
             `tokens` is a multiple of `interval`.
         serving_budget: slots per head that the manifest recommends for serving; None for the search's own.
+        dtype: what the model computes in, as in `load_model`; a run records the dtype that `auto` stood for.
         relevant: share of the budget that a document's relevant tokens may take at most.
         questions: maximum number of questions per document.
         stages: sets of task families, added one after the other.
@@ -80,6 +81,7 @@ class EvolutionConfig:
     version: str
     stages: tuple[Stage, ...]
     model: str = "bundled"
+    dtype: str = "auto"
     key_input: bool = False
     place_input: bool = False
     spectrum_zeroed: bool = False

@@ -68,7 +68,7 @@ _evaluator: LocalEvaluator | None = None
 
 def _initialise(config: EvolutionConfig) -> None:
     global _evaluator
-    _evaluator = LocalEvaluator(load_model(config.model), config)
+    _evaluator = LocalEvaluator(load_model(config.model, dtype=config.dtype), config)
 
 
 def _evaluate(scorer: Scorer, task: Task) -> Scores:

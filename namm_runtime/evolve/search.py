@@ -271,7 +271,9 @@ def _read_run(directory: Path, config: EvolutionConfig, model: LoadedModel) -> d
     """`run.json` of the run in a directory, None if there is none."""
     try:
         record: dict[str, Any] = json.loads((directory / "run.json").read_text())
-        same = EvolutionConfig.from_dict(record["config"]) == config and record["revision"] == model.revision
+        before = EvolutionConfig.from_dict(record["config"])
+        # A configuration may leave the dtype to the machine, and older ones do not have it.
+        same = replace(before, dtype=config.dtype) == config and record["revision"] == model.revision
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

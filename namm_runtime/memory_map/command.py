@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from namm_runtime.errors import Refusal
-from namm_runtime.terminal import fail, progress_bar
+from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 if TYPE_CHECKING:
     from namm_runtime.engine import Run
@@ -24,12 +24,13 @@ def map_(
         list[str], typer.Option(help="Repeatable, to compare policies; NAME=DIR is a scorer of your own.")
     ] = ["namm-key"],  # noqa: B006  typer copies it
     budget: Annotated[str, typer.Option(help="Slots (512) or a share of the document (25%).")] = "512",
-    model: Annotated[str, typer.Option(help="Model directory or hub id.")] = "bundled",
+    model: Model = "bundled",
     interval: Annotated[int, typer.Option(help="Tokens between evictions.")] = 512,
     positions: Annotated[
         str | None, typer.Option(help="auto, absolute or cache-relative. Default: the scorer's own.")
     ] = None,
     device: str = "cpu",
+    dtype: Dtype = "auto",
 ) -> None:
     """Read FILE and write a page that shows which parts of it are still in the cache."""
     from namm_runtime.evaluate.budget import Budget
@@ -42,7 +43,7 @@ def map_(
     try:
         specs = [PolicySpec.parse(text) for text in policy]
         wanted = Budget.parse(budget)
-        loaded = load_model(model, device=device)
+        loaded = load_model(model, device=device, dtype=dtype)
         document = TokenisedDocument.read(file, loaded.tokenizer)
         if not document.tokens:
             raise Refusal("document_empty", "the document has no text")

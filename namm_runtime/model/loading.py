@@ -2,25 +2,29 @@
 
 import hashlib
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 import namm_runtime.attention.bounded  # noqa: F401  registers "bounded"
 from namm_runtime.attention.rope import Rotation
-from namm_runtime.bundled import MODELS
 from namm_runtime.errors import Refusal
+from namm_runtime.model import placement
+from namm_runtime.model.checkpoint_files import check_files, check_finite, check_weights
+from namm_runtime.model.dtype_choice import choose_dtype
 from namm_runtime.model.encoding import encode
+from namm_runtime.model.gguf_model import gguf_options, unpack
 from namm_runtime.model.prompts import Frame, frame_for
-
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+from namm_runtime.model.source import ModelSource, locate
+from namm_runtime.model.support import check_config, check_tokenizer, explained, quantization_of, sentence
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class LoadedModel:
     @property
     def config(self) -> Any:
         return self.model.config
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of weights and cache, as `load_model` takes it."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def layers(self) -> int:
@@ -120,51 +129,95 @@ def load_model(
     *,
     device: str = "cpu",
     dtype: str = "auto",
-    device_map: str | dict[str, str | int] | None = None,
+    device_map: placement.DeviceMap = None,
     tensor_parallel: bool = False,
 ) -> LoadedModel:
-    """Load a directory, a hub id, or a bundled demonstration model (`bundled`, `bundled-deep`).
+    """Load a known model by its name, a directory, a GGUF file or a hub id.
 
     Args:
+        path_or_id: known names are those of `namm model list`; `bundled` is always there.
         device: one device for the whole model; `auto` is short for `device_map="auto"`.
-        dtype: `auto` uses the checkpoint's dtype on an accelerator, and fp32 on a CPU, where bf16 is slower.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`, see `choose_dtype`.
         device_map: for a model too large for one device, as in accelerate: `auto`, or a device per module.
             The devices then compute one after the other.
         tensor_parallel: divide every layer's heads among the processes that torchrun started. Each loads its
             shard, reads the same tokens and evicts for its own heads.
 
     Raises:
-        Refusal: `model_not_found`, `model_unsupported`, `rope_unsupported`; `extra_missing` without
-            accelerate; `bad_request` for tensor parallelism without torchrun or together with device_map;
+        Refusal: `model_not_found` if there is no such model or its files are incomplete or damaged,
+            `model_unsupported`, `rope_unsupported`, `tokenizer_unsupported`; `extra_missing` without a
+            package that it needs; `model_too_large` for the device's memory; `bad_request` for an unknown
+            dtype or device, and for tensor parallelism without torchrun or together with device_map;
             `shards_do_not_fit` if the heads cannot be divided evenly.
     """
-    source = MODELS.get(str(path_or_id), path_or_id)
+    source = locate(path_or_id)
     if device == "auto" and device_map is None:
         device_map = "auto"
-    if dtype == "auto" and _computes_on_cpu(device, device_map, tensor_parallel):
-        dtype = "float32"
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "bounded"}
-    options |= _placement(device_map, tensor_parallel)
-    shard = _shard() if tensor_parallel else (0, 1)
+    placed = placement.options(device_map, tensor_parallel)
+    shard = placement.shard() if tensor_parallel else (0, 1)
+    if not placed:
+        placement.check_device(device)
     try:
-        tokenizer = _whole(AutoTokenizer.from_pretrained(source))
-        config = AutoConfig.from_pretrained(source)
-        _check_supported(config, shard[1])
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise Refusal("model_not_found", f"cannot load a model from '{path_or_id}': {error}") from None
-    if device_map is None and not tensor_parallel:
-        model = model.to(device)
-    model = model.eval()
+        with explained(source.asked), _without_load_report():
+            check_files(source)
+            config = AutoConfig.from_pretrained(source.place, **source.options)
+            check_config(config, shard[1])
+            tokenizer = _whole(AutoTokenizer.from_pretrained(source.place, **source.options))
+            check_tokenizer(tokenizer)
+            frame_for(tokenizer)  # an unusable chat template is refused now, not in the first job
+            on_cpu = placement.computes_on_cpu(device, device_map, tensor_parallel)
+            dtype = choose_dtype(dtype, config, on_cpu, packed=source.gguf is not None)
+            model = _model(source, config, {"dtype": dtype, "attn_implementation": "bounded", **placed})
+            if not placed:
+                model = model.to(device)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise Refusal(
+            "model_too_large", f"'{source.asked}' does not fit into the memory of {device}"
+        ) from None
     return LoadedModel(
-        name=str(path_or_id).rstrip("/").rsplit("/", 1)[-1],
+        name=source.name,
         revision=_revision(source, model),
-        model=model,
+        model=model.eval(),
         tokenizer=tokenizer,
         rotation=Rotation.of(model),
         window=int(model.config.max_position_embeddings),
         shard=shard,
     )
+
+
+def _model(source: ModelSource, config: Any, options: dict[str, Any]) -> Any:
+    """The model with its own weights, all of them and finite."""
+    quantized = quantization_of(config)
+    if source.gguf is not None:
+        options = {**options, **gguf_options(source.gguf)}
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.place, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+        if quantized is None or source.gguf is not None:
+            raise
+        reason = sentence(error)
+        raise Refusal(
+            "model_unsupported",
+            f"'{source.asked}' is quantized with {quantized}, which cannot be used: {reason}",
+        ) from error
+    check_weights(source.asked, found, None if source.gguf else quantized)
+    check_finite(source.asked, model)
+    if source.gguf is not None:
+        unpack(model)
+    return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without transformers' table of weights, whose faults are refused in one sentence."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _whole(tokenizer: Any) -> Any:
@@ -178,62 +231,7 @@ def _whole(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _computes_on_cpu(
-    device: str, device_map: str | dict[str, str | int] | None, tensor_parallel: bool
-) -> bool:
-    if not torch.accelerator.is_available():
-        return True
-    if isinstance(device_map, dict):
-        return {str(where) for where in device_map.values()} <= {"cpu", "disk"}
-    return device_map == "cpu" or (device_map is None and not tensor_parallel and device == "cpu")
-
-
-def _placement(device_map: str | dict[str, str | int] | None, tensor_parallel: bool) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for a model on several devices."""
-    if device_map is not None and tensor_parallel:
-        raise Refusal("bad_request", "device_map and tensor parallelism cannot be combined")
-    if tensor_parallel:
-        from transformers.distributed import DistributedConfig
-
-        return {"distributed_config": DistributedConfig(tp_plan="auto")}
-    if device_map is None:
-        return {}
-    if util.find_spec("accelerate") is None:
-        raise Refusal("extra_missing", "device_map needs accelerate: pip install 'palimpsest[large]'")
-    return {"device_map": device_map}
-
-
-def _shard() -> tuple[int, int]:
-    """This process's rank and the world size, as set by torchrun."""
-    try:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    except (KeyError, ValueError):
-        raise Refusal(
-            "bad_request",
-            "tensor parallelism needs one process per device: torchrun --nproc-per-node N -m …",
-        ) from None
-
-
-def _check_supported(config: Any, shards: int) -> None:
-    """Refuse architectures whose attention is not plain softmax over all earlier tokens."""
-    if config.model_type not in SUPPORTED:
-        known = ", ".join(SUPPORTED)
-        raise Refusal(
-            "model_unsupported", f"unsupported model type '{config.model_type}'; supported: {known}"
-        )
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    mistral_window = config.model_type == "mistral" and config.sliding_window is not None
-    if layers != {"full_attention"} or mistral_window:
-        raise Refusal("model_unsupported", "models with sliding-window attention are not supported")
-    if config.num_key_value_heads % shards or config.num_attention_heads % shards:
-        raise Refusal(
-            "shards_do_not_fit",
-            f"{config.num_attention_heads} heads and {config.num_key_value_heads} KV heads cannot be divided "
-            f"evenly by {shards} processes",
-        )
-
-
-def _revision(source: str | Path, model: Any) -> str:
+def _revision(source: ModelSource, model: Any) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return str(commit)[:12]
@@ -241,7 +239,7 @@ def _revision(source: str | Path, model: Any) -> str:
     ignored = ("_name_or_path", "transformers_version")
     config = {name: value for name, value in model.config.to_dict().items() if name not in ignored}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for file in sorted(Path(source).glob("*.safetensors")):
+    for file in source.weights():
         with file.open("rb") as weights:
             digest.update(hashlib.file_digest(weights, "sha256").digest())
     return digest.hexdigest()[:12]

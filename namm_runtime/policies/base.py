@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from namm_runtime.cache import BoundedCache, BoundedLayer
+from namm_runtime.policies import guided
 
 
 class Policy(ABC):
@@ -27,6 +28,8 @@ class Policy(ABC):
     state: Mapping[str, int] = {}
     threshold: float | None = None  # tokens scored below it are dropped even if there is room
     mode: str = "budget"
+    needs_prompts: ClassVar[bool] = False  # whether it only works in a guided reading
+    own_share: ClassVar[float] = guided.OWN_SHARE  # of the slots, in a guided reading
     watch_scratch = 0  # bytes of the largest temporaries of `observe` so far
     score_scratch = 0  # the same for `scores`
 
@@ -54,9 +57,20 @@ class Policy(ABC):
     def evict(self, cache: BoundedCache) -> None:
         """Keep the best tokens of every layer. Called whenever `pending` reaches the interval.
 
-        The newest token is always kept, as in the reference implementation.
+        The newest token is always kept, as in the reference implementation. In a guided reading the policy
+        chooses its own share of the slots and the prompts the others; a threshold has no effect then.
         """
         for layer in cache.layers:
-            scores = self.scores(layer).float()
-            scores[..., -1] = torch.inf
-            layer.compact(scores, self.threshold, rectangular=self.mode == "parity")
+            scores, probe = self.scores(layer).float(), layer.probe
+            if probe is None or probe.attention is None:
+                scores[..., -1] = torch.inf
+                layer.compact(scores, self.threshold, rectangular=self.mode == "parity")
+                continue
+            probe.attention = guided.document_attention(layer)
+            scores = guided.merge(layer, scores, probe.attention, self.own_share)
+            layer.compact(scores)
+            left = probe.attention[:, :, : layer.start]
+            if layer.ragged:
+                left = left.masked_fill(layer.unused().unsqueeze(-1), 0)
+            probe.spared *= left.sum(2)
+            probe.attention = None

@@ -24,7 +24,7 @@ FORMER = {"window": "streaming"}
 
 def names() -> list[str]:
     """All policies that a request may name."""
-    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "streaming", "full"]
+    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "streaming", "prompts", "full"]
 
 
 def canonical(name: str) -> str:
@@ -49,6 +49,7 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
     from namm_runtime.policies.keydiff import KeyDiff
     from namm_runtime.policies.l2 import L2
     from namm_runtime.policies.namm import Namm
+    from namm_runtime.policies.prompts import Prompts
     from namm_runtime.policies.snapkv import SnapKV
     from namm_runtime.policies.streaming import Streaming
 
@@ -68,6 +69,8 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
             return SnapKV()
         case "l2":
             return L2()
+        case "prompts":
+            return Prompts()
         case _ if name in LEARNED:
             if scorer is None:
                 raise Refusal("scorer_required", f"the policy '{name}' needs a scorer checkpoint")

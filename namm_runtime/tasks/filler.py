@@ -132,7 +132,7 @@ _BLOCK_CHARS = (80, 420)
 _WORD = re.compile(r"\b[a-z]{4,10}\b")
 # Even classes of the path's checksum are for training; odd ones are held out, most of them for the test
 # split.
-_FILE_CLASSES: dict[Split, tuple[int, ...]] = {"train": (0, 2, 4, 6), "validation": (1,), "test": (3, 5, 7)}
+FILE_CLASSES: dict[Split, tuple[int, ...]] = {"train": (0, 2, 4, 6), "validation": (1,), "test": (3, 5, 7)}
 
 
 def business_pieces(rng: random.Random, split: Split, flavour: str | None = None) -> Iterator[str]:
@@ -177,7 +177,7 @@ def ordinary_files(split: Split) -> tuple[Path, ...]:
         for path in root.rglob("*")
         if path.suffix in _SUFFIXES and not _SKIPPED_FOLDERS.intersection(path.relative_to(root).parts)
     )
-    chosen = [root / name for name in relative if zlib.crc32(name.encode()) % 8 in _FILE_CLASSES[split]]
+    chosen = [root / name for name in relative if zlib.crc32(name.encode()) % 8 in FILE_CLASSES[split]]
     files = tuple(path for path in chosen if path.is_file() and _read(path).strip())
     if not files:
         raise RuntimeError(f"no standard library source files under {root}; use business filler instead")

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,8 @@ from palimpsest.machine.data_directory import LocalError, settings_with
 from store import blobs
 from store.blobs import PASSING, Blobs
 from store.outbox import queue_of
-from store.settings import Settings
 from worker.app_factory import make_app
+from worker.engine.model_files import source_of
 from worker.names import RUN_EVOLUTION_TASK
 
 if TYPE_CHECKING:
@@ -125,9 +126,11 @@ def evolve(
 
             settings = settings_with(data, "REDIS_URL")
             wanted = EvolutionConfig.read(config)
-            model = load_model(wanted.model, device=settings.device, dtype=settings.dtype)
+            served = settings.model_copy(update={"model": wanted.model})
+            model = load_model(source_of(served), device=settings.device, dtype=settings.dtype)
+            wanted = replace(wanted, dtype=model.dtype)
             # Queues are named after the served model.
-            queue = queue_of(Settings(model=wanted.model).served_model)
+            queue = queue_of(served.served_model)
             fleet = WorkerFleet(make_app(settings), blobs.connect(settings), queue, wanted, model)
             follow(Search(model, wanted, work or out / "run", fleet), out)
         except Refusal as refusal:

@@ -238,6 +238,8 @@ def show_result(found: dict[str, Any]) -> None:
         out.print(f"Partial: the job is {found['state']}.", markup=False)
     for answer in found["answers"]:
         out.print(f"{answer['prompt']}\n  {answer['text'].strip()}", markup=False)
+        if answer["finish_reason"] == "repetition":
+            out.print("  (stopped: the answer repeated itself)")
         if risk := risk_of(answer):
             out.print(f"  {risk} {_advice(found)}", markup=False)
     print_settings(found["usage"])

@@ -15,9 +15,10 @@ import httpx
 import migrations
 from palimpsest.embedded.placement import make_data_directory, make_directory
 from palimpsest.embedded.servers import EmbeddedServers
-from palimpsest.machine import access
+from palimpsest.machine import access, default_model
 from palimpsest.machine.child_processes import Child, Children, Say, end_leftovers
 from palimpsest.machine.data_directory import DirectoryLock, LocalError, Running, data_directory
+from palimpsest.machine.model_watch import ModelWatch
 from palimpsest.machine.server_watchdog import ServerWatchdog
 from palimpsest_client import Client
 from store.settings import Settings
@@ -66,11 +67,12 @@ class Supervisor:
         self._host = host
         self._port = port
         self._say = say
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {**os.environ, **(environment or {}), "PALIMPSEST_DATA_DIR": str(data)}
         self._lock = DirectoryLock(data)
         self._embedded: EmbeddedServers | None = None
         self._children: Children | None = None
         self._watchdog: ServerWatchdog | None = None
+        self._model_watch: ModelWatch | None = None
 
     def start(self) -> Service:
         """Start everything. Raises LocalError, EmbeddedError, after stopping what was started."""
@@ -90,6 +92,7 @@ class Supervisor:
         end_leftovers(record, self._say)
         self._children = Children(record, self._say)
         port = free_port(self._host, self._port)
+        self._choose_model()
         settings = self._provide_servers()
         self._say("Upgrading the database schema")
         try:
@@ -108,6 +111,8 @@ class Supervisor:
         self._wait_for_api(url, logs)
         keys = access.prepare(settings, self._data)
         self._wait_for_worker(url, keys.cli_key, logs)
+        self._model_watch = ModelWatch(url, keys.cli_key, self._say)
+        self._model_watch.start()
         own_redis = self._embedded is not None and self._environment["REDIS_URL"] == self._embedded.redis_url
         self._lock.announce(
             Running(
@@ -119,9 +124,15 @@ class Supervisor:
         )
         return Service(url, keys.cli_key, keys.first_key, self._data, logs, self._embedded)
 
+    def _choose_model(self) -> None:
+        """Choose the worker's model where no setting names one, and say which it is."""
+        choice = default_model.choose(Settings(**_overrides(self._environment)), self._environment)
+        self._environment |= choice.environment
+        for sentence in choice.sentences:
+            self._say(sentence)
+
     def _provide_servers(self) -> Settings:
         """Start the servers that no setting names; return settings that name all of them."""
-        self._environment["PALIMPSEST_DATA_DIR"] = str(self._data)
         given = Settings(**_overrides(self._environment))
         need_postgres, need_redis = given.database_url is None, given.redis_url is None
         if need_postgres or need_redis:
@@ -173,6 +184,8 @@ class Supervisor:
         """Stop the worker, API, loops, Redis and PostgreSQL, as far as they run."""
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._model_watch is not None:
+            self._model_watch.stop()
         if self._children is not None:
             self._children.stop(STOP_ORDER)
         if self._embedded is not None:
@@ -187,8 +200,12 @@ class Supervisor:
 
 def _overrides(environment: Mapping[str, str]) -> dict[str, Any]:
     """Settings from a child's environment, which take precedence over this process's own."""
-    named = {"DATABASE_URL": "DATABASE_URL", "REDIS_URL": "REDIS_URL", "PALIMPSEST_DATA_DIR": "data_dir"}
-    named["PALIMPSEST_API_KEY_PEPPER"] = "api_key_pepper"
+    named = {name: name for name in ("DATABASE_URL", "REDIS_URL", "NAMM_MODELS")}
+    named |= {"PALIMPSEST_DATA_DIR": "data_dir", "PALIMPSEST_API_KEY_PEPPER": "api_key_pepper"}
+    named |= {
+        "PALIMPSEST_MODEL": "model",
+        "PALIMPSEST_DEFAULT_CACHE_BUDGET": "PALIMPSEST_DEFAULT_CACHE_BUDGET",
+    }
     return {setting: environment[name] for name, setting in named.items() if environment.get(name)}
 
 

@@ -5,7 +5,7 @@ answers each prompt with a digest of the whole document and the prompt, so that 
 a part of the document is found out; and with what is in the file of the registry's scorer, if it runs with
 one. Words in the prompt make it misbehave:
 
-    refuse-now, refuse-later, break-now, break-later, hang, nul
+    refuse-now, refuse-later, break-now, break-later, hang, nul, repeat
 
 or say that a guided reading has evicted much of what the prompt attends to (`evicted`), and that its slots
 have piled up (`piled`).
@@ -157,8 +157,16 @@ class Run:
             text += f" {scorer.loaded}"  # what its file says, not what it is called
         guided = self.request.reading == "guided"
         share = 0.41 if guided and "evicted" in prompt else 0.02 if guided else None
+        reason = "repetition" if "repeat" in prompt else "stop"
         self.answers.append(
-            Answer(prompt, text, guided=guided, evicted_attention=share, at_risk=share == 0.41)
+            Answer(
+                prompt,
+                text,
+                finish_reason=reason,
+                guided=guided,
+                evicted_attention=share,
+                at_risk=share == 0.41,
+            )
         )
         if len(self.answers) == len(self.request.prompts):
             self.phase = "done"

@@ -115,6 +115,7 @@ def _entry(inputs: BundleInputs, line: Line) -> dict[str, Any]:
         "points": [point for answer in first for point in answer.get("points") or ()],
         "answers": [{"prompt": answer["prompt"], "text": answer["text"], **_risk(answer)} for answer in rest],
         "summary_risks": [_risk(answer) for answer in first],
+        "repeated": [answer["prompt"] for answer in line.answers if _repeated(answer)],
         "complete": line.complete,
         "policy": line.policy,
         "policy_reason": line.policy_reason,
@@ -201,15 +202,23 @@ def _answered(answers: Sequence[dict[str, Any]], summary_prompts: int, *, places
             yield f"{_plain(answer['text'])}\n"
         for point in points or ():
             yield f"- {_plain(point['text'])}{_place(point) if places else ''}\n"
+        if _repeated(answer):
+            yield "\n*(stopped: the answer repeated itself)*\n"
         yield from _told(answer)
     for answer in answers[summary_prompts:]:
-        yield f"\n**{_plain(answer['prompt'])}** {_plain(answer['text'])}\n"
+        mark = " *(stopped: the answer repeated itself)*" if _repeated(answer) else ""
+        yield f"\n**{_plain(answer['prompt'])}** {_plain(answer['text'])}{mark}\n"
         yield from _told(answer)
 
 
 def _told(answer: dict[str, Any]) -> Iterator[str]:
     if risk := risk_of(answer):
         yield f"\n*{risk}*\n"
+
+
+def _repeated(answer: dict[str, Any]) -> bool:
+    """Whether the answer was ended because it went into a loop."""
+    return answer.get("finish_reason") == "repetition"
 
 
 def _place(point: dict[str, Any]) -> str:

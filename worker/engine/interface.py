@@ -12,6 +12,10 @@ from store.tables.jobs import Job
 from store.workers import ModelCard
 
 
+class ModelNotLoaded(Exception):
+    """The model of the settings cannot be served; the message says why. It is logged and registered."""
+
+
 class UsageLike(Protocol):
     """The resources a run has used, over all attempts that its snapshot includes."""
 

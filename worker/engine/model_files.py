@@ -13,17 +13,34 @@ from store.settings import Settings
 from store.workers import ModelCard
 
 
+def source_of(config: Settings) -> str:
+    """What `load_model` is to load: the directory of a known model, otherwise the setting as it is.
+
+    Raises Refusal for a known model that has not been fetched into the service's directory of models.
+    """
+    from namm_runtime.errors import Refusal
+    from namm_runtime.model.catalogue import KNOWN, directory_of, is_fetched
+
+    known = KNOWN.get(config.model)
+    if known is None or known.is_bundled:
+        return config.model
+    if not is_fetched(known.name, config.models):
+        elsewhere = config.models_dir is None and config.data_dir != Settings.model_fields["data_dir"].default
+        command = f"palimpsest model add {known.name}" + f" --data {config.data_dir}" * elsewhere
+        raise Refusal("model_not_found", f"'{known.name}' has not been fetched yet; run: {command}")
+    return str(directory_of(known.name, config.models))
+
+
 def describe(config: Settings) -> ModelCard:
-    """Describes the model by its config.json. Of a hub id only the name is known until it is loaded.
+    """Describes the model by its config.json. Of a hub id or a GGUF file only the name is known until it is
+    loaded.
 
     Raises OSError or ValueError when a directory holds no readable config.json.
     """
-    from namm_runtime.bundled import MODELS
-
-    folder = MODELS.get(config.model, Path(config.model))
-    if not folder.is_dir():
+    place = _place(config)
+    if not place.is_dir():
         return ModelCard(config.served_model)
-    text = (folder / "config.json").read_bytes()
+    text = (place / "config.json").read_bytes()
     values = json.loads(text)
     return ModelCard(
         config.served_model,
@@ -42,11 +59,11 @@ def files_of(config: Settings) -> tuple[Any, ...]:
 
     if config.model in MODELS:
         return ()
-    folder = Path(config.model)
-    if not folder.is_dir():
+    place = _place(config)
+    if not place.exists():
         return _downloaded(config.model)
     try:
-        found = [(file.name, file.stat()) for file in _model_files(folder)]
+        found = [(file.name, file.stat()) for file in _model_files(place)]
     except OSError:
         return ()  # the files are being replaced right now
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
@@ -54,17 +71,24 @@ def files_of(config: Settings) -> tuple[Any, ...]:
 
 def files_age(config: Settings) -> float:
     """Seconds since a file of the model was last written; infinite for downloads, which appear atomically."""
-    folder = Path(config.model)
-    if not folder.is_dir():
+    place = _place(config)
+    if not place.exists():
         return math.inf
     try:
-        return time.time() - max(file.stat().st_mtime for file in _model_files(folder))
+        return time.time() - max(file.stat().st_mtime for file in _model_files(place))
     except OSError:
         return 0.0
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+def _place(config: Settings) -> Path:
+    """The model's directory or GGUF file, if it has one; it need not exist."""
+    from namm_runtime.model.catalogue import KNOWN, directory_of
+
+    return directory_of(config.model, config.models) if config.model in KNOWN else Path(config.model)
+
+
+def _model_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else [place / "config.json", *sorted(place.glob("*.safetensors"))]
 
 
 def _downloaded(hub_id: str) -> tuple[Any, ...]:

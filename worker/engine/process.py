@@ -17,7 +17,7 @@ from store.database import Database, connect
 from store.jobs import leases
 from store.settings import Settings, settings
 from worker.engine import model_files, runtime
-from worker.engine.interface import Served
+from worker.engine.interface import ModelNotLoaded, Served
 from worker.engine.scorer_cache import ScorerCache
 from worker.names import WORKER_ID
 from worker.unavailable import DATABASE_UNAVAILABLE
@@ -52,8 +52,8 @@ class WorkerProcess:
         Call it between jobs only: a model whose files have been replaced is reloaded. The caller must not
         hold the previous engine, or both are in memory at once.
 
-        Raises any error of loading, after recording it in the workers table; jobs then stay queued for
-        another worker.
+        Raises ModelNotLoaded, or an unexpected error of loading, after recording it in the workers table;
+        jobs then stay queued for another worker.
         """
         if self.model_replaced():
             _log.info("model_replaced", model=self.config.model)
@@ -67,7 +67,11 @@ class WorkerProcess:
                 with self.database.session() as session:
                     self._register(session)
                     workers.record_error(session, self.worker_id, self.config.served_model, str(error))
-                raise
+                if not hasattr(error, "code"):
+                    raise
+                # A Refusal is no bug, and its sentence says all: no traceback in the log.
+                _log.error("model_not_loaded", model=self.config.model, code=error.code, error=str(error))
+                raise ModelNotLoaded(str(error)) from None
             with self.database.session() as session:
                 self._register(session)
                 workers.advertise(session, self.worker_id, served.card, loaded=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from store.settings import Settings
 from store.tables.jobs import Job
 from store.workers import ModelCard
+from worker.engine import model_files
 from worker.engine.interface import ScorerPin, Served
 
 SMALL = 50_000_000  # parameters: below this, a second core does not speed up a single document
@@ -65,7 +66,8 @@ def load(config: Settings) -> Served:
 
         run_task(model, task, marks)
 
-    model = load_model(config.model, device=config.device, dtype=config.dtype)
+    source = model_files.source_of(config)
+    model = load_model(source, device=config.device, dtype=config.dtype)
     default_policy, default_policy_reason = policies.default_for(model)
     card = ModelCard(
         name=config.served_model,

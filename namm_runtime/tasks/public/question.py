@@ -7,7 +7,7 @@ from namm_runtime.tasks.item import Item
 METRICS = (
     "exact", "recall", "f1", "rouge_l", "edit", "classification", "contains", "contains_all", "f1_characters",
     "rouge_l_characters", "rouge_lsum", "number", "first_number", "last_number", "leading_numbers", "word",
-    "choice",
+    "choice", "not_found",
 )  # fmt: skip
 
 

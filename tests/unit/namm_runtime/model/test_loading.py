@@ -23,7 +23,6 @@ from namm_runtime.engine.answering import ask
 from namm_runtime.engine.memory import Memory
 from namm_runtime.errors import Refusal
 from namm_runtime.model.loading import load_model
-from namm_runtime.model.prompts import frame_for
 from tests.support.tiny import byte_tokenizer, save_tiny_llama
 
 SMALL = {
@@ -181,19 +180,3 @@ def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(Refusal) as refusal:
         load_model(tmp_path / "nowhere")
     assert refusal.value.code == "model_not_found"
-
-
-def test_a_chat_template_goes_around_document_and_question():
-    tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|end|>", "<|assistant|>"]})
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-    )
-    frame = frame_for(tokenizer)
-    asked = frame.prompt_ids(tokenizer, "why? <|end|>")
-    special = tokenizer.convert_tokens_to_ids
-    assert frame.prefix == (special("<|user|>"),)
-    assert asked[-2:] == [special("<|end|>"), special("<|assistant|>")]
-    assert asked.count(special("<|end|>")) == 1, "a control token spelt in a question must stay text"
-    assert tokenizer.decode(asked) == "\n\nwhy? <|end|><|end|><|assistant|>"

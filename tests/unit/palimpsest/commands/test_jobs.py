@@ -53,6 +53,25 @@ def test_what_a_document_was_read_with_is_told(capsys: pytest.CaptureFixture[str
     assert "no slot limit, no evictions, absolute positions" in capsys.readouterr().out
 
 
+def test_an_answer_that_repeated_itself_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [
+        {"prompt": "Total?", "text": "994", "finish_reason": "repetition"},
+        {"prompt": "When?", "text": "In May.", "finish_reason": "stop"},
+        {"prompt": "Who?", "text": "Ann", "finish_reason": None},
+    ]
+    show_result({"complete": True, "answers": answers, "usage": None})
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "Total?",
+        "  994",
+        "  (stopped: the answer repeated itself)",
+        "When?",
+        "  In May.",
+        "Who?",
+        "  Ann",
+    ]
+
+
 def test_a_guided_and_repeated_reading_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     setting = {"mode": "budget", "cache_budget": 512, "interval": 512, "positions": "absolute"}
     print_settings(setting | {"reading": "open", "rereads": 0})
@@ -66,8 +85,20 @@ def test_a_guided_and_repeated_reading_is_told(capsys: pytest.CaptureFixture[str
 RESULT = {
     "complete": True,
     "answers": [
-        {"prompt": "When?", "text": "Never.", "at_risk": True, "evicted_attention": 0.412},
-        {"prompt": "Who?", "text": "Jack.", "at_risk": False, "evicted_attention": 0.03},
+        {
+            "prompt": "When?",
+            "text": "Never.",
+            "finish_reason": "stop",
+            "at_risk": True,
+            "evicted_attention": 0.412,
+        },
+        {
+            "prompt": "Who?",
+            "text": "Jack.",
+            "finish_reason": "stop",
+            "at_risk": False,
+            "evicted_attention": 0.03,
+        },
     ],
     "policy": "keydiff",
     "policy_reason": "The tables show it best.",
@@ -93,6 +124,6 @@ def test_answers_at_risk_warnings_and_the_policy_are_told(capsys: pytest.Capture
 
 
 def test_a_result_of_an_older_service_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = {"prompt": "Who?", "text": "Jack."}
+    answer = {"prompt": "Who?", "text": "Jack.", "finish_reason": "stop"}
     show_result({"complete": True, "answers": [answer], "usage": None})
     assert capsys.readouterr().out == "Who?\n  Jack.\n"

@@ -3,7 +3,9 @@
 import json
 from dataclasses import replace
 
-from store import jobs
+from sqlalchemy import text
+
+from store import jobs, prompt_templates
 from store.tables.jobs import Job
 from tests.support.conductor_bench import ASK, PROMPTS, Bench
 from tests.support.standin import right_answer
@@ -19,13 +21,13 @@ def test_a_folder_becomes_a_bundle(bench: Bench) -> None:
     lines = bench.lines(found)
     assert [line["path"] for line in lines] == ["0/0.txt", "0/2.txt", "0/4.txt", "1/1.txt", "1/3.txt"]
     for line in lines:
-        text = (bench.folder / line["path"]).read_bytes()
-        assert line["summary"] == [right_answer(text, PROMPTS[0])]
-        assert line["answers"] == [{"prompt": "Who?", "text": right_answer(text, "Who?"), **SAFE}]
+        document = (bench.folder / line["path"]).read_bytes()
+        assert line["summary"] == [right_answer(document, PROMPTS[0])]
+        assert line["answers"] == [{"prompt": "Who?", "text": right_answer(document, "Who?"), **SAFE}]
         assert (line["summary_risks"], line["warnings"], line["reading"]) == ([SAFE], [], "guided")
         assert [point["located"] for point in line["points"]] == [False]
         assert (line["state"], line["strategy"], line["error"]) == ("succeeded", "whole", None)
-        assert line["usage"]["tokens_document"] == len(text)
+        assert line["usage"]["tokens_document"] == len(document)
         assert line["spent"][0]["cost"]["measurement"] == "derived"
     totals = json.loads(bench.read(found, bundle.TOTALS))
     assert (totals["documents"], totals["states"], totals["digest"]) == (5, {"succeeded": 5}, {"made": True})
@@ -45,11 +47,34 @@ def test_the_digest_is_the_models_own_reading_of_the_summaries(bench: Bench) -> 
     assert job.prompts == [PROMPTS[0]]
     assert job.document_id == found.digest_document_id
     assert result is not None
-    text = (
+    read = (
         "\n\n".join(f"{line['path']}\n{PROMPTS[0]} {line['summary'][0]}" for line in bench.lines(found))
         + "\n"
     )
-    assert result.answers[0]["text"] == right_answer(text.encode(), PROMPTS[0])
+    assert result.answers[0]["text"] == right_answer(read.encode(), PROMPTS[0])
+
+
+def test_answers_that_repeated_themselves_are_marked(bench: Bench) -> None:
+    asked = replace(ASK, questions=("Who? repeat", "When?"))
+    found = bench.run(bench.begin(asked))
+    for line in bench.lines(found):
+        assert line["repeated"] == ["Who? repeat"]
+    marked = [line for line in bench.read(found, bundle.DIGEST).splitlines() if "repeated itself" in line]
+    assert len(marked) == 5
+    assert all(line.startswith("**Who? repeat**") for line in marked)
+
+
+def test_a_summary_that_repeated_itself_is_marked_below_its_points(bench: Bench) -> None:
+    with bench.db.session() as session:
+        prompt_templates.add(session, bench.owner.tenant_id, "loops", "repeat", each_point=False)
+    try:
+        found = bench.run(bench.begin(replace(ASK, template="loops", questions=())))
+        assert {tuple(line["repeated"]) for line in bench.lines(found)} == {("repeat",)}
+        digest = bench.read(found, bundle.DIGEST)
+        assert digest.count("\n*(stopped: the answer repeated itself)*\n") == 6  # all documents have one too
+    finally:
+        with bench.db.session() as session:
+            session.execute(text("DELETE FROM prompt_templates"))
 
 
 def test_a_bundle_says_which_answers_are_at_risk_and_what_was_warned_of(bench: Bench) -> None:

@@ -1,0 +1,1 @@
+"""The steps of `palimpsest demo`: a business document read three ways, and a million tokens."""
