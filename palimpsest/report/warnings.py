@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 MEANINGS: Mapping[str, str] = {
     "slots_piled_up": "Most of the slots kept of a long document lie in one fifth of it.",
     "scorer_not_measured": "The scorer was neither fitted nor measured on the model that it served.",
+    "reread_not_possible": "Answers are at risk, but no more slots fit in the model's window.",
     "guided_by_other_prompts": "A memory was asked something else than the prompts it had been read for.",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from api.app import create_app
 from api.jobs.schemas import JobCreate
 from api.problems import status_of
+from palimpsest.report.warnings import MEANINGS
 from store.errors import StoreError
 from store.settings import Settings
 from tests.support import REPOSITORY
@@ -55,3 +56,8 @@ def test_every_field_of_a_job_is_listed() -> None:
     rows = [line.split("|")[1] + line.split("|")[2] for line in table.splitlines() if line.startswith("| `")]
     named = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert set(JobCreate.model_fields) <= named
+
+
+def test_every_warning_is_listed() -> None:
+    table = GUIDE.split("| Warning | |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(MEANINGS)
