@@ -67,6 +67,8 @@ def print_bill(client: Client, job: dict[str, Any]) -> None:
         table.add_row(figure["name"].replace("_", " "), shown, unit, figure["measurement"])
     console.print(table)
     print_settings(bill["setting"])
+    if bill.get("no_saving"):
+        console.print(bill["no_saving"])
     console.print(
         f"price: {bill['price_per_device_hour']} {bill['currency']} per device-hour "
         "(`palimpsest price load` sets your own)"
