@@ -108,6 +108,34 @@ def test_result_and_bill_say_what_a_document_was_read_with(process: WorkerProces
     assert (row.usage["budget"], row.usage["positions"]) == (512, "cache-relative")
 
 
+@pytest.mark.parametrize("reading", ["guided", "open"])
+def test_answers_of_a_guided_reading_say_what_was_evicted(
+    process: WorkerProcess, submit: Submit, reading: str
+) -> None:
+    job = submit(reading=reading)
+    run_jobs(process)
+    with process.database.session() as session:
+        row = jobs.result(session, job.tenant_id, job.id)
+    assert row is not None
+    assert row.usage["reading"] == reading
+    for answer in row.answers:
+        share = answer["evicted_attention"]
+        assert answer["guided"] == (reading == "guided") == (share is not None)
+        assert share is None or 0 < share < 1
+
+
+def test_a_model_without_a_measured_scorer_gets_its_own_default_when_it_is_claimed(
+    process: WorkerProcess, submit: Submit
+) -> None:
+    job = submit(policy="namm-key", policy_reason="Not known yet.", policy_pending=True)
+    run_jobs(process)
+    done, _ = ended(process, job)
+    with process.database.session() as session:
+        [model] = workers.models(session, 60)
+    assert (done.policy, done.policy_reason) == (model.card.default_policy, model.card.default_policy_reason)
+    assert (done.policy, done.scorer) == ("keydiff", None)
+
+
 def test_what_a_lost_worker_had_read_is_not_read_again_and_the_answers_are_the_same(
     process: WorkerProcess, submit: Submit
 ) -> None:

@@ -85,8 +85,20 @@ def test_a_guided_and_repeated_reading_is_told(capsys: pytest.CaptureFixture[str
 RESULT = {
     "complete": True,
     "answers": [
-        {"prompt": "When?", "text": "Never.", "at_risk": True, "evicted_attention": 0.412},
-        {"prompt": "Who?", "text": "Jack.", "at_risk": False, "evicted_attention": 0.03},
+        {
+            "prompt": "When?",
+            "text": "Never.",
+            "finish_reason": "stop",
+            "at_risk": True,
+            "evicted_attention": 0.412,
+        },
+        {
+            "prompt": "Who?",
+            "text": "Jack.",
+            "finish_reason": "stop",
+            "at_risk": False,
+            "evicted_attention": 0.03,
+        },
     ],
     "policy": "keydiff",
     "policy_reason": "The tables show it best.",
@@ -112,6 +124,6 @@ def test_answers_at_risk_warnings_and_the_policy_are_told(capsys: pytest.Capture
 
 
 def test_a_result_of_an_older_service_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = {"prompt": "Who?", "text": "Jack."}
+    answer = {"prompt": "Who?", "text": "Jack.", "finish_reason": "stop"}
     show_result({"complete": True, "answers": [answer], "usage": None})
     assert capsys.readouterr().out == "Who?\n  Jack.\n"
