@@ -49,6 +49,7 @@ def everything(context: typer.Context) -> None:
         shortcuts()
         lengths()
         packed_weights()
+        guided_cost()
 
 
 @app.command()
@@ -179,6 +180,17 @@ def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
 def packed_weights(model: str = "smollm2-135m") -> None:
     """Linear layers in fp32, bf16 and packed to 8 and 4 bits, on a CPU."""
     _make("packed_weights", [{"model": model, "weights": kind} for kind in PACKED_WEIGHTS], "packed_weights")
+
+
+@app.command()
+def guided_cost(model: str = "smollm2-135m") -> None:
+    """What prompts that guide the reading add to its time."""
+    grid = [(policy, prompts) for policy in ("keydiff", "namm") for prompts in (1, 6, 30)]
+    _make(
+        "guided_cost",
+        [{"model": model, "policy": policy, "prompts": prompts} for policy, prompts in grid],
+        "guided_cost",
+    )
 
 
 @app.command()

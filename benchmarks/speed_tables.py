@@ -1,6 +1,6 @@
 """The tables of speed: lengths, the time breakdown and the eager path."""
 
-from benchmarks.labels import LABELS, MIB, Row, made, table
+from benchmarks.labels import LABELS, MIB, NAMES, Row, made, table
 from benchmarks.reading_time_fit import Quadratic
 
 WAYS = {None: "full cache, whole document in one call", 512: "full cache, calls of 512 tokens"}
@@ -143,6 +143,26 @@ def packed_weights(rows: list[Row]) -> str:
         ]
         lines.append([*cells, f"{row['agreement']:.1%}", "–" if row is base else wins])
     return "\n".join([*table(head, lines), "", f"{base['model']}. {made(rows)}"])
+
+
+def guided_cost(rows: list[Row]) -> str:
+    """What prompts add to the time of reading an interval."""
+    head = ["policy", "prompts", "their tokens", "turns", "open", "guided", "share of the prompts"]
+    lines = [
+        [
+            NAMES.get(row["policy"], row["policy"]),
+            str(row["prompts"]),
+            str(row["prompt_tokens"]),
+            str(row["turns"]),
+            f"{row['open_seconds']:.2f} s",
+            f"{row['guided_seconds']:.2f} s",
+            f"{row['probe_share']:.0%}",
+        ]
+        for row in rows
+    ]
+    first = rows[0]
+    origin = f"{first['model']}, {first['budget']:,} slots, an interval of {first['interval']} tokens."
+    return "\n".join([*table(head, lines), "", f"{origin} {made(rows)}"])
 
 
 def eager(rows: list[Row]) -> str:

@@ -262,6 +262,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "lengths": speed_tables.lengths,
     "time_breakdown": speed_tables.time_breakdown,
     "packed_weights": speed_tables.packed_weights,
+    "guided_cost": speed_tables.guided_cost,
     "eager": speed_tables.eager,
     "reports": reports,
     "swap": swap,
