@@ -100,15 +100,14 @@ class RealSuite:
             Document(
                 text=made.text,
                 items=self._named(made.items, language),
-                length=length,
+                length=made.tokens,
                 max_output_tokens=self.max_output_tokens,
                 following=made.following,
                 group=f"{self.name}:{language}",
             )
             for language in self.languages
-            for length in self.lengths
             for made in real_documents(
-                self.split, length, self.documents, self.seed, tokenizer, self.folder, asked, language
+                self.split, self.lengths, self.documents, self.seed, tokenizer, self.folder, asked, language
             )
         ]
 

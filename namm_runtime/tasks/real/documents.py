@@ -1,8 +1,9 @@
 """Documents of exact length with questions about planted facts and about the text itself."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ class RealDocument:
     """A text and the questions about it.
 
     Attributes:
+        tokens: number of its tokens and those that the chat template puts before it.
         following: the text that goes on after the document, `CONTINUATION` tokens of it.
         evidence: for each item, the parts of the text that its answer needs, as (begin, end) in characters.
     """
 
     text: str
+    tokens: int
     items: tuple[Item, ...]
     following: str
     evidence: tuple[tuple[Span, ...], ...]
@@ -60,7 +63,7 @@ class Asked:
 
 def real_documents(
     split: Split,
-    tokens: int,
+    tokens: int | Sequence[int],
     count: int,
     seed: int,
     tokenizer: Any,
@@ -71,6 +74,9 @@ def real_documents(
     """Yield `count` documents of exactly `tokens` tokens, counting those that the chat template puts before.
 
     With `tokens` a multiple of the eviction interval, nothing waits for an eviction once a document is read.
+    Given several numbers, there are `count` documents of each, and no text is used twice before all of it has
+    been.
+
     The same arguments give the same documents on the same Python installation. Splits share no source file,
     no wording of a fact and no name.
 
@@ -87,20 +93,22 @@ def real_documents(
     """
     asked = asked or Asked()
     words = wordings(language, split)
-    rng = random.Random(f"real:{language}:{split}:{tokens}:{seed}")
+    rng = random.Random(f"real:{language}:{split}:{seed}")
     blocks = _source(words, folder, rng)
-    room = tokens - len(frame_for(tokenizer).prefix)
-    for number in range(count):
+    prefix = len(frame_for(tokenizer).prefix)
+    lengths = (tokens,) if isinstance(tokens, int) else tokens
+    for length, number in product(lengths, range(count)):
+        room = length - prefix
         hard = tuple(HARD[(number * asked.hard + turn) % len(HARD)] for turn in range(asked.hard))
         for _ in range(_TRIES):
             planted = plant(rng, words, asked.facts, hard, asked.absent)
             taken = enough(blocks(number), room + 2 * CONTINUATION, tokenizer)
             document = _document(taken, planted, room, tokenizer, asked, rng, words.space)
             if document is not None:
-                yield document
+                yield replace(document, tokens=length)
                 break
         else:
-            raise Refusal("bad_tasks", f"{tokens} tokens are too few for a document with its facts")
+            raise Refusal("bad_tasks", f"{length} tokens are too few for a document with its facts")
 
 
 def _source(words: Wordings, folder: Path | None, rng: random.Random) -> Callable[[int], Iterator[Block]]:
@@ -144,7 +152,7 @@ def _document(
     evidence = [tuple(spans[sentence] for sentence in fact.sentences) for fact in planted]
     evidence += [(entry.span,) for entry in standing]
     items = [replace(item, context=found.text) for item in items]
-    return RealDocument(found.text, tuple(items), found.following, tuple(evidence))
+    return RealDocument(found.text, room, tuple(items), found.following, tuple(evidence))
 
 
 def _span(text: str, sentence: str) -> Span:

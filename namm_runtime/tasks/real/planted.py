@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from namm_runtime.tasks.item import Forced, Item
 from namm_runtime.tasks.public.question import Question
@@ -45,7 +45,7 @@ def plant(
     found += [_HARD[kind](words.hard[kind], values, words.metric) for kind in hard]
     asked = [attribute for attribute in chosen if attribute.value not in _untold(words.language)] or chosen
     found += [_absent(attribute, values) for attribute in rng.choices(asked, k=absent)]
-    return found
+    return [replace(fact, item=replace(fact.item, input=words.ask(fact.item.input))) for fact in found]
 
 
 def _untold(language: str) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Wordings:
         filler: sentences to make documents of, with {name} and {number}; none in English, of which machines
             have enough.
         space: what separates two sentences.
+        pattern: how questions are asked, with {question}.
     """
 
     language: str
@@ -81,6 +82,11 @@ class Wordings:
     vocabulary: Vocabulary
     filler: tuple[str, ...]
     space: str
+    pattern: str
+
+    def ask(self, question: str) -> str:
+        """A question as it is put to the model."""
+        return self.pattern.format(question=question[:1].lower() + question[1:])
 
     @property
     def metric(self) -> str:
@@ -121,4 +127,5 @@ def wordings(language: str, split: Split) -> Wordings:
         ),
         filler=tuple(part.get("filler", ())),
         space=read.get("space", " "),
+        pattern=read["question"],
     )

@@ -62,6 +62,14 @@ def test_documents_are_of_different_text(documents):
     assert len(shared) < len(passages) / 10
 
 
+def test_documents_of_several_lengths_share_no_more_text_than_those_of_one(tokenizer):
+    made = list(real_documents("test", (1024, 1536), 3, 0, tokenizer, asked=Asked(2, 0, 0, 0, 0)))
+    assert [document.tokens for document in made] == [1024] * 3 + [1536] * 3
+    passages = [document.text[begin : begin + 80] for document in made for begin in range(0, 2000, 500)]
+    shared = [passage for passage in passages if sum(passage in other.text for other in made) > 1]
+    assert len(shared) < len(passages) / 10
+
+
 def test_every_document_has_the_questions_asked_for(documents):
     for document in documents:
         tasks = [item.task for item in document.items]
