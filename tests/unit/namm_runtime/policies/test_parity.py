@@ -112,14 +112,14 @@ def test_a_fresh_document_remembers_nothing(model, ids):
     assert torch.equal(again.feed(ids), expected)
 
 
-def test_the_cache_grows_by_blocks_without_a_cap_and_not_with_one(model, ids):
+def test_the_cache_grows_without_a_cap_and_not_with_one(model, ids):
     zero = scorer()
     zero.parameters.zero_()
     memory = Memory(model, Namm(zero, mode="parity"), None, by_slot=False)
     memory.feed(ids.repeat(1, 4))
     layer = memory.cache.layers[0]
     assert layer.used == 5120  # scores of zero keep everything
-    assert layer.capacity % 4096 == 0
+    assert 5120 <= layer.capacity <= 5120 * 9 / 8 + 64
     capped = parity(model, ids, cap=100).cache.layers[0]
     assert capped.capacity == 612
     assert int(capped.lengths.max()) <= 100
