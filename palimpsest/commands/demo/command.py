@@ -22,7 +22,7 @@ from palimpsest.machine.supervisor import running
 from palimpsest_client import Client
 from store.settings import Settings
 
-SUMMARIZES = ("qwen2.5-coder-1.5b",)  # of the known models; smaller ones are fluent and wrong
+SUMMARIZES = ("qwen2.5-coder-1.5b",)  # by name, also of a directory; smaller ones are fluent and wrong
 
 
 def demo(
@@ -72,7 +72,7 @@ def demo(
                     _title("A contract and questions about it: full cache, guided, open")
                     with _service(data, model) as client:
                         readings = three_ways.compare(client, load(), policy, cache_budget)
-                        if model in SUMMARIZES:
+                        if Path(model).name in SUMMARIZES:
                             three_ways.summarize(client, readings)
                     clock.lap("contract")
                 _title(f"{tokens:,} tokens under the bundled model")
