@@ -8,7 +8,7 @@ from namm_runtime.tasks.item import Forced, Item
 
 # A number of two digits or more, a name, or a term: what is seldom known without reading.
 _VALUE = re.compile(r"(?<![\w.-])(?:\d{2,6}(?:\.\d+)?|[A-Z][a-z]{4,}|[a-z]+_[a-z_]+)(?![\w-])")
-_LEAD_WORDS = (6, 16)
+_LEAD_WORDS = (8, 16)
 _QUOTE_LEAD_WORDS = 12
 _QUOTE_CHARACTERS = 140
 
