@@ -227,7 +227,7 @@ class BoundedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _move(self, order: Tensor) -> None:
         """Move slots `order` [B, Hkv, K] (ascending) to the front; afterwards no token is pending."""
-        attention = [] if self.probe is None or self.probe.attention is None else [self.probe.attention]
+        attention = [] if self.probe is None else [self.probe.attention]
         for tensor in (self.keys, self.values, self.positions, *self.state.values(), *attention):
             _gather_to_front(tensor, order)
         self.pending = 0
@@ -277,12 +277,20 @@ class BoundedCache(Cache):  # type: ignore[misc]
         return self.layers[0].pending
 
     def resident_bytes(self) -> int:
-        """Bytes allocated for keys, values, positions, lengths and the policy's state."""
+        """Bytes allocated for keys, values, positions, lengths, the policy's state and the prompts'."""
         return sum(
-            tensor.nbytes
+            part.nbytes
             for layer in self.layers
             if layer.is_initialized
-            for tensor in (layer.keys, layer.values, layer.positions, layer.lengths, *layer.state.values())
+            for part in (
+                layer.keys,
+                layer.values,
+                layer.positions,
+                layer.lengths,
+                *layer.state.values(),
+                layer.probe,
+            )
+            if part is not None
         )
 
 

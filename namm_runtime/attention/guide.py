@@ -58,19 +58,21 @@ class Guide:
         """The span of all prompts."""
         return 0, self.spans[-1][1]
 
-    def blocks(self, bytes_a_token: int) -> list[range]:
-        """Consecutive prompts whose scores together fit into SCORE_BYTES."""
-        blocks = [range(0, 0)]
-        for index, (_, end) in enumerate(self.spans):
-            first = blocks[-1].start
-            if blocks[-1] and (end - self.spans[first][0]) * bytes_a_token > SCORE_BYTES:
-                blocks.append(range(index, index))
-            blocks[-1] = range(blocks[-1].start, index + 1)
+    def blocks(self, within: Span, bytes_a_token: int) -> list[range]:
+        """The prompts of a span in blocks of consecutive ones whose scores together fit into SCORE_BYTES."""
+        blocks: list[range] = []
+        for index, (begin, end) in enumerate(self.spans):
+            if begin < within[0] or end > within[1]:
+                continue
+            if blocks and (end - self.spans[blocks[-1].start][0]) * bytes_a_token <= SCORE_BYTES:
+                blocks[-1] = range(blocks[-1].start, index + 1)
+            else:
+                blocks.append(range(index, index + 1))
         return blocks
 
     def visible(self, block: range) -> Tensor:
         """[B, q, q] bool: which of its own prompt's tokens each token attends to. Padding sees itself."""
-        low, high = self._span(block)
+        low, high = self.tokens(block)
         real = self.offsets[:, low:high] >= 0
         prompt = torch.tensor([i for i in block for _ in range(*self.spans[i])], device=real.device)
         index = torch.arange(high - low, device=real.device)
@@ -79,7 +81,7 @@ class Guide:
 
     def averages(self, block: range) -> Tensor:
         """[B, P, q] fp32 weights that average the tokens of each prompt."""
-        low, high = self._span(block)
+        low, high = self.tokens(block)
         real = (self.offsets[:, low:high] >= 0).float()
         rows = real.new_zeros(len(real), len(block), high - low)
         for row, index in enumerate(block):
@@ -88,7 +90,8 @@ class Guide:
             rows[:, row, begin:end] = own / own.sum(-1, keepdim=True)
         return rows
 
-    def _span(self, block: range) -> Span:
+    def tokens(self, block: range) -> Span:
+        """The span of a block of prompts."""
         return self.spans[block.start][0], self.spans[block.stop - 1][1]
 
 

@@ -4,9 +4,10 @@ The prompts' tokens pass through the model behind the document's newest tokens. 
 attends to all slots and to its own earlier tokens, as if it were asked at this point of the document, and the
 policy sees how much attention each slot received. Nothing is added to the cache.
 
-A prompt's queries change little while a document is read. So once every prompt has passed through the model,
-`turn_tokens` bounds how many tokens do so again at an eviction: the prompts take turns, and those not on turn
-attend with their latest queries, which costs no pass through the model.
+A prompt's attention changes little while a document is read. So once every prompt has passed through the
+model, `turn_tokens` bounds how many tokens do so again at an eviction: the prompts take turns. Those not on
+turn keep the attention they paid to older slots, and attend to the new ones with the queries and the
+normaliser of their latest turn.
 """
 
 import torch
@@ -27,57 +28,58 @@ def attend_prompts(query: Tensor, layer: BoundedLayer, context: Context, scaling
     guide, (begin, end) = context.guide, context.turn
     key, value = layer.guests
     assert guide is not None
-    probe = _updated(layer, guide, query, key, begin)
     batch, heads, _, width = key.shape
-    slots, group = layer.used, query.shape[1] // heads
+    if layer.probe is None:  # then all prompts are on turn
+        layer.probe = Probe.before_a_pass(query, heads, len(guide.spans), layer.capacity)
+    probe, slots, group = layer.probe, layer.used, query.shape[1] // heads
+    probe.queries[:, :, begin:end] = query
     held = context.rotated(layer)
-    next_one = (
-        layer.lengths + layer.pending if context.by_slot else torch.full_like(layer.lengths, layer.clock)
-    )
-    places = next_one.unsqueeze(-1) + guide.offsets.clamp(min=0).unsqueeze(1)  # [B, Hkv, Q]
+    places = _places(layer, guide, context.by_slot)
     rotate = context.rotation.rotate
     queries = rotate(probe.queries, places.repeat_interleave(group, dim=1)) * scaling
-    queries, keys = queries.view(batch, heads, group, -1, width), rotate(probe.keys, places)
-    output = torch.empty_like(query).view(batch, heads, group, -1, width)
-    probe.attention = torch.empty(batch, heads, slots, len(guide.spans), device=query.device)
+    queries, keys = queries.view(batch, heads, group, -1, width), rotate(key, places[..., begin:end])
     unused = layer.unused()[:, :, None, None] if layer.ragged else None
-    for block in guide.blocks(batch * heads * group * slots * 4):
-        low, high = guide.spans[block.start][0], guide.spans[block.stop - 1][1]
-        scores = queries.new_empty(batch, heads, group, high - low, slots + high - low)
-        mine = queries[:, :, :, low:high].flatten(2, 3)
-        scores[..., :slots] = (mine @ held.transpose(-1, -2)).view_as(scores[..., :slots])
-        own = (mine @ keys[:, :, low:high].transpose(-1, -2)).view_as(scores[..., slots:])
-        scores[..., slots:] = own.masked_fill_(~guide.visible(block)[:, None, None], -torch.inf)
+    a_slot, output = batch * heads * group * 4, torch.empty_like(query)
+    for block in guide.blocks((begin, end), a_slot * slots):
+        low, high = guide.tokens(block)
+        mine = queries[:, :, :, low:high].flatten(2, 3)  # [B, Hkv, G·q, D]
+        guests = slice(low - begin, high - begin)
+        seen = mine @ held.transpose(-1, -2)
+        scores = seen.new_empty(batch, heads, group, high - low, slots + high - low, dtype=torch.float32)
+        scores[..., :slots] = seen.view_as(scores[..., :slots])
+        own = (mine @ keys[:, :, guests].transpose(-1, -2)).view_as(scores[..., slots:])
+        scores[..., slots:] = own.masked_fill(~guide.visible(block)[:, None, None], -torch.inf)
         if unused is not None:
             scores[..., :slots].masked_fill_(unused, -torch.inf)
-        weights = scores.softmax(-1, dtype=torch.float32)
-        context.scratch_bytes = max(
-            context.scratch_bytes, scores.nbytes + weights.nbytes + held.nbytes + probe.attention.nbytes
+        weights = torch.softmax(scores, dim=-1, out=scores)
+        itself = weights[..., slots:].diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        probe.normaliser[:, :, low:high] = (own.diagonal(dim1=-2, dim2=-1) - itself.log()).flatten(1, 2)
+        probe.note(guide.averages(block), weights[..., :slots], 0, block)
+        to_slots, to_guests = (
+            part.to(value.dtype).flatten(2, 3) for part in (weights[..., :slots], weights[..., slots:])
         )
-        # Own tokens of other prompts have no weight, so only those on turn need values.
-        first, last = max(low, begin), min(high, end)
-        if first < last:
-            part = weights[:, :, :, first - low : last - low].to(value.dtype).flatten(2, 3)
-            answers = part[..., :slots] @ layer.values[:, :, :slots]
-            answers += (
-                part[..., slots + first - low : slots + last - low]
-                @ value[:, :, first - begin : last - begin]
-            )
-            output[:, :, :, first - begin : last - begin] = answers.view(batch, heads, group, -1, width)
-        by_prompt = guide.averages(block)[:, None, None] @ weights[..., :slots]  # [B, Hkv, G, P, N]
-        probe.attention[..., block.start : block.stop] = by_prompt.amax(2).transpose(-1, -2)
-    return output.view_as(query)
+        answers = to_slots @ layer.values[:, :, :slots] + to_guests @ value[:, :, guests]
+        output[:, :, guests] = answers.view_as(output[:, :, guests])
+        _count(context, held, seen, scores)
+    for span in ((0, begin), (end, guide.whole[1])):
+        for block in guide.blocks(span, a_slot * layer.pending):
+            low, high = guide.tokens(block)
+            mine = queries[:, :, :, low:high].flatten(2, 3)
+            seen = mine @ held[:, :, layer.start :].transpose(-1, -2)
+            scores = seen.view(batch, heads * group, high - low, -1).float()
+            # A new slot may get more attention than all others had, but no more than there is.
+            weights = scores.sub_(probe.normaliser[:, :, low:high, None]).clamp_(max=0).exp_()
+            weights = weights.view(batch, heads, group, high - low, -1)
+            probe.note(guide.averages(block), weights, layer.start, block)
+            _count(context, held, seen, scores)
+    return output
 
 
-def _updated(layer: BoundedLayer, guide: Guide, query: Tensor, key: Tensor, begin: int) -> Probe:
-    """The layer's probe with the queries and keys of the prompts on turn, from token `begin` on."""
-    if layer.probe is None:
-        (batch, q_heads, _, width), heads, tokens = query.shape, key.shape[1], guide.whole[1]
-        layer.probe = Probe(
-            query.new_zeros(batch, q_heads, tokens, width),
-            key.new_zeros(batch, heads, tokens, width),
-            torch.ones(batch, heads, len(guide.spans), device=query.device),
-        )
-    layer.probe.queries[:, :, begin : begin + query.shape[2]] = query
-    layer.probe.keys[:, :, begin : begin + query.shape[2]] = key
-    return layer.probe
+def _places(layer: BoundedLayer, guide: Guide, by_slot: bool) -> Tensor:
+    """[B, Hkv, Q] the rotary positions of all prompts' tokens, behind the newest slot's."""
+    newest = layer.lengths + layer.pending if by_slot else torch.full_like(layer.lengths, layer.clock)
+    return newest.unsqueeze(-1) + guide.offsets.clamp(min=0).unsqueeze(1)
+
+
+def _count(context: Context, *temporaries: Tensor) -> None:
+    context.scratch_bytes = max(context.scratch_bytes, sum(tensor.nbytes for tensor in temporaries))

@@ -16,7 +16,7 @@ from namm_runtime.cache import BoundedCache, BoundedLayer
 from namm_runtime.errors import Refusal
 from namm_runtime.probe import Probe
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(path: Path, fingerprint: str, caches: Mapping[str, BoundedCache], extra: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def contents(cache: BoundedCache) -> dict[str, Tensor]:
         if layer.queries is not None:
             tensors[f"{index}.queries"] = layer.queries.contiguous()
         if layer.probe is not None:
-            tensors |= {f"{index}.{name}": tensor for name, tensor in layer.probe.saved().items()}
+            tensors |= {f"{index}.{name}": tensor for name, tensor in layer.probe.saved(layer.start).items()}
     return tensors
 
 
@@ -137,6 +137,6 @@ def _restore_layer(
         layer.state[name][:, :, :used] = tensors[f"state.{name}"]
     layer.lengths = tensors["lengths"]
     layer.queries = tensors.get("queries")
-    layer.probe = Probe.of_saved(tensors)
+    layer.probe = Probe.of_saved(tensors, layer.capacity)
     layer.start, layer.pending, layer.clock = start, pending, clock
     layer.check_integrity()

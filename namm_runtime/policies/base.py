@@ -62,15 +62,11 @@ class Policy(ABC):
         """
         for layer in cache.layers:
             scores, probe = self.scores(layer).float(), layer.probe
-            if probe is None or probe.attention is None:
+            if probe is None:
                 scores[..., -1] = torch.inf
                 layer.compact(scores, self.threshold, rectangular=self.mode == "parity")
                 continue
-            probe.attention = guided.document_attention(layer)
-            scores = guided.merge(layer, scores, probe.attention, self.own_share)
-            layer.compact(scores)
-            left = probe.attention[:, :, : layer.start]
-            if layer.ragged:
-                left = left.masked_fill(layer.unused().unsqueeze(-1), 0)
-            probe.spared *= left.sum(2)
-            probe.attention = None
+            attention = guided.document_attention(layer)
+            layer.compact(guided.merge(layer, scores, attention, self.own_share))
+            left = guided.document_attention(layer)
+            probe.spared *= left.sum(2) / guided.in_all(attention)

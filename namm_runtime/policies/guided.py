@@ -20,17 +20,26 @@ OWN_SHARE = 0.25  # of the slots, chosen by the policy itself
 
 
 def document_attention(layer: BoundedLayer) -> Tensor:
-    """Each prompt's attention to each slot as a share of that to the document → [B, Hkv, used, P]."""
-    probe = layer.probe
-    if probe is None or probe.attention is None:
-        raise RuntimeError("no prompt has attended to the cache since the last eviction")
-    sinks = layer.positions[:, :, : layer.used, None] < SINKS
-    attention = probe.attention.masked_fill(sinks, 0)
-    return attention / attention.sum(2, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    """Each prompt's attention to each slot of the document → [B, Hkv, used, P] fp32; 0 for the first tokens.
+
+    Only comparable within a prompt.
+    """
+    if layer.probe is None:
+        raise RuntimeError("no prompt has attended to the cache")
+    ignored = layer.positions[:, :, : layer.used] < SINKS
+    if layer.ragged:
+        ignored |= layer.unused()
+    return layer.probe.attention[:, :, : layer.used].float().masked_fill_(ignored.unsqueeze(-1), 0)
+
+
+def in_all(attention: Tensor) -> Tensor:
+    """[B, Hkv, P] each prompt's attention to the document, not 0, from `document_attention`."""
+    return attention.sum(2).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def ratings(attention: Tensor) -> Tensor:
     """The largest rating of each slot by any prompt → [B, Hkv, used], from `document_attention`."""
+    attention = attention / in_all(attention).unsqueeze(2)
     strongest = functional.pad(attention.amax(-1), (BACK, AHEAD))
     return functional.max_pool1d(strongest, BACK + 1 + AHEAD, stride=1)
 

@@ -19,7 +19,7 @@ class Looking(policies.Policy):
 
     def scores(self, layer):
         if layer.probe is not None and layer.clock == layer.interval:
-            self.seen = [*getattr(self, "seen", []), layer.probe.attention.clone()]
+            self.seen = [*getattr(self, "seen", []), layer.probe.attention[:, :, : layer.used].clone()]
         return layer.positions[:, :, : layer.used].float()
 
 
@@ -62,20 +62,21 @@ def test_prompts_leave_nothing_in_the_cache(model, ids):
 
 
 def test_a_padded_batch_sees_what_each_document_sees_alone(model, ids):
-    documents = ids[0, :256].view(2, 128)
+    documents = ids[0, :1024].view(2, 512)
     by_document = (((5, 6, 7), (9,)), ((40, 41), (50, 51, 52, 53)))
-    alone = []
-    for row, prompts in enumerate(by_document):
-        policy = Looking()
-        guided(model, policy, prompts).feed(documents[row : row + 1])
-        alone.append(policy.seen)
-    policy = Looking()
-    together = Memory(model, policy, 96, 128)
-    together.context.guide = Guide.of(by_document)
-    together.feed(documents)
-    for layer, seen in enumerate(policy.seen):
-        for row in range(2):
-            assert torch.allclose(seen[row], alone[row][layer][0], atol=1e-6)
+
+    def read(rows: list[int]) -> Memory:
+        memory = Memory(model, Looking(), 96, 128)
+        memory.context.guide = Guide.of([by_document[row] for row in rows], turn_tokens=3)
+        assert len(memory.context.guide.turns) == 2
+        memory.feed(documents[rows])
+        return memory
+
+    together, alone = read([0, 1]), [read([0]), read([1])]
+    for row in range(2):
+        for ours, theirs in zip(together.cache.layers, alone[row].cache.layers, strict=True):
+            assert torch.allclose(ours.probe.attention[row], theirs.probe.attention[0], atol=1e-6)
+            assert torch.allclose(ours.probe.spared[row], theirs.probe.spared[0], atol=1e-6)
 
 
 def test_after_the_first_eviction_prompts_take_turns(model, ids, monkeypatch):
@@ -122,6 +123,9 @@ def test_a_guided_memory_that_was_saved_reads_on_like_one_that_was_not(
     second.restore(tmp_path / "m.safetensors")
     assert torch.equal(second.feed(ids[:, cut:]), expected)
     assert second.evicted_attention(PROMPTS[0]) == straight.evicted_attention(PROMPTS[0])
+    left = straight.tensors()
+    for part, tensor in second.tensors().items():
+        assert torch.equal(tensor, left[part]), part
     with pytest.raises(Refusal, match="another model, scorer or setting"):
         guided(model, policies.make(name, 96, make_scorer())).restore(tmp_path / "m.safetensors")
 

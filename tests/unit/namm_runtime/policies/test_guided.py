@@ -16,7 +16,7 @@ def layer() -> BoundedLayer:
     keys = torch.zeros(1, 1, SLOTS, 2)
     layer.update(keys, keys)
     empty = torch.zeros(1, 1, 0, 2)
-    layer.probe = Probe(empty, empty, torch.ones(1, 1, 2), torch.full((1, 1, SLOTS, 2), 1e-6))
+    layer.probe = Probe(empty, empty[..., 0], torch.ones(1, 1, 2), torch.full((1, 1, SLOTS, 2), 1e-6))
     return layer
 
 
@@ -39,9 +39,15 @@ def test_a_vague_prompt_does_not_dilute_a_specific_one(layer):
 
 def test_the_first_tokens_attract_attention_that_does_not_count(layer):
     layer.probe.attention[0, 0, 0] = 0.99
-    shares = guided.document_attention(layer)
-    assert shares[0, 0, : guided.SINKS].sum() == 0
-    assert torch.allclose(shares.sum(2), torch.ones(1, 1, 2))
+    attention = guided.document_attention(layer)
+    assert attention[0, 0, : guided.SINKS].sum() == 0
+    assert torch.allclose(guided.in_all(attention), torch.full((1, 1, 2), 1e-6 * (SLOTS - guided.SINKS)))
+
+
+def test_slots_without_a_token_have_no_attention(layer):
+    layer.start, layer.pending, layer.lengths = SLOTS, 0, torch.tensor([[SLOTS - 10]])
+    assert guided.document_attention(layer)[0, 0, -10:].sum() == 0
+    assert guided.document_attention(layer)[0, 0, -11].sum() > 0
 
 
 def test_sinks_and_recent_tokens_always_stay(layer):
