@@ -15,15 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from palimpsest.machine.data_directory import LocalError
+
 _ALIKE = str.maketrans("\u00a0\u202f“”„«»‘’–—‑", "  \"\"\"\"\"''---")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _MAX_BYTES = 1 << 30
 
 Spellings = str | list[str]
-
-
-class CheckError(Exception):
-    """The facts file, the bundle or a document cannot be used; the message says why."""
 
 
 class _Strict(BaseModel):
@@ -133,12 +131,12 @@ class Check:
 
 
 def check(bundle: Path, facts_file: Path) -> Check:
-    """Checks `documents.jsonl` of a bundle. Raises CheckError, also for a document that is not in it."""
+    """Checks `documents.jsonl` of a bundle. Raises LocalError, also for a document that is not in it."""
     facts = read_facts(facts_file)
     lines = _lines(bundle / "documents.jsonl")
     absent = sorted(facts.documents.keys() - lines.keys())
     if absent:
-        raise CheckError(f"The bundle has no document '{absent[0]}', of which {facts_file.name} lists facts.")
+        raise LocalError(f"The bundle has no document '{absent[0]}', of which {facts_file.name} lists facts.")
     folder = None if facts.folder is None else facts_file.parent / facts.folder
     return Check(
         [
@@ -150,15 +148,15 @@ def check(bundle: Path, facts_file: Path) -> Check:
 
 
 def read_facts(file: Path) -> Facts:
-    """Reads a facts file. Raises CheckError."""
+    """Reads a facts file. Raises LocalError."""
     try:
         return Facts.model_validate(tomllib.loads(_text(file)))
     except tomllib.TOMLDecodeError as error:
-        raise CheckError(f"{file} is not valid TOML: {error}.") from None
+        raise LocalError(f"{file} is not valid TOML: {error}.") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CheckError(f"{file}: {where}: {first['msg']}.") from None
+        raise LocalError(f"{file}: {where}: {first['msg']}.") from None
 
 
 def _checked(line: dict[str, Any], expected: Expected, document: str | None) -> DocumentCheck:
@@ -206,13 +204,13 @@ def _lines(file: Path) -> dict[str, dict[str, Any]]:
         found = [json.loads(line) for line in _text(file).splitlines()]
         return {line["path"]: line for line in found if line["points"] is not None}
     except (ValueError, TypeError, KeyError):
-        raise CheckError(f"{file} is not the documents.jsonl of a bundle.") from None
+        raise LocalError(f"{file} is not the documents.jsonl of a bundle.") from None
 
 
 def _text(file: Path) -> str:
     try:
         if file.stat().st_size > _MAX_BYTES:
-            raise CheckError(f"{file} is larger than 1 GiB.")
+            raise LocalError(f"{file} is larger than 1 GiB.")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckError(f"{file} cannot be read: {error}") from None
+        raise LocalError(f"{file} cannot be read: {error}") from None

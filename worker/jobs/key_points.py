@@ -11,13 +11,14 @@ from worker.jobs.passages import DocumentText
 
 # What a model writes before a point: a dash, an asterisk, a bullet or a number, perhaps in bold.
 _BULLET = re.compile(
-    r"^\s*(?:#+\s+)?(?:\*\*|__)?"
-    r"(?:[-*•–]\s+|\(?\d{1,3}[.):](?:\*\*|__)?\s+|(?:key )?(?:point|sentence) \d{1,3}(?:\*\*|__)?[.):](?:\*\*|__)?\s+)",
+    r"^\s*(?:#+\s+)?"
+    r"(?:[-*•–]\s+|(?:\*\*)?(?:\(?|(?:key )?(?:point|sentence) )\d{1,3}(?:\*\*)?[.):](?:\*\*)?\s+)+",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 _ONLY_QUOTED = re.compile(rf"^(?:{_QUOTED.pattern})[.,;]?$")
-_EMPHASIS = re.compile(r"\*\*|__")
+# A full stop, perhaps in quotation marks, before a capital letter or a quotation. Not after an initial.
+_SENTENCE_END = re.compile(r"""(?:(?<=[^\W\d_]{2}[.!?])|(?<=[\d)%][.!?])|(?<=[.!?]["”»]))\s+(?=[^\W\d_a-zß-ÿ]|["“„«])""")
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
@@ -26,28 +27,25 @@ def key_points_of(answer: str) -> list[tuple[str, str]]:
 
     That is the point's longest quotation, or the whole point if it quotes nothing. A quotation on a line of
     its own belongs to the line before. Lines without words, and those that only announce others ("Here are
-    the key points:"), are no points.
+    the key points:"), are no points. An answer of one line without a bullet is a point for each sentence.
     """
-    lines = [line.strip() for line in answer.splitlines() if _NOT_WORDS.sub("", line)]
+    lines = [line for line in answer.splitlines() if _NOT_WORDS.sub("", line)]
+    if len(lines) == 1 and not _BULLET.match(lines[0]):
+        lines = _SENTENCE_END.split(lines[0].strip())
     points: list[tuple[str, str]] = []
-    open_point = ""  # a line whose quotation may follow
+    before = ""  # the line before, if a quotation may follow it
     for number, line in enumerate(lines):
-        point = _without_bullet(line)
-        if not point:
-            continue
-        follows = _ONLY_QUOTED.match(point) and open_point
-        if follows:
-            point = f"{open_point} {point}"
-            if points and points[-1][0] == open_point:
+        point = _BULLET.sub("", line).strip()
+        own = _BULLET.match(line) is not None and _indent(line) <= _indent(before)
+        if before and not own and _ONLY_QUOTED.match(point):
+            point = f"{_BULLET.sub('', before).strip()} {point}"
+            if points and point.startswith(points[-1][0]):
                 points.pop()
-        open_point = ""
         quotations = [next(filter(None, match.groups())) for match in _QUOTED.finditer(point)]
-        if not quotations:
-            open_point = point
-            if point.endswith(":") and number + 1 < len(lines):
-                continue
-        quote = max(quotations, key=len) if quotations else point
-        points.append((point, quote.strip()))
+        before = "" if quotations else line
+        announces = point.endswith(":") and number + 1 < len(lines)
+        if point and not announces:
+            points.append((point, (max(quotations, key=len) if quotations else point).strip()))
     return points
 
 
@@ -69,7 +67,17 @@ def with_key_points(
 
 
 def _placed(text: DocumentText, point: str, quote: str) -> dict[str, Any]:
-    return {"text": point, "quote": quote, **text.place(quote)}
+    place = text.place(quote)
+    _, _, labelled = point.partition(": ")  # as in "Fee: the fee is raised."
+    if place["match"] is None and quote == point and labelled:
+        without = text.place(labelled.strip())
+        if without["match"] is not None:
+            quote, place = labelled.strip(), without
+    return {"text": point, "quote": quote, **place}
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _new(answer: str, seen: set[str]) -> list[tuple[str, str]]:
@@ -81,9 +89,3 @@ def _new(answer: str, seen: set[str]) -> list[tuple[str, str]]:
             seen.add(words)
             found.append((point, quote))
     return found
-
-
-def _without_bullet(line: str) -> str:
-    """The line without its bullet or number, and without the marks of bold type."""
-    rest = _BULLET.sub("", line)
-    return _EMPHASIS.sub("", rest).strip()
