@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from palimpsest.machine.data_directory import LocalError
 
-_ALIKE = str.maketrans("\u00a0\u202f“”„«»‘’–—‑", "  \"\"\"\"\"''---")
+_ALIKE = str.maketrans("\u00a0\u202f“”„«»‘’–—‑", '  """""\'\'---')
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _MAX_BYTES = 1 << 30
 
-Spellings = str | list[str]
+_Spelling = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Spellings = _Spelling | Annotated[list[_Spelling], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -31,10 +33,12 @@ class _Strict(BaseModel):
 class Bar(_Strict):
     """What a digest has to reach; None is not checked."""
 
-    facts: float | None = Field(None, ge=0, le=1)  # least share of the facts
-    placed: float | None = Field(None, ge=0, le=1)  # least share of points with a place, exact or near
-    inventions: int | None = Field(None, ge=0)  # most inventions, unknown numbers included
-    loops: int | None = Field(None, ge=0)  # most answers stopped in a loop
+    facts: float | None = Field(default=None, ge=0, le=1)  # least share of the facts
+    placed: float | None = Field(
+        default=None, ge=0, le=1
+    )  # least share of points with a place, exact or near
+    inventions: int | None = Field(default=None, ge=0)  # most inventions, unknown numbers included
+    loops: int | None = Field(default=None, ge=0)  # most answers stopped in a loop
 
 
 class Expected(_Strict):
@@ -162,8 +166,8 @@ def read_facts(file: Path) -> Facts:
 def _checked(line: dict[str, Any], expected: Expected, document: str | None) -> DocumentCheck:
     points = line["points"]
     summary = "\n".join(point["text"] for point in points)
-    plain = _plain(summary)
-    carried = [_occurs(fact, plain) for fact in expected.facts]
+    carried = occurring(expected.facts, summary)
+    invented = occurring(expected.inventions, summary)
     known = None if document is None else set(_NUMBER.findall(document))
     numbers = dict.fromkeys(_NUMBER.findall(summary))
     exact = sum(point["located"] for point in points)
@@ -177,18 +181,27 @@ def _checked(line: dict[str, Any], expected: Expected, document: str | None) -> 
         unlocated=len(points) - exact - near,
         carried=[_first(fact) for fact, found in zip(expected.facts, carried, strict=True) if found],
         missing=[_first(fact) for fact, found in zip(expected.facts, carried, strict=True) if not found],
-        inventions=[_first(one) for one in expected.inventions if _occurs(one, plain)],
+        inventions=[_first(one) for one, found in zip(expected.inventions, invented, strict=True) if found],
         unknown_numbers=[] if known is None else [one for one in numbers if one not in known],
         loops=len(line.get("repeated") or ()),
     )
 
 
-def _occurs(fact: Spellings, plain: str) -> bool:
-    """Whether one of the spellings occurs as whole words; `15` does not occur in `2015` or `15,5`."""
-    return any(
-        re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(_plain(spelling))}(?!\w)(?![.,]\d)", plain)
-        for spelling in ([fact] if isinstance(fact, str) else fact)
+def occurring(facts: Sequence[Spellings], text: str) -> list[bool]:
+    """For each fact, whether one of its spellings is in the text as whole words.
+
+    Upper and lower case, white space, asterisks and kinds of quotation marks and dashes do not count. `15` is
+    not in `2015` or `15,5`.
+    """
+    plain = _plain(text)
+    patterns = (
+        "|".join(re.escape(_plain(one)) for one in ([fact] if isinstance(fact, str) else fact))
+        for fact in facts
     )
+    return [
+        re.search(rf"(?<!\w)(?<!\d[.,])(?:{pattern})(?!\w)(?![.,]\d)", plain) is not None
+        for pattern in patterns
+    ]
 
 
 def _first(fact: Spellings) -> str:

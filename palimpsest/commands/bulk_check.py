@@ -39,7 +39,17 @@ def check(
 def show(found: Check) -> None:
     """Print a table, what is missing or invented in each document, and whether the bar is met."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("document", "facts", "points", "exact", "near", "unlocated", "inventions", "loops", "words"):
+    for heading in (
+        "document",
+        "facts",
+        "points",
+        "exact",
+        "near",
+        "unlocated",
+        "inventions",
+        "loops",
+        "words",
+    ):
         table.add_column(heading, justify="left" if heading == "document" else "right")
     for one in found.documents:
         table.add_row(Text(one.path), *_counts(one))
@@ -55,9 +65,10 @@ def show(found: Check) -> None:
                 out.print(f"{one.path}, {what}: {', '.join(items)}", markup=False)
     totals = found.totals()
     out.print(
-        f"{totals['carried']} of {totals['facts']} facts; of {totals['points']} points {totals['exact']} exact, "
-        f"{totals['near']} near, {totals['unlocated']} unlocated; {totals['inventions']} inventions, "
-        f"{totals['unknown_numbers']} unknown numbers, {totals['loops']} loops stopped.",
+        f"{totals['carried']} of {totals['facts']} facts; of {totals['points']} points "
+        f"{totals['exact']} exact, {totals['near']} near, {totals['unlocated']} unlocated; "
+        f"{totals['inventions']} inventions, {totals['unknown_numbers']} unknown numbers, "
+        f"{totals['loops']} loops stopped.",
         markup=False,
         soft_wrap=True,
     )

@@ -18,7 +18,9 @@ _BULLET = re.compile(
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 _ONLY_QUOTED = re.compile(rf"^(?:{_QUOTED.pattern})[.,;]?$")
 # A full stop, perhaps in quotation marks, before a capital letter or a quotation. Not after an initial.
-_SENTENCE_END = re.compile(r"""(?:(?<=[^\W\d_]{2}[.!?])|(?<=[\d)%][.!?])|(?<=[.!?]["”»]))\s+(?=[^\W\d_a-zß-ÿ]|["“„«])""")
+_SENTENCE_END = re.compile(
+    r"""(?:(?<=[^\W\d_]{2}[.!?])|(?<=[\d)%][.!?])|(?<=[.!?]["”»]))\s+(?=[^\W\d_a-zß-ÿ]|["“„«])"""
+)
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 

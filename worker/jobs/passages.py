@@ -15,7 +15,7 @@ EXACT, NEARBY = "exact", "near"
 _PAGE_END = "\f"
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 # Characters that a model writes differently than the document, one for one so that offsets stay.
-_ALIKE = str.maketrans("\n\r\t\f\v\u00a0\u202f“”„«»‘’–—‑", "       \"\"\"\"\"''---")
+_ALIKE = str.maketrans("\n\r\t\f\v\u00a0\u202f“”„«»‘’–—‑", '       """""\'\'---')
 
 
 class DocumentText:
@@ -99,7 +99,7 @@ class DocumentText:
             start += 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        while 0 < start and text[start - 1].isalnum() and text[start].isalnum():
+        while start > 0 and text[start - 1].isalnum() and text[start].isalnum():
             start -= 1
         while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
             end += 1

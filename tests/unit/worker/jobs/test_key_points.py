@@ -50,7 +50,9 @@ def test_what_small_models_write_around_points_is_left_out(answer: str, points: 
 
 
 def test_a_quotation_on_the_next_line_belongs_to_its_point() -> None:
-    answer = '1. The penalty:\n   - "the penalty is 4 %"\n2. The end.\n"The term ends in May."\n3. "Dear reader"'
+    answer = (
+        '1. The penalty:\n   - "the penalty is 4 %"\n2. The end.\n"The term ends in May."\n3. "Dear reader"'
+    )
     assert key_points_of(answer) == [
         ('The penalty: "the penalty is 4 %"', "the penalty is 4 %"),
         ('The end. "The term ends in May."', "The term ends in May."),
