@@ -40,8 +40,9 @@ def key_points_of(answer: str) -> list[tuple[str, str]]:
         point = _BULLET.sub("", line).strip()
         own = _BULLET.match(line) is not None and _indent(line) <= _indent(before)
         if before and not own and _ONLY_QUOTED.match(point):
-            point = f"{_BULLET.sub('', before).strip()} {point}"
-            if points and point.startswith(points[-1][0]):
+            said = _BULLET.sub("", before).strip()
+            point = f"{said} {point}"
+            if points and points[-1][0] == said:
                 points.pop()
         quotations = [next(filter(None, match.groups())) for match in _QUOTED.finditer(point)]
         before = "" if quotations else line
