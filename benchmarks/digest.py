@@ -40,13 +40,14 @@ def measure(
 
 def render(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    head = ["model", "template", "facts carried", "points", "exact", "near", "unlocated"]
+    head = ["model", "template", "facts carried", "words", "points", "exact", "near", "unlocated"]
     head += ["inventions", "loops", "time"]
     lines = [
         [
             row["model"],
             f"`{row['template']}`",
             f"{row['totals']['carried']} of {row['totals']['facts']}",
+            f"{min(words := [one['words'] for one in row['documents']])} to {max(words)}",
             *(str(row["totals"][name]) for name in ("points", "exact", "near", "unlocated")),
             str(row["totals"]["inventions"] + row["totals"]["unknown_numbers"]),
             str(row["totals"]["loops"]),
