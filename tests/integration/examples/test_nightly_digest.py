@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,26 @@ def test_the_schedule_is_one() -> None:
     assert next(CronSim(SCHEDULE["cron"], datetime(2027, 3, 1, tzinfo=UTC))).hour == 2
 
 
+def test_the_readme_says_what_the_check_counted() -> None:
+    readme = (EXAMPLE / "README.md").read_text()
+    rows = json.loads((REPOSITORY / "benchmarks" / "results" / "digest.json").read_text())
+    [row] = [row for row in rows if row["template"] == SCHEDULE["bulk"]["job"]["template"]]
+    totals = row["totals"]
+    inventions = totals["inventions"] + totals["unknown_numbers"]
+    assert f"{totals['carried']} of {totals['facts']} facts" in readme
+    assert f"Of {totals['points']} sentences {totals['exact']} are" in readme
+    assert f"{totals['near']} nearly so, and {totals['unlocated']} are unlocated" in readme
+    assert f"{inventions} inventions" in readme
+    assert f"on {date.fromisoformat(row['machine']['date']):%-d %B %Y}" in readme
+    digest = (EXAMPLE / "digest.md").read_text()
+    for mark, count in (("(line ", "exact"), ("(near line ", "near"), ("(unlocated)", "unlocated")):
+        assert digest.count(f" *{mark}") == totals[count]
+
+
 def test_the_folder_becomes_a_digest_whose_quotes_are_where_it_says(example: Api) -> None:
     # The bundled model cannot follow the schedule's template; this one lets it complete lines it has read.
-    job = {**SCHEDULE["bulk"]["job"], "template": "key-points", "questions": ["Invoice 4821 total:"]}
+    job = {**SCHEDULE["bulk"]["job"], "template": "key-points", "points": 4}
+    job["questions"] = ["Invoice 4821 total:"]
     work = {**SCHEDULE["bulk"], "job": job}
     with example.client() as client:
         source = {"name": work["collection"], "source": f"file://{DOCUMENTS}"}
