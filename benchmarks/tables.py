@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import quality_tables, speed_tables
+from benchmarks import digest, quality_tables, speed_tables
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
 from namm_runtime.evaluate.markdown import markdown
@@ -268,6 +268,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "swap": swap,
     "throughput": throughput,
     "bulk": bulk,
+    "digest": digest.render,
     "schedules": schedules,
     "batch_invariance": gpu_tables.batch_invariance,
     "gpu": gpu_tables.gpu,

@@ -47,6 +47,33 @@ BUILTIN = (
         "from the document in double quotes. Write nothing else.",
         builtin=True,
     ),
+    # Small models copy whole paragraphs when they are to quote, and keep to a number of points only if they
+    # number them.
+    Template(
+        "summary",
+        2,
+        "What are the {points} most important facts of this document, above all its decisions, amounts and "
+        "deadlines? Give a numbered list of {points} short sentences, with names, amounts and dates, in "
+        "{words} words or fewer.",
+        builtin=True,
+    ),
+    Template(
+        "brief",
+        1,
+        "Summarize the document in at most {words} words, from its beginning to its end. Give the decisions, "
+        "amounts, dates and names that matter most, exactly as the document does. Write plain sentences, no "
+        "list.",
+        builtin=True,
+    ),
+    # Asked for several sentences at once, small models copy the first ones of the document.
+    Template(
+        "quotes",
+        1,
+        "Imagine the document in {points} parts of equal length. Copy, word for word, the most important "
+        "sentence of part {number}: one with a decision, an amount or a date. Write only that sentence.",
+        each_point=True,
+        builtin=True,
+    ),
     # For models that continue text instead of following instructions.
     Template("key-points", 1, "Key point {number}:", each_point=True, builtin=True),
 )

@@ -1,7 +1,7 @@
 """A job's answers in responses."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,14 +18,27 @@ class PointOut(ResponseModel):
 
     text: str
     quote: str = Field(
-        description="The text searched for: the part in quotation marks, else the whole point."
+        description="The text searched for: the part in quotation marks, else the whole point, or what "
+        "follows its label and a colon."
     )
-    located: bool = Field(description="Whether the document contains it word for word.")
+    located: bool = Field(
+        description="Whether the document contains it word for word, whatever white space is between."
+    )
+    match: Literal["exact", "near"] | None = Field(
+        None,
+        description="`exact` if located. `near`: the location is that of a similar passage. Null if there is "
+        "none.",
+    )
+    similarity: float | None = Field(
+        None,
+        description="Of the quote to the passage: 1 for an exact match, 0.85 to 1 for a near one.",
+        examples=[0.94],
+    )
     start: int | None
     end: int | None
     line: int | None
     page: int | None = Field(description="Null if the document has no form feeds.")
-    occurrences: int = Field(description="How often it occurs; the location is the first one.")
+    occurrences: int = Field(description="How often it occurs word for word; the location is the first one.")
 
 
 class AnswerOut(ResponseModel):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from palimpsest.commands import bulk_views, folder_sync
+from palimpsest.commands.bulk_check import check
 from palimpsest.commands.common import (
     AsJson,
     CacheBudget,
@@ -301,3 +302,6 @@ def fetch(
         if not found["bundle"]:
             raise LocalError(f"{bulk_id} is {found['state']} and has no bundle yet.")
         _fetch(client, found, to)
+
+
+app.command()(check)

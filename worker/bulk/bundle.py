@@ -222,10 +222,11 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def _place(point: dict[str, Any]) -> str:
-    if not point["located"]:
+    if point["start"] is None:
         return " *(unlocated)*"
     page = f"p. {point['page']}, " if point["page"] is not None else ""
-    return f" *({page}line {point['line']})*"
+    near = "" if point["located"] else "near "
+    return f" *({near}{page}line {point['line']})*"
 
 
 def _costs(inputs: BundleInputs) -> Iterator[str]:

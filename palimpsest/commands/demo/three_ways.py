@@ -149,8 +149,10 @@ def summarize(client: Client, readings: list[Reading]) -> None:
         for answer in result["answers"]:
             console.print(answer["text"].strip(), markup=False)
         points = [point for answer in result["answers"] for point in answer.get("points") or []]
-        located = sum(point["located"] for point in points)
-        console.print(f"{located} of {len(points)} quotes are in the document word for word (measured)\n")
+        exact, near = (sum(point["match"] == kind for point in points) for kind in ("exact", "near"))
+        console.print(
+            f"Of {len(points)} points {exact} are in the document word for word, {near} nearly (measured)\n"
+        )
         print_bill(client, job)
 
 

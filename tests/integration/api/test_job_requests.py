@@ -30,7 +30,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**ASK, "template": "summary"}, "invalid_request", "body"),
     ({**ASK, "points": 3}, "invalid_request", "body"),
     ({"text": "x", "task": "summarize", "template": "haiku"}, "unknown_template", "template"),
-    ({"text": "x", "task": "summarize", "template": "summary@2"}, "unknown_template", "template"),
+    ({"text": "x", "task": "summarize", "template": "summary@99"}, "unknown_template", "template"),
     ({"text": "x", "task": "summarize", "template": "Summary"}, "invalid_request", "template"),
     ({"text": "x", "task": "summarize", "points": 0}, "invalid_request", "points"),
     ({"text": "x", "task": "prompt"}, "invalid_request", "body"),

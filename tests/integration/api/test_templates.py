@@ -10,7 +10,7 @@ from tests.support.bulk_bench import BulkBench
 
 def test_templates_are_versions_of_their_tenant(bench: BulkBench) -> None:
     names = [one["label"] for one in bench.client.get("/v1/templates").json()["data"]]
-    assert names == ["key-points@1", "summary@1"]
+    assert names == ["brief@1", "key-points@1", "quotes@1", "summary@1", "summary@2"]
     body = {"prompt": "Point {number} of {points}:", "each_point": True}
     made = bench.client.post("/v1/templates/mine", json=body)
     assert (made.status_code, made.json()["label"]) == (201, "mine@1")
@@ -26,7 +26,7 @@ def test_templates_are_versions_of_their_tenant(bench: BulkBench) -> None:
         assert job["template"] == ("mine@1" if template == "mine@1" else "mine@2")
         assert job["max_output_tokens"] == (64 if template == "mine@1" else 90)
     with bench.api.client(bench.api.new_key("ten_other")) as stranger:
-        assert len(stranger.get("/v1/templates").json()["data"]) == 2
+        assert len(stranger.get("/v1/templates").json()["data"]) == len(names)
         theirs = stranger.post("/v1/templates/mine", json={"prompt": "Theirs."})
         assert theirs.json()["label"] == "mine@1"
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from api.app import create_app
+from api.jobs.result_schemas import PointOut
 from api.jobs.schemas import JobCreate
 from api.problems import status_of
 from palimpsest.report.warnings import MEANINGS
@@ -56,6 +57,11 @@ def test_every_field_of_a_job_is_listed() -> None:
     rows = [line.split("|")[1] + line.split("|")[2] for line in table.splitlines() if line.startswith("| `")]
     named = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert set(JobCreate.model_fields) <= named
+
+
+def test_every_field_of_a_key_point_is_listed() -> None:
+    rows = [line.split("|")[1] for line in GUIDE.splitlines() if line.startswith("| …… ")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(PointOut.model_fields)
 
 
 def test_every_warning_is_listed() -> None:

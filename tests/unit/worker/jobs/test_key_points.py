@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.jobs.key_points import DocumentText, key_points_of, with_key_points
+from worker.jobs.key_points import key_points_of, with_key_points
 
 TEXT = "Dear reader,\nthe penalty is 4 %.\n\fThe term ends in May. The term ends in May.\n"
 
@@ -31,36 +31,33 @@ def test_the_longest_quotation_is_looked_for(marks: str) -> None:
     assert key_points_of(line)[0][1] == "the penalty is 4 %"
 
 
-def test_a_passage_is_placed_by_character_line_and_page() -> None:
-    text = DocumentText(TEXT)
-    assert text.place("the penalty is") == {
-        "located": True,
-        "start": 13,
-        "end": 27,
-        "line": 2,
-        "page": 1,
-        "occurrences": 1,
-    }
-    second = text.place("The term ends in May.")
-    assert (second["line"], second["page"], second["occurrences"]) == (3, 2, 2)
-    assert TEXT[second["start"] : second["end"]] == "The term ends in May."
-    assert text.place("Dear")["line"] == 1
+@pytest.mark.parametrize(
+    ("answer", "points"),
+    [
+        ("Here are the two key points:\n\n1. First.\n2. Second.", ["First.", "Second."]),
+        ("**1.** First.\n**Key point 2:** Second.\nSentence 3: Third.", ["First.", "Second.", "Third."]),
+        ("- 1. First.\n---\n```\n• Second.", ["First.", "Second."]),
+        ("First. Second costs 2.9 million. It has J. Aune's consent.", None),
+        ("Only this:", ["Only this:"]),
+        ("- -", []),
+        ("", []),
+    ],
+)
+def test_what_small_models_write_around_points_is_left_out(answer: str, points: list[str] | None) -> None:
+    if points is None:  # prose: a point for each sentence, not for each full stop
+        points = ["First.", "Second costs 2.9 million.", "It has J. Aune's consent."]
+    assert [point for point, _ in key_points_of(answer)] == points
 
 
-def test_a_document_without_form_feeds_has_no_pages() -> None:
-    assert DocumentText("one\ntwo").place("two")["page"] is None
-
-
-@pytest.mark.parametrize("quote", ["", "The Penalty is", "the penalty  is", "the penalty is 4 %.\nThe term"])
-def test_what_is_not_there_word_for_word_is_not_located(quote: str) -> None:
-    assert DocumentText(TEXT).place(quote) == {
-        "located": False,
-        "start": None,
-        "end": None,
-        "line": None,
-        "page": None,
-        "occurrences": 0,
-    }
+def test_a_quotation_on_the_next_line_belongs_to_its_point() -> None:
+    answer = (
+        '1. The penalty:\n   - "the penalty is 4 %"\n2. The end.\n"The term ends in May."\n3. "Dear reader"'
+    )
+    assert key_points_of(answer) == [
+        ('The penalty: "the penalty is 4 %"', "the penalty is 4 %"),
+        ('The end. "The term ends in May."', "The term ends in May."),
+        ('"Dear reader"', "Dear reader"),
+    ]
 
 
 def test_only_the_summarys_answers_get_points(tmp_path: Path) -> None:
@@ -74,3 +71,24 @@ def test_only_the_summarys_answers_get_points(tmp_path: Path) -> None:
     assert [point["located"] for point in first["points"]] == [True, False]
     assert first["points"][0]["start"] == 14  # line ends count as they are written
     assert second == answers[1]
+
+
+def test_repeated_points_are_left_out_also_across_prompts(tmp_path: Path) -> None:
+    document = tmp_path / "document"
+    document.write_text(TEXT)
+    answers = [
+        {"prompt": "Point 1:", "text": "- The penalty is 4 %.\n- the penalty is 4 %\n- The penalty is 5 %."},
+        {"prompt": "Point 2:", "text": "The penalty is 4 %."},
+    ]
+    first, second = with_key_points(answers, 2, document)
+    assert [point["text"] for point in first["points"]] == ["The penalty is 4 %.", "The penalty is 5 %."]
+    assert (second["points"], second["text"]) == ([], "The penalty is 4 %.")
+
+
+def test_a_label_before_a_copied_sentence_is_not_looked_for(tmp_path: Path) -> None:
+    document = tmp_path / "document"
+    document.write_text(TEXT)
+    answer = {"prompt": "Summarize.", "text": "**End of the term**: The term ends in May."}
+    [point] = with_key_points([answer], 1, document)[0]["points"]
+    assert (point["quote"], point["match"]) == ("The term ends in May.", "exact")
+    assert point["text"] == answer["text"]

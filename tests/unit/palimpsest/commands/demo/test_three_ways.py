@@ -80,7 +80,7 @@ def test_summaries_with_the_full_cache_and_guided(
     told = capsys.readouterr().out
     assert "Summary, full" in told
     assert "- [guided]" in told
-    assert "0 of 0 quotes" in told
+    assert "Of 0 points 0 are in the document word for word" in told
 
 
 @pytest.mark.parametrize(("tokens", "slots"), [(6300, 1536), (256, 64), (100, 64)])
