@@ -19,6 +19,7 @@ from benchmarks.gpu import rows as on_gpu
 from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
 from benchmarks.packed_weights import WEIGHTS as PACKED_WEIGHTS
+from benchmarks.peers import compare
 from namm_runtime.bundled import MODEL_DIR, MODELS
 
 MILLION = 1_000_000
@@ -54,6 +55,7 @@ def everything(context: typer.Context) -> None:
         guided_cost()
         with suppress(typer.Exit):  # some templates are below the bar
             digest()
+        peers()
 
 
 @app.command()
@@ -195,6 +197,20 @@ def guided_cost(model: str = "smollm2-135m") -> None:
         [{"model": model, "policy": policy, "prompts": prompts} for policy, prompts in grid],
         "guided_cost",
     )
+
+
+@app.command()
+def peers(
+    model: str = "smollm2-135m", lengths: str = "4096", documents: int = 8, shares: str = "25%,12.5%"
+) -> None:
+    """kvpress, and passages found by BM25, beside our policies; resumes after an interruption.
+
+    `documents` of each length, which are those of the suite `real`. The first time an environment for kvpress
+    is made in `.peers`.
+    """
+    wanted = [int(length) for length in lengths.split(",")]
+    rows = compare.compare(model, wanted, documents, shares, tables.RESULTS / "peers.jsonl", console.print)
+    _write("peers", rows)
 
 
 @app.command()

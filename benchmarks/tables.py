@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import digest, quality_tables, speed_tables
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.labels import LABELS, MIB, Row, made, table
+from benchmarks.peers import table as peer_table
 from namm_runtime.evaluate.markdown import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -263,6 +264,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "time_breakdown": speed_tables.time_breakdown,
     "packed_weights": speed_tables.packed_weights,
     "guided_cost": speed_tables.guided_cost,
+    "peers": peer_table.peers,
     "eager": speed_tables.eager,
     "reports": reports,
     "swap": swap,
