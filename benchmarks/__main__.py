@@ -8,25 +8,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from benchmarks import digest as digests
 from benchmarks import figure as drawing
 from benchmarks import lengths as by_length
-from benchmarks import quality_tables, tables
+from benchmarks import quality_tables, running, tables
 from benchmarks import resume as resuming
 from benchmarks.gpu import rows as on_gpu
 from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
 from benchmarks.packed_weights import WEIGHTS as PACKED_WEIGHTS
 from benchmarks.peers import compare
+from benchmarks.running import console, make, write
 from namm_runtime.bundled import MODEL_DIR, MODELS
 
 MILLION = 1_000_000
 LEARNED = "namm-key,bam-key,namm-zero,namm,namm-layer,namm-key-zeroed"
 POLICIES = f"{LEARNED},keydiff,h2o,snapkv,l2,streaming"  # of the suites
 CONTROLLED = ",".join(f"{name}=benchmarks/controls/{name}" for name in quality_tables.CONTROLS)
-console = Console()
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
 
@@ -62,7 +61,7 @@ def everything(context: typer.Context) -> None:
 def policies(tokens: int = MILLION, budget: int = tables.BUDGET) -> None:
     """The README's table: every policy on the same million tokens."""
     names = ("namm-key", "bam-key", "namm-zero", "namm", "namm-key-zeroed", "keydiff", "h2o", "streaming")
-    _make("policies", [{"policy": name, "budget": budget, "tokens": tokens} for name in names])
+    make("policies", [{"policy": name, "budget": budget, "tokens": tokens} for name in names])
 
 
 @app.command()
@@ -70,14 +69,14 @@ def slots(tokens: int = 65_536) -> None:
     """Slots × speed × facts found: the basis for the default budget."""
     budgets = (128, 256, 512, 1024)
     grid = [(name, budget) for name in ("namm-key", "keydiff", "streaming") for budget in budgets]
-    _make("slots", [{"policy": name, "budget": budget, "tokens": tokens} for name, budget in grid])
+    make("slots", [{"policy": name, "budget": budget, "tokens": tokens} for name, budget in grid])
 
 
 @app.command()
 def memory(budget: int = tables.BUDGET) -> None:
     """Peak memory of the process against the document's length."""
     lengths = (65_536, 262_144, MILLION)
-    _make("memory", [{"policy": "namm-key", "budget": budget, "tokens": tokens} for tokens in lengths])
+    make("memory", [{"policy": "namm-key", "budget": budget, "tokens": tokens} for tokens in lengths])
 
 
 @app.command()
@@ -102,7 +101,7 @@ def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = No
 @app.command("tells", hidden=True)  # its former name
 def separability(tokens: int = 4096, documents: int = 12) -> None:
     """How well attention and keys of the bundled models separate needed values from look-alikes."""
-    _make(
+    make(
         "separability",
         [{"model": name, "tokens": tokens, "documents": documents} for name in MODELS],
         "separability",
@@ -121,7 +120,7 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
         _measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
         seed = json.loads((run / "model" / "training.json").read_text())["seed"]
         reports[seed] = json.loads((run / "evaluation.json").read_text())
-    _write("seeds", quality_tables.by_seed(reports))
+    write("seeds", quality_tables.by_seed(reports))
 
 
 def _evaluate(
@@ -146,7 +145,7 @@ def resume(tokens: int = 100_000, policy: str = "namm-key", threads: int = 1) ->
     """Reading in one go, compared with reading half, saving, and resuming in a new process."""
     row = resuming.check(tokens, policy, threads=threads)
     console.print_json(json.dumps(row))
-    _write("resume", [row])
+    write("resume", [row])
     if not row["identical"]:
         raise typer.Exit(1)
 
@@ -166,16 +165,16 @@ def lengths(
         by_length.write_ids(ids, wanted[-1])
 
         def run(setting: Row) -> list[Row]:
-            return _run("lengths", {"ids": str(ids)} | setting)
+            return running.run("lengths", {"ids": str(ids)} | setting)
 
-        _write("lengths", by_length.compare(run, wanted, budget, limit_minutes * 60, chunked_minutes * 60))
+        write("lengths", by_length.compare(run, wanted, budget, limit_minutes * 60, chunked_minutes * 60))
 
 
 @app.command()
 @app.command("shares", hidden=True)  # its former name
 def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
     """The breakdown of reading time, compared with the breakdown of FLOPs."""
-    _make(
+    make(
         "time_breakdown",
         [{"policy": name, "budget": budget, "tokens": tokens} for name in ("namm", "namm-key")],
         "time_breakdown",
@@ -185,14 +184,14 @@ def time_breakdown(tokens: int = 65_536, budget: int = tables.BUDGET) -> None:
 @app.command()
 def packed_weights(model: str = "smollm2-135m") -> None:
     """Linear layers in fp32, bf16 and packed to 8 and 4 bits, on a CPU."""
-    _make("packed_weights", [{"model": model, "weights": kind} for kind in PACKED_WEIGHTS], "packed_weights")
+    make("packed_weights", [{"model": model, "weights": kind} for kind in PACKED_WEIGHTS], "packed_weights")
 
 
 @app.command()
 def guided_cost(model: str = "smollm2-135m") -> None:
     """What prompts that guide the reading add to its time."""
     grid = [(policy, prompts) for policy in ("keydiff", "namm") for prompts in (1, 6, 30)]
-    _make(
+    make(
         "guided_cost",
         [{"model": model, "policy": policy, "prompts": prompts} for policy, prompts in grid],
         "guided_cost",
@@ -210,14 +209,14 @@ def peers(
     """
     wanted = [int(length) for length in lengths.split(",")]
     rows = compare.compare(model, wanted, documents, shares, tables.RESULTS / "peers.jsonl", console.print)
-    _write("peers", rows)
+    write("peers", rows)
 
 
 @app.command()
 def eager(repeats: int = 15) -> None:
     """Features and scores, compared with an implementation that materialises attention."""
     grid = [(slots, side) for slots in (2048, 4096, 8192) for side in ("eager", "ours")]
-    _make("eager", [{"side": side, "slots": slots, "repeats": repeats} for slots, side in grid], "eager")
+    make("eager", [{"side": side, "slots": slots, "repeats": repeats} for slots, side in grid], "eager")
 
 
 @app.command()
@@ -231,14 +230,14 @@ def shortcuts(tokens: int = 262_144, budget: int = tables.BUDGET) -> None:
         for name in ("namm-key", "namm")
         for interval, watched in ways
     ]
-    _make("shortcuts", settings)
+    make("shortcuts", settings)
 
 
 @app.command()
 @app.command("company", hidden=True)  # its former name
 def batch_invariance(tokens: int = 8192, budget: int = 256) -> None:
     """How often a keep decision changes when documents share a tensor."""
-    _make(
+    make(
         "batch_invariance",
         [{"rows": rows, "tokens": tokens, "budget": budget} for rows in (2, 8, 32)],
         "batch_invariance",
@@ -248,20 +247,20 @@ def batch_invariance(tokens: int = 8192, budget: int = 256) -> None:
 @app.command()
 def reports(rows: int = MILLION) -> None:
     """A 90-day report and a job's bill from a ledger of a million rows."""
-    _make("reports", [{"rows": rows}], "reports")
+    make("reports", [{"rows": rows}], "reports")
 
 
 @app.command()
 def swap(swaps: int = 20) -> None:
     """Time from the commit of a scorer's activation to the first claimed job that uses it."""
-    _make("swap", [{"swaps": swaps}], "swap")
+    make("swap", [{"swaps": swaps}], "swap")
 
 
 @app.command()
 def bulk(small: int = 10_000, real: int = 300, kills: int = 6) -> None:
     """Bulk jobs while processes are killed: is anything lost, duplicated or out of order?"""
     sets = (("stand-in", small), ("real", real))
-    _make("bulk", [{"engine": engine, "count": count, "kills": kills} for engine, count in sets], "bulk")
+    make("bulk", [{"engine": engine, "count": count, "kills": kills} for engine, count in sets], "bulk")
 
 
 @app.command()
@@ -285,7 +284,7 @@ def digest(
         row = digests.measure(model, template, words, points, folder, facts, bundle)
         before = json.loads(result.read_text()) if add and result.exists() else []
         others = [one for one in before if (one["model"], one["template"]) != (model, template)]
-        _write("digest", [*others, row])
+        write("digest", [*others, row])
         console.print(row["totals"], row["shortfalls"] or "The bar is met.")
         add, shortfall = True, shortfall or bool(row["shortfalls"])
     if shortfall:
@@ -299,7 +298,7 @@ def schedules(few: int = 50, many: int = 300) -> None:
     settings = [
         {"count": count, "minutes": minutes, "minutes_alone": alone} for count, minutes, alone in sets
     ]
-    _make("schedules", settings, "schedules")
+    make("schedules", settings, "schedules")
 
 
 @app.command()
@@ -307,7 +306,7 @@ def throughput(count: int = 200, tokens: int = MILLION) -> None:
     """Documents per minute through one worker, with one slot and the default; then one long document."""
     ways = ({"slots": 1, "all_cores": True}, {"slots": None})
     sets = ({"count": 1, "tokens": tokens}, {"count": count})
-    _make("throughput", [way | documents for documents in sets for way in ways], "throughput")
+    make("throughput", [way | documents for documents in sets for way in ways], "throughput")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -331,31 +330,6 @@ def figure() -> None:
     """Draw the README's figure anew from the committed results."""
     drawing.draw(json.loads((tables.RESULTS / "quality.json").read_text()), tables.FIGURE)
     console.print(f"wrote {tables.FIGURE}")
-
-
-def _make(name: str, settings: list[Row], module: str = "measure") -> None:
-    _write(name, [row for setting in settings for row in _run(module, setting)])
-
-
-def _run(module: str, setting: Row) -> list[Row]:
-    """Measure one setting in a separate process."""
-    console.print(
-        f"{module}: {', '.join(f'{key} {value}' for key, value in setting.items() if key != 'ids')}"
-    )
-    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(setting)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    measured = json.loads(done.stdout)
-    rows = measured if isinstance(measured, list) else [measured]
-    for row in rows:
-        said = {key: row[key] for key in ("tokens", "found", "tokens_per_second", "seconds") if key in row}
-        console.print(f"  {', '.join(f'{key} {value:,}' for key, value in said.items())}")
-    return rows
-
-
-def _write(name: str, rows: list[Row]) -> None:
-    tables.RESULTS.mkdir(exist_ok=True)
-    (tables.RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    render()
 
 
 app()

@@ -1,0 +1,38 @@
+"""Measure settings in processes of their own, and keep what they print."""
+
+import json
+import subprocess
+import sys
+
+from rich.console import Console
+
+from benchmarks import tables
+from benchmarks.labels import Row
+
+console = Console()
+
+
+def make(name: str, settings: list[Row], module: str = "measure") -> None:
+    write(name, [row for setting in settings for row in run(module, setting)])
+
+
+def run(module: str, setting: Row) -> list[Row]:
+    """Measure one setting in a separate process."""
+    console.print(
+        f"{module}: {', '.join(f'{key} {value}' for key, value in setting.items() if key != 'ids')}"
+    )
+    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(setting)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured = json.loads(done.stdout)
+    rows = measured if isinstance(measured, list) else [measured]
+    for row in rows:
+        said = {key: row[key] for key in ("tokens", "found", "tokens_per_second", "seconds") if key in row}
+        console.print(f"  {', '.join(f'{key} {value:,}' for key, value in said.items())}")
+    return rows
+
+
+def write(name: str, rows: list[Row]) -> None:
+    tables.RESULTS.mkdir(exist_ok=True)
+    (tables.RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for path in tables.render():
+        console.print(f"wrote {path}")
