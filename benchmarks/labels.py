@@ -13,6 +13,7 @@ LABELS = {
     "bam-key": "**bam-key** (BAM over keys and age, no attention)",
     "namm-key-zeroed": "namm-key, spectrogram zeroed",
     "keydiff": "KeyDiff",
+    "keydiff-token": "KeyDiff by token",
     "h2o": "H2O",
     "snapkv": "SnapKV",
     "l2": "L2 norm",
@@ -21,6 +22,7 @@ LABELS = {
 
 NAMES = {  # without the explanation of LABELS; a policy that is not here goes by its own name
     "keydiff": "KeyDiff",
+    "keydiff-token": "KeyDiff by token",
     "h2o": "H2O",
     "snapkv": "SnapKV",
     "streaming": "StreamingLLM",

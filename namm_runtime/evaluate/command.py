@@ -12,7 +12,7 @@ from namm_runtime.errors import Refusal
 from namm_runtime.terminal import Dtype, Model, fail, progress_bar
 
 console = Console()
-POLICIES = "full,namm,namm-key,namm-zero,bam-key,h2o,snapkv,keydiff,l2,streaming"
+POLICIES = "full,namm,namm-key,namm-zero,bam-key,h2o,snapkv,keydiff,keydiff-token,l2,streaming"
 
 
 def evaluate(

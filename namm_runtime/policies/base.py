@@ -54,14 +54,18 @@ class Policy(ABC):
     def scores(self, layer: BoundedLayer) -> Tensor:
         """Score every slot → [B, Hkv, used]; higher scores are kept. Unused slots may have any score."""
 
+    def cache_scores(self, cache: BoundedCache) -> list[Tensor]:
+        """The scores [B, Hkv, used] of every layer, fp32."""
+        return [self.scores(layer).float() for layer in cache.layers]
+
     def evict(self, cache: BoundedCache) -> None:
         """Keep the best tokens of every layer. Called whenever `pending` reaches the interval.
 
         The newest token is always kept, as in the reference implementation. In a guided reading the policy
         chooses its own share of the slots and the prompts the others; a threshold has no effect then.
         """
-        for layer in cache.layers:
-            scores, probe = self.scores(layer).float(), layer.probe
+        for layer, scores in zip(cache.layers, self.cache_scores(cache), strict=True):
+            probe = layer.probe
             if probe is None:
                 scores[..., -1] = torch.inf
                 layer.compact(scores, self.threshold, rectangular=self.mode == "parity")

@@ -24,7 +24,7 @@ FORMER = {"window": "streaming"}
 
 def names() -> list[str]:
     """All policies that a request may name."""
-    return [*LEARNED, "keydiff", "h2o", "snapkv", "l2", "streaming", "prompts", "full"]
+    return [*LEARNED, "keydiff", "keydiff-token", "h2o", "snapkv", "l2", "streaming", "prompts", "full"]
 
 
 def canonical(name: str) -> str:
@@ -47,6 +47,7 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
     from namm_runtime.policies.full import Full
     from namm_runtime.policies.h2o import H2O
     from namm_runtime.policies.keydiff import KeyDiff
+    from namm_runtime.policies.keydiff_token import KeyDiffToken
     from namm_runtime.policies.l2 import L2
     from namm_runtime.policies.namm import Namm
     from namm_runtime.policies.prompts import Prompts
@@ -65,6 +66,8 @@ def make(name: str, budget: int | None, scorer: Scorer | None = None, mode: str 
             return H2O(recent=(budget or 0) // 2)
         case "keydiff":
             return KeyDiff()
+        case "keydiff-token":
+            return KeyDiffToken()
         case "snapkv":
             return SnapKV()
         case "l2":

@@ -79,7 +79,9 @@ def assert_same(one: Memory, other: Memory, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("by_slot", [False, True])
-@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "streaming", "keydiff", "l2", "full"])
+@pytest.mark.parametrize(
+    "name", ["namm", "h2o", "snapkv", "streaming", "keydiff", "keydiff-token", "l2", "full"]
+)
 def test_a_document_is_read_alike(model, make_scorer, ids, name, by_slot):
     one, two = memories(model, make_scorer, name, by_slot)
     assert two.context.backend_name == "two passes in plain torch"

@@ -27,7 +27,9 @@ def same(one: Memory, other: Memory) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["namm", "h2o", "snapkv", "l2", "keydiff", "streaming", "full"])
+@pytest.mark.parametrize(
+    "name", ["namm", "h2o", "snapkv", "l2", "keydiff", "keydiff-token", "streaming", "full"]
+)
 @pytest.mark.parametrize("cut", [128, 700, 1279])
 def test_save_and_read_on_equals_reading_straight(model, make_scorer, ids, tmp_path, name, cut):
     straight = memory(model, make_scorer, name)

@@ -13,7 +13,7 @@ def positions(memory: Memory, layer: int = 0, head: int = 0) -> list[int]:
     return cache.positions[0, head, : int(cache.lengths[0, head])].tolist()
 
 
-@pytest.mark.parametrize("name", ["streaming", "h2o", "snapkv", "l2", "keydiff", "namm"])
+@pytest.mark.parametrize("name", ["streaming", "h2o", "snapkv", "l2", "keydiff", "keydiff-token", "namm"])
 def test_every_policy_fills_its_budget_and_keeps_the_newest(model, make_scorer, ids, name):
     memory = Memory(model, policies.make(name, 128, make_scorer()), 128, 256)
     memory.feed(ids)

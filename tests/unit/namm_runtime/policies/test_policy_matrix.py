@@ -16,7 +16,7 @@ from namm_runtime.scorer.checkpoint import Scorer, ScorerConfig
 from namm_runtime.scorer.regime import Regime
 
 BUDGET, INTERVAL, TOKENS = 48, 64, 330
-NAMES = ["streaming", "h2o", "snapkv", "l2", "keydiff", "namm", "namm-key", "parity", "full"]
+NAMES = ["streaming", "h2o", "snapkv", "l2", "keydiff", "keydiff-token", "namm", "namm-key", "parity", "full"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHUNKS = [TOKENS, 64, 16, 50]
 
