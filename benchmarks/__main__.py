@@ -1,8 +1,6 @@
 """Measure every table of the docs: `python -m benchmarks`; only one: `python -m benchmarks policies`."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +17,7 @@ from benchmarks.gpu.rows import NO_GPU
 from benchmarks.labels import Row
 from benchmarks.packed_weights import WEIGHTS as PACKED_WEIGHTS
 from benchmarks.peers import compare
-from benchmarks.running import console, make, write
+from benchmarks.running import console, evaluate, make, measure, write
 from namm_runtime.bundled import MODEL_DIR, MODELS
 
 MILLION = 1_000_000
@@ -55,6 +53,8 @@ def everything(context: typer.Context) -> None:
         with suppress(typer.Exit):  # some templates are below the bar
             digest()
         peers()
+        real_guided()
+        real_open()
 
 
 @app.command()
@@ -82,19 +82,19 @@ def memory(budget: int = tables.BUDGET) -> None:
 @app.command()
 def quality(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
     """Policies and controls × budgets on the bundled suite; resumes after an interruption."""
-    _evaluate("quality", "bundled", "bundled", f"full,{POLICIES},{CONTROLLED}", budgets, processes, limit)
+    evaluate("quality", "bundled", "bundled", f"full,{POLICIES},{CONTROLLED}", budgets, processes, limit)
 
 
 @app.command()
 def transfer(budgets: str = "12.5%,25%", processes: int = 2, limit: int | None = None) -> None:
     """The same with a model of another shape, on which no scorer was evolved."""
-    _evaluate("transfer", "bundled", "bundled-deep", f"full,{POLICIES}", budgets, processes, limit)
+    evaluate("transfer", "bundled", "bundled-deep", f"full,{POLICIES}", budgets, processes, limit)
 
 
 @app.command()
 def long(budget: int = tables.BUDGET, processes: int = 2, limit: int | None = None) -> None:
     """Policies on documents of 65,700 tokens at the serving budget, too long for a full cache."""
-    _evaluate("long", "long", "bundled", POLICIES, str(budget), processes, limit)
+    evaluate("long", "long", "bundled", POLICIES, str(budget), processes, limit)
 
 
 @app.command()
@@ -117,27 +117,29 @@ def seeds(runs: list[Path], budgets: str = "12.5%,25%", processes: int = 2, limi
     reports = {0: json.loads((tables.RESULTS / "quality.json").read_text())}
     for run in (path.resolve() for path in runs):
         policies = f"full,{quality_tables.HEADLINE}={run / 'scorer'},{','.join(quality_tables.BESIDE)}"
-        _measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
+        measure(run / "evaluation.json", "bundled", str(run / "model"), policies, budgets, processes, limit)
         seed = json.loads((run / "model" / "training.json").read_text())["seed"]
         reports[seed] = json.loads((run / "evaluation.json").read_text())
     write("seeds", quality_tables.by_seed(reports))
 
 
-def _evaluate(
-    name: str, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
-) -> None:
-    _measure(tables.RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit)
-    render()
+@app.command()
+def real_guided(limit: int | None = None, processes: int = 2) -> None:
+    """Policies under SmolLM2 on real text, guided by the questions."""
+    _real("real_guided", "full,keydiff,keydiff-token,h2o,snapkv,prompts,namm", "12.5%,25%", processes, limit)
 
 
-def _measure(
-    out: Path, tasks: str, model: str, policies: str, budgets: str, processes: int, limit: int | None
-) -> None:
-    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(out)]
-    options = ["--tasks", tasks, "--model", model, "--policies", policies, "--budgets", budgets]
-    options += ["--processes", str(processes), "--plot", "none"]
-    options += ["--limit", str(limit)] if limit else []
-    subprocess.run([*command, *options], check=True, cwd=tables.ROOT)
+@app.command()
+def real_open(limit: int | None = None, processes: int = 2) -> None:
+    """Policies under SmolLM2 on real text, without knowing the questions."""
+    policies = "full,keydiff,keydiff-token,h2o,snapkv,streaming,namm,namm-key"
+    _real("real_open", policies, "25%,50%", processes, limit)
+
+
+def _real(name: str, policies: str, budgets: str, processes: int, limit: int | None) -> None:
+    reading = name.removeprefix("real_")
+    more = ["--reading", reading, "--no-answers", "--dtype", "bfloat16"]
+    evaluate(name, "real", "smollm2-135m", policies, budgets, processes, limit, more)
 
 
 @app.command()

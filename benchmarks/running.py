@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -31,8 +33,45 @@ def run(module: str, setting: Row) -> list[Row]:
     return rows
 
 
+def evaluate(
+    name: str,
+    tasks: str,
+    model: str,
+    policies: str,
+    budgets: str,
+    processes: int,
+    limit: int | None,
+    more: Sequence[str] = (),
+) -> None:
+    """Run `namm evaluate` with the options `more`, and render its report."""
+    measure(tables.RESULTS / f"{name}.json", tasks, model, policies, budgets, processes, limit, more)
+    _render()
+
+
+def measure(
+    out: Path,
+    tasks: str,
+    model: str,
+    policies: str,
+    budgets: str,
+    processes: int,
+    limit: int | None,
+    more: Sequence[str] = (),
+) -> None:
+    """Run `namm evaluate` with the options `more`; it goes on from what is beside the report `out`."""
+    command = [sys.executable, "-m", "namm_runtime.cli", "evaluate", "--json", str(out)]
+    options = ["--tasks", tasks, "--model", model, "--policies", policies, "--budgets", budgets]
+    options += ["--processes", str(processes), "--plot", "none"]
+    options += ["--limit", str(limit)] if limit else []
+    subprocess.run([*command, *options, *more], check=True, cwd=tables.ROOT)
+
+
 def write(name: str, rows: list[Row]) -> None:
     tables.RESULTS.mkdir(exist_ok=True)
     (tables.RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    _render()
+
+
+def _render() -> None:
     for path in tables.render():
         console.print(f"wrote {path}")

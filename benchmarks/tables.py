@@ -281,6 +281,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "quality": evaluation,
     "transfer": evaluation,
     "long": evaluation,
+    "real_guided": evaluation,
+    "real_open": evaluation,
 }
 
 
